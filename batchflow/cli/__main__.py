@@ -1,0 +1,5 @@
+"""``python -m batchflow.cli``."""
+
+from batchflow.cli import main
+
+main()

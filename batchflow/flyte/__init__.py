@@ -1,0 +1,1 @@
+"""The Flyte side: task classes and ``create_batch``, for workflow authors."""

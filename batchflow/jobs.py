@@ -1,0 +1,235 @@
+"""What a job is: its order, its record, its identity. Parsed at the edge, trusted inside."""
+
+import base64
+import hashlib
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    StringConstraints,
+    TypeAdapter,
+)
+
+from batchflow.states import JobKind, JobState, Stage
+
+#: Layout of the record that this code writes; a reader takes older ones, too.
+RECORD_VERSION = 1
+
+#: The key name of the secret when a task names none, as in Flyte's OpenAI plugin.
+DEFAULT_SECRET_KEY = "FLYTE_OPENAI_API_KEY"  # noqa: S105 - the name of a secret, not a secret
+
+
+def _no_parent_folder(value: str) -> str:
+    if ".." in value:
+        raise ValueError("must not contain '..'")
+    return value
+
+
+#: A job id: ``bf-`` and 26 characters, then ``-2``, ``-3`` ... for later generations.
+JobId = Annotated[str, StringConstraints(pattern=r"^bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?$")]
+
+#: An id that OpenAI, or a server that speaks its API, gave to a file or a batch.
+OpenAIId = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,255}$"),
+    AfterValidator(_no_parent_folder),
+]
+
+#: A part of a secret's name. It becomes part of a file's path.
+_SecretName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}$"),
+    AfterValidator(_no_parent_folder),
+]
+
+_Organization = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
+
+_JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
+_OPENAI_ID: TypeAdapter[str] = TypeAdapter(OpenAIId)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Credential(_Frozen):
+    """Names an API key without holding it: a Flyte secret, and the organization it is used for."""
+
+    organization: _Organization | None = None
+    group: _SecretName | None = None
+    key: _SecretName | None = DEFAULT_SECRET_KEY
+    group_version: _SecretName | None = None
+
+    @property
+    def secret(self) -> str:
+        """The secret's name for people, such as ``openai-api-key/api_key``."""
+        return "/".join(part for part in (self.group, self.group_version, self.key) if part)
+
+    def __str__(self) -> str:
+        return f"{self.secret}@{self.organization}" if self.organization else self.secret
+
+
+class UploadSpec(_Frozen):
+    """Send the JSONL file at ``uri`` to OpenAI."""
+
+    kind: Literal[JobKind.UPLOAD] = JobKind.UPLOAD
+    credential: Credential
+    uri: str = Field(min_length=1, max_length=4096)
+
+
+class BatchSpec(_Frozen):
+    """Run a batch; ``config`` is the task's, as its author wrote it."""
+
+    kind: Literal[JobKind.BATCH] = JobKind.BATCH
+    credential: Credential
+    input_file_id: OpenAIId
+    config: dict[str, Any]
+
+
+class DownloadSpec(_Frozen):
+    """Fetch a batch's files into the folder ``destination``, a URI."""
+
+    kind: Literal[JobKind.DOWNLOAD] = JobKind.DOWNLOAD
+    credential: Credential
+    output_file_id: OpenAIId | None = None
+    error_file_id: OpenAIId | None = None
+    destination: str = Field(min_length=1, max_length=4096)
+
+
+Spec = Annotated[UploadSpec | BatchSpec | DownloadSpec, Field(discriminator="kind")]
+
+
+class Order(_Frozen):
+    """What is known of a job before anything is done: enough to make its record, or remake it."""
+
+    job_id: JobId
+    spec: Spec
+    #: ``<project>/<domain>/<execution>/<node>``, or empty for a local run.
+    execution: str = ""
+    #: Flyte's attempt that gave the order, from 0.
+    attempt: int = 0
+    #: Which try of the whole job this is, from 1.
+    generation: int = 1
+
+    def record(self) -> dict[str, str]:
+        """The fields of a new record; those that are not known yet are left out."""
+        credential = self.spec.credential
+        fields: dict[str, str | int | None] = {
+            "kind": self.spec.kind,
+            "organization": credential.organization,
+            "credential": str(credential),
+            "execution": self.execution,
+            "spec": self.spec.model_dump_json(),
+            "attempt": self.attempt,
+            "generation": self.generation,
+            "version": RECORD_VERSION,
+        }
+        match self.spec:
+            case BatchSpec(input_file_id=input_file_id, config=config):
+                fields |= {"input_file_id": input_file_id, "model": config.get("model")}
+            case DownloadSpec(output_file_id=output_file_id, error_file_id=error_file_id):
+                fields |= {"output_file_id": output_file_id, "error_file_id": error_file_id}
+        return {name: str(value) for name, value in fields.items() if value not in (None, "")}
+
+
+class Job(_Frozen):
+    """A job's record, as it stands in Redis. Times are aware, sizes in bytes."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    spec: Json[Spec]
+    #: For the user: why the job waits, failed, or what it is doing.
+    message: str = ""
+    #: The last status that OpenAI reported, word for word.
+    openai_status: str = ""
+    stage: Stage = Stage.NONE
+    model: str | None = None
+    batch_id: str | None = None
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    #: Requests in the batch, and how many of them are done.
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    organization: str | None = None
+    credential: str = ""
+    execution: str = ""
+    #: The task's outputs in JSON: a batch, ``{"file_id"}``, or ``{"output_file", "error_file"}``.
+    result: Json[dict[str, Any]] | None = None
+    attempt: int = 0
+    generation: int = 1
+    #: Tries at OpenAI whose outcome may be unknown; 0 means that nothing went out.
+    tries: int = 0
+    #: When the last of them went out.
+    tried_at: datetime | None = None
+    #: Times in a row that a step broke for a reason other than OpenAI.
+    failures: int = 0
+    cancel_requested: bool = False
+    created_at: datetime
+    updated_at: datetime
+    #: When OpenAI was last asked about it.
+    checked_at: datetime | None = None
+    #: Who made the last change: ``create``, ``submit``, ``poll``, ``webhook``, ``cancel`` ...
+    source: str = ""
+    version: int = RECORD_VERSION
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing will follow."""
+        return self.state.terminal
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the outputs are there."""
+        return self.state is JobState.SUCCEEDED
+
+
+def is_job_id(text: str) -> bool:
+    """Whether ``text`` has the form of a job id."""
+    return _matches(_JOB_ID, text)
+
+
+def is_openai_id(text: str) -> bool:
+    """Whether ``text`` can be the id of a file or batch."""
+    return _matches(_OPENAI_ID, text)
+
+
+def _matches(adapter: TypeAdapter[str], text: str) -> bool:
+    try:
+        adapter.validate_python(text)
+    except ValueError:
+        return False
+    return True
+
+
+def random_job_id() -> str:
+    """An id for a job without an identity of its own, such as a local run's."""
+    return _job_id(uuid.uuid4().bytes)
+
+
+def derived_job_id(*identity: bytes) -> str:
+    """The id of the job with this identity: the same parts give the same id."""
+    digest = hashlib.sha256()
+    for part in identity:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return _job_id(digest.digest())
+
+
+def generation_id(first_id: str, generation: int) -> str:
+    """The id of a later generation of the job whose first one has ``first_id``."""
+    return first_id if generation == 1 else f"{first_id}-{generation}"
+
+
+def _job_id(entropy: bytes) -> str:
+    return "bf-" + base64.b32encode(entropy[:16]).decode("ascii").rstrip("=").lower()

@@ -1,0 +1,264 @@
+"""OpenAI's Files and Batch API as the steps need it: one client per credential, our own errors.
+
+Retries of the SDK are off: it repeats POSTs whose reply was lost, and so makes a second paid
+batch. Whoever calls decides what may be repeated.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import openai
+from flytekit import current_context
+from openai.types import Batch, FileObject
+
+from batchflow.errors import (
+    CredentialMissing,
+    CredentialRefused,
+    OpenAIRefused,
+    OpenAIUnavailable,
+)
+from batchflow.jobs import Credential
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The metadata key by which a batch is found again.
+JOB_METADATA_KEY = "batchflow_job"
+#: OpenAI's limit on metadata pairs.
+MAX_METADATA_PAIRS = 16
+#: The largest page that OpenAI's list of batches has.
+BATCH_PAGE = 100
+_FILE_PAGE = 1_000
+#: OpenAI's clock and ours may differ by less than this, in seconds.
+_CLOCK_SKEW_S = 3_600
+
+_PASSING_STATUS = frozenset({408, 409, 425, 429})
+
+
+def api_key(credential: Credential) -> str:
+    """The API key, found by Flyte's convention; raises CredentialMissing."""
+    secrets = current_context().secrets
+    try:
+        key = str(
+            secrets.get(
+                group=credential.group,
+                key=credential.key,
+                group_version=credential.group_version,
+            )
+        )
+    except ValueError:
+        key = ""
+    path = Path(
+        secrets.get_secrets_file(credential.group, credential.key, credential.group_version)
+    )
+    if not key and path.is_file():
+        # An empty variable, as Compose sets for one that is missing, hides the file.
+        key = path.read_text("utf-8").strip()
+    if key.isascii() and key.isprintable() and key:
+        return key
+    variable = secrets.get_secrets_env_var(
+        credential.group, credential.key, credential.group_version
+    )
+    if key:
+        # The HTTP library's own error would show it.
+        raise CredentialMissing(
+            f"The OpenAI API key '{credential.secret}' holds characters that no key has."
+        )
+    raise CredentialMissing(
+        f"The workers have no OpenAI API key '{credential.secret}'. Give them the environment "
+        f"variable {variable} or the file {path}."
+    )
+
+
+def job_of(batch: Batch) -> str | None:
+    """The id of the job that made a batch, which the batch itself carries."""
+    return (batch.metadata or {}).get(JOB_METADATA_KEY)
+
+
+class OpenAIApi:
+    """The calls that steps make, for one credential."""
+
+    def __init__(self, client: openai.OpenAI) -> None:
+        self._client = client
+
+    def create_batch(self, *, input_file_id: str, config: Mapping[str, Any]) -> Batch:
+        """POST /v1/batches, once."""
+        with _translated():
+            return _checked(
+                Batch, self._client.batches.create(input_file_id=input_file_id, **config)
+            )
+
+    def retrieve_batch(self, batch_id: str) -> Batch:
+        """GET /v1/batches/{id}."""
+        with _translated():
+            return _checked(Batch, self._client.batches.retrieve(batch_id))
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """POST /v1/batches/{id}/cancel; a batch that ended is answered as it is."""
+        try:
+            with _translated():
+                return _checked(Batch, self._client.batches.cancel(batch_id))
+        except (OpenAIRefused, OpenAIUnavailable):
+            batch = self.retrieve_batch(batch_id)
+            if batch.status in ("cancelling", "cancelled", "completed", "failed", "expired"):
+                return batch
+            raise
+
+    def find_batch(self, job_id: str, *, not_before: datetime) -> Batch | None:
+        """The batch that carries this job's id and was made since then, if OpenAI lists one."""
+        for page in self.batch_pages():
+            for batch in page:
+                if job_of(batch) == job_id:
+                    return batch
+            if page[-1].created_at < not_before.timestamp() - _CLOCK_SKEW_S:
+                return None
+        return None
+
+    def batch_pages(self) -> Iterator[list[Batch]]:
+        """GET /v1/batches, newest first, a page at a time."""
+        after: str | openai.Omit = openai.omit
+        while True:
+            with _translated():
+                page = self._client.batches.list(limit=BATCH_PAGE, after=after)
+                batches = [_checked(Batch, batch) for batch in page.data]
+                more = page.has_next_page()
+            yield batches
+            if not more or not batches or batches[-1].id == after:
+                return
+            after = batches[-1].id
+
+    def upload_file(self, path: Path, name: str) -> FileObject:
+        """POST /v1/files, once, streamed from disk."""
+        with _translated(), path.open("rb") as file:
+            return _checked(
+                FileObject,
+                self._client.files.create(file=(name, file, "application/jsonl"), purpose="batch"),
+            )
+
+    def find_file(self, name: str, *, not_before: datetime) -> FileObject | None:
+        """The batch file with this name that was uploaded since then, if OpenAI lists one."""
+        after: str | openai.Omit = openai.omit
+        while True:
+            with _translated():
+                page = self._client.files.list(
+                    purpose="batch", order="desc", limit=_FILE_PAGE, after=after
+                )
+                for file in page.data:
+                    if _checked(FileObject, file).filename == name:
+                        return file
+            last = page.data[-1] if page.data else None
+            if last is None or last.id == after or not page.has_next_page():
+                return None
+            if last.created_at < not_before.timestamp() - _CLOCK_SKEW_S:
+                return None
+            after = last.id
+
+    def delete_file(self, file_id: str) -> None:
+        """DELETE /v1/files/{id}."""
+        with _translated():
+            self._client.files.delete(file_id)
+
+    def retrieve_file(self, file_id: str) -> FileObject:
+        """GET /v1/files/{id}."""
+        with _translated():
+            return _checked(FileObject, self._client.files.retrieve(file_id))
+
+    @contextmanager
+    def file_content(self, file_id: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+        """GET /v1/files/{id}/content: its length if the server says so, and its chunks."""
+        with (
+            _translated(),
+            self._client.files.with_streaming_response.content(
+                file_id, extra_headers={"Accept-Encoding": "identity"}
+            ) as response,
+        ):
+            encoded = response.headers.get("content-encoding", "identity") != "identity"
+            length = None if encoded else response.headers.get("content-length")
+            yield (int(length) if length else None), response.iter_bytes(1 << 20)
+
+
+@lru_cache(maxsize=256)
+def _client(key: str, organization: str | None, timeout_s: float) -> openai.OpenAI:
+    # A client costs some 25 ms of CPU for its TLS context, and keeps its connections.
+    return openai.OpenAI(
+        api_key=key,
+        organization=organization,
+        max_retries=0,
+        timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
+    )
+
+
+def connect_openai(credential: Credential, timeout_s: float) -> OpenAIApi:
+    """The API for a credential, whose client is kept. The key is looked up each time, so that a
+    rotated one is used at once."""
+    return OpenAIApi(_client(api_key(credential), credential.organization, timeout_s))
+
+
+def _checked(expected: type[T], answer: object) -> T:
+    """An answer that is what it should be; the SDK hands garbage through as it came."""
+    if not isinstance(answer, expected) or not isinstance(getattr(answer, "id", None), str):
+        raise OpenAIUnavailable(
+            f"OpenAI answered something that is no {expected.__name__}.", outcome_unknown=True
+        )
+    return answer
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The SDK's errors become ours where they enter."""
+    try:
+        yield
+    except openai.APITimeoutError as error:
+        raise OpenAIUnavailable("OpenAI did not answer in time.", outcome_unknown=True) from error
+    except openai.APIConnectionError as error:
+        never_sent = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+        raise OpenAIUnavailable(
+            "OpenAI can't be reached.", outcome_unknown=not never_sent
+        ) from error
+    except openai.APIStatusError as error:
+        raise _from_status(error) from error
+    except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
+        raise OpenAIUnavailable(
+            f"OpenAI's answer can't be read ({type(error).__name__}).", outcome_unknown=True
+        ) from error
+
+
+def _from_status(
+    error: openai.APIStatusError,
+) -> OpenAIRefused | OpenAIUnavailable | CredentialRefused:
+    status = error.status_code
+    if status in (401, 403):
+        # OpenAI's text repeats part of the key.
+        return CredentialRefused(
+            f"OpenAI refuses the API key (HTTP {status}); it is wrong, revoked, or lacks the right."
+        )
+    if status in _PASSING_STATUS or status >= 500 or status < 400:
+        return OpenAIUnavailable(
+            f"OpenAI answered HTTP {status}: {_message(error)}",
+            outcome_unknown=status != 429,
+            retry_after_s=_retry_after_s(error.response.headers),
+        )
+    return OpenAIRefused(_message(error), status)
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body
+    text = body.get("message") if isinstance(body, Mapping) else None
+    return str(text or error.message)[:2_000]
+
+
+def _retry_after_s(headers: httpx2.Headers) -> float | None:
+    for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit_s)
+        except (KeyError, ValueError):
+            continue
+    return None

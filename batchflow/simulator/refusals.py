@@ -1,0 +1,139 @@
+"""Requests of a batch that OpenAI's models would answer with an error."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchflow.simulator import ids
+from batchflow.simulator.config import SimulatorConfig
+from batchflow.simulator.errors import ApiError
+
+#: Models whose name begins so don't exist.
+MISSING_MODEL_PREFIX = "no-such"
+
+#: The parameter that each endpoint can't do without.
+_REQUIRED = {
+    "/v1/chat/completions": "messages",
+    "/v1/responses": "input",
+    "/v1/embeddings": "input",
+    "/v1/completions": "prompt",
+    "/v1/moderations": "input",
+    "/v1/images/generations": "prompt",
+    "/v1/images/edits": "prompt",
+    "/v1/videos": "prompt",
+}
+
+_Body = Mapping[str, Any]
+
+#: Numbers with bounds: (parameter, lowest, highest, has to be whole).
+_BOUNDED: tuple[tuple[str, float, float, bool], ...] = (
+    ("temperature", 0, 2, False),
+    ("top_p", 0, 1, False),
+    ("presence_penalty", -2, 2, False),
+    ("frequency_penalty", -2, 2, False),
+    ("n", 1, 128, True),
+    ("max_tokens", 1, 1_000_000, True),
+    ("max_completion_tokens", 1, 1_000_000, True),
+    ("max_output_tokens", 1, 1_000_000, True),
+    ("dimensions", 1, 3072, True),
+)
+
+
+def refusal(endpoint: str, custom_id: str, body: _Body, config: SimulatorConfig) -> ApiError | None:
+    """The error that this request ends with, or `None` when it succeeds; always the same one."""
+    return _invalid(endpoint, body) or _unlucky(custom_id, config)
+
+
+def _invalid(endpoint: str, body: _Body) -> ApiError | None:
+    return (
+        _bad_model(endpoint, body)
+        or _bad_content(endpoint, body)
+        or _bad_number(body)
+        or _unsupported(body)
+    )
+
+
+def _bad_model(endpoint: str, body: _Body) -> ApiError | None:
+    model = body.get("model")
+    if model is None and endpoint == "/v1/moderations":
+        return None
+    if not isinstance(model, str) or not model:
+        return ApiError(400, "you must provide a model parameter")
+    if model.startswith(MISSING_MODEL_PREFIX):
+        message = f"The model `{model}` does not exist or you do not have access to it."
+        return ApiError(404, message, param="model", code="model_not_found")
+    return None
+
+
+def _bad_content(endpoint: str, body: _Body) -> ApiError | None:
+    name = _REQUIRED[endpoint]
+    content = body.get(name)
+    if content is None:
+        message = f"Missing required parameter: '{name}'."
+        return ApiError(400, message, param=name, code="missing_required_parameter")
+    if name == "messages":
+        return _bad_messages(content)
+    if not isinstance(content, str | list):
+        message = f"Invalid type for '{name}': expected one of a string or array."
+        return ApiError(400, message, param=name, code="invalid_type")
+    if content == [] or (content == "" and endpoint == "/v1/embeddings"):
+        return ApiError(400, f"Invalid '{name}': it must not be empty.", param=name)
+    return None
+
+
+def _bad_messages(messages: object) -> ApiError | None:
+    if not isinstance(messages, list):
+        message = "Invalid type for 'messages': expected an array of objects."
+        return ApiError(400, message, param="messages", code="invalid_type")
+    if not messages:
+        message = "Invalid 'messages': empty array. Expected an array with minimum length 1."
+        return ApiError(400, message, param="messages", code="empty_array")
+    for place, item in enumerate(messages):
+        if not isinstance(item, dict) or not isinstance(item.get("role"), str):
+            param = f"messages[{place}].role"
+            message = f"Missing required parameter: '{param}'."
+            return ApiError(400, message, param=param, code="missing_required_parameter")
+    return None
+
+
+def _bad_number(body: _Body) -> ApiError | None:
+    for name, lowest, highest, whole in _BOUNDED:
+        value = body.get(name)
+        if value is None:
+            continue
+        kind = "integer" if whole else "decimal"
+        wanted = (int,) if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            message = (
+                f"Invalid type for '{name}': expected {'an integer' if whole else 'a decimal'}."
+            )
+            return ApiError(400, message, param=name, code="invalid_type")
+        if value > highest:
+            message = (
+                f"Invalid '{name}': {kind} above maximum value. "
+                f"Expected a value <= {highest}, but got {value} instead."
+            )
+            return ApiError(400, message, param=name, code=f"{kind}_above_max_value")
+        if value < lowest:
+            message = (
+                f"Invalid '{name}': {kind} below minimum value. "
+                f"Expected a value >= {lowest}, but got {value} instead."
+            )
+            return ApiError(400, message, param=name, code=f"{kind}_below_min_value")
+    return None
+
+
+def _unsupported(body: _Body) -> ApiError | None:
+    if body.get("stream"):
+        message = "Streaming is not supported in the Batch API."
+        return ApiError(400, message, param="stream", code="unsupported_value")
+    return None
+
+
+def _unlucky(custom_id: str, config: SimulatorConfig) -> ApiError | None:
+    if ids.share_of(config.seed, custom_id) >= config.request_failure_share:
+        return None
+    status = config.request_failure_status
+    message = "The server had an error while processing your request. Sorry about that!"
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    code = "rate_limit_exceeded" if status == 429 else kind
+    return ApiError(status, message, type=kind, code=code)

@@ -1,0 +1,194 @@
+"""Webhooks: who wants which events, and their delivery."""
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import orjson
+from pydantic import SecretStr
+from standardwebhooks import Webhook
+
+from batchflow.simulator import ids
+from batchflow.simulator.config import SimulatorConfig
+from batchflow.simulator.shelf import Shelf
+
+logger = logging.getLogger(__name__)
+
+#: How long a receiver may take to answer, in seconds.
+_TIMEOUT_S = 10.0
+#: How long an old secret goes on signing after a rotation, in seconds.
+OLD_SECRET_S = 86_400
+#: The longest wait between two attempts, in seconds.
+_LONGEST_BACKOFF_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A receiver that an organization registered."""
+
+    id: str
+    name: str
+    url: str
+    event_types: tuple[str, ...]
+    secret: SecretStr
+    created_at: int
+    updated_at: int
+    old_secret: SecretStr | None = None
+    old_secret_until: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """OpenAI's WebhookEndpoint object; it has no secret in it."""
+        return {
+            "id": self.id,
+            "object": "webhook_endpoint",
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "name": self.name,
+            "url": self.url,
+            "event_types": list(self.event_types),
+            "signing_secret_hint": f"whsec_...{self.secret.get_secret_value()[-4:]}",
+        }
+
+    def secrets(self, now: float) -> tuple[SecretStr, ...]:
+        """What signs its deliveries now."""
+        if self.old_secret is None or now >= self.old_secret_until:
+            return (self.secret,)
+        return (self.secret, self.old_secret)
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    url: str
+    message_id: str
+    body: bytes
+    #: Asked before each attempt, because a secret can be rotated in between.
+    secrets: Callable[[float], tuple[SecretStr, ...]]
+
+
+def event(event_type: str, object_id: str) -> dict[str, Any]:
+    """An event as OpenAI sends it: it names the object and says nothing more about it."""
+    return {
+        "id": ids.new_id("evt"),
+        "object": "event",
+        "created_at": int(time.time()),
+        "type": event_type,
+        "data": {"id": object_id},
+    }
+
+
+class Webhooks:
+    """The registered endpoints of every organization, and the deliveries under way."""
+
+    def __init__(self, *, seed: int) -> None:
+        self._endpoints: dict[str, Shelf[Endpoint]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._client = httpx2.AsyncClient(timeout=_TIMEOUT_S)
+        self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
+        #: What became of events and of attempts to deliver them.
+        self.counts: Counter[str] = Counter()
+
+    def of(self, organization: str) -> Shelf[Endpoint]:
+        """The endpoints of an organization."""
+        return self._endpoints.setdefault(organization, Shelf())
+
+    def publish(
+        self, event_type: str, object_id: str, organization: str, config: SimulatorConfig
+    ) -> None:
+        """Begin to deliver an event to all who want it."""
+        body = orjson.dumps(event(event_type, object_id))
+        self.counts["events"] += 1
+        if config.webhook_url is not None and config.webhook_secret is not None:
+            secrets = (config.webhook_secret,)
+            self._begin(config.webhook_url, body, lambda _: secrets, config)
+        for endpoint in self.of(organization):
+            if event_type in endpoint.event_types:
+                self._begin(endpoint.url, body, endpoint.secrets, config)
+
+    async def test(self, endpoint: Endpoint, event_type: str) -> int:
+        """Deliver a sample event once, and return the status code of the answer.
+
+        Raises:
+            httpx2.HTTPError: There was no answer.
+        """
+        body = orjson.dumps(event(event_type, ids.new_id("sample")))
+        return await self._send(_Delivery(endpoint.url, ids.new_id("wh"), body, endpoint.secrets))
+
+    async def stop_all(self) -> None:
+        """Give up all deliveries and forget all endpoints."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._endpoints.clear()
+        self.counts.clear()
+
+    async def close(self) -> None:
+        """Give up all deliveries and close the connections."""
+        await self.stop_all()
+        await self._client.aclose()
+
+    def _begin(
+        self,
+        url: str,
+        body: bytes,
+        secrets: Callable[[float], tuple[SecretStr, ...]],
+        config: SimulatorConfig,
+    ) -> None:
+        if self._random.random() < config.webhook_drop_share:
+            self.counts["dropped"] += 1
+            return
+        delivery = _Delivery(url, ids.new_id("wh"), body, secrets)
+        twice = self._random.random() < config.webhook_duplicate_share
+        for _ in range(2 if twice else 1):
+            wait_s = config.webhook_delay_s + self._random.uniform(0, config.webhook_reorder_s)
+            task = asyncio.get_running_loop().create_task(self._deliver(delivery, wait_s, config))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, delivery: _Delivery, wait_s: float, config: SimulatorConfig) -> None:
+        backoff_s = config.webhook_backoff_s
+        await asyncio.sleep(wait_s)
+        for attempt in range(config.webhook_retries + 1):
+            if attempt:
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+            if await self._attempt(delivery):
+                self.counts["delivered"] += 1
+                return
+        self.counts["given_up"] += 1
+
+    async def _attempt(self, delivery: _Delivery) -> bool:
+        self.counts["attempts"] += 1
+        try:
+            status = await self._send(delivery)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            logger.info("webhook %s: no answer: %s", delivery.message_id, type(error).__name__)
+            return False
+        logger.info("webhook %s: answered with %d", delivery.message_id, status)
+        return 200 <= status < 300
+
+    async def _send(self, delivery: _Delivery) -> int:
+        now = datetime.now(UTC)
+        text = delivery.body.decode()
+        signatures = (
+            Webhook(secret.get_secret_value()).sign(delivery.message_id, now, text)
+            for secret in delivery.secrets(now.timestamp())
+        )
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "OpenAI/1.0 (emulator)",
+            "webhook-id": delivery.message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        }
+        async with self._client.stream(
+            "POST", delivery.url, content=delivery.body, headers=headers
+        ) as response:
+            return response.status_code

@@ -1,0 +1,301 @@
+"""What can be done to the job store, as values: the only place where a rule meets Redis.
+
+A function here makes a :class:`Command`, which either store carries out:
+``JobStore.run(get(job_id))`` blocks, ``await AsyncJobStore.run(get(job_id))`` does not.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from batchflow import keys
+from batchflow.jobs import Job, Order
+from batchflow.states import LIVE, JobKind, JobState, Stage, may_follow
+
+T = TypeVar("T")
+
+#: Shared backoff of a credential, in seconds.
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 300.0
+
+
+@dataclass(frozen=True)
+class Command(Generic[T]):
+    """One round trip: a Lua script of this package or a plain Redis command, by name."""
+
+    name: str
+    keys: Sequence[str]
+    args: Sequence[str | int | float]
+    parse: Callable[[Any], T]
+    is_script: bool = False
+
+
+class Outcome(StrEnum):
+    """What became of a change."""
+
+    APPLIED = "applied"
+    #: An observation older than what is known; only ``checked_at`` moved.
+    STALE = "stale"
+    #: The state does not allow it; nothing changed.
+    REFUSED = "refused"
+    #: There is no such record.
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Updated:
+    """The answer to :func:`update`."""
+
+    outcome: Outcome
+    state: JobState | None
+    cancel_requested: bool
+
+
+class Begun(StrEnum):
+    """The answer to :func:`begin`."""
+
+    BEGUN = "begun"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+    MISSING = "missing"
+
+
+class Cancelled(StrEnum):
+    """The answer to :func:`cancel`."""
+
+    #: It ended at once.
+    CANCELLED = "cancelled"
+    #: A worker cancels it at OpenAI.
+    REQUESTED = "requested"
+    #: It had ended before.
+    REFUSED = "refused"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Created:
+    """The answer to :func:`create`: the job, and whether it is new."""
+
+    job: Job
+    new: bool
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Why and for how long nobody is to ask OpenAI with a credential."""
+
+    seconds_left: float
+    message: str
+
+
+def create(
+    order: Order, *, due_in_s: float, source: str = "create", remade: bool = False
+) -> Command[Created]:
+    """Record a job, or find the one that has its id.
+
+    A remade record, of a job that Redis forgot, says that something may be at OpenAI already,
+    and shows RUNNING, because Flyte's phase must not go back.
+    """
+    fields = order.record()
+    state = JobState.QUEUED
+    if remade:
+        state = JobState.RUNNING
+        fields |= {
+            "tries": "1",
+            "stage": str(int(Stage.IN_PROGRESS)),
+            "message": "Redis had lost this job's record; finding out how far it had come",
+        }
+    return Command(
+        "create",
+        _job_keys(order.job_id),
+        [order.job_id, state, due_in_s, keys.MAX_EVENTS, source, *_flat(fields)],
+        lambda raw: Created(_job(order.job_id, _pairs(raw[1])), bool(raw[0])),
+        is_script=True,
+    )
+
+
+def get(job_id: str) -> Command[Job | None]:
+    """Read a job's record."""
+    return Command(
+        "HGETALL", [keys.job(job_id)], [], lambda raw: _job(job_id, raw) if raw else None
+    )
+
+
+def update(
+    job_id: str,
+    *,
+    source: str,
+    to: JobState | None = None,
+    stage: Stage | None = None,
+    due_in_s: float | None = None,
+    fields: Mapping[str, str | int | None] | None = None,
+) -> Command[Updated]:
+    """Change a live job.
+
+    ``stage`` says that the fields were observed at OpenAI, and how far the batch was then; an
+    observation older than what is known is dropped. Counts only grow. None removes a field.
+    """
+    fields = fields or {}
+    batch_id = fields.get("batch_id")
+    allowed = LIVE if to is None else may_follow(to)
+    return Command(
+        "update",
+        [*_job_keys(job_id), *([keys.openai(str(batch_id))] if batch_id else [])],
+        [
+            job_id,
+            ",".join(sorted(allowed)),
+            to or "",
+            int(to is not None and to.terminal),
+            "" if stage is None else int(stage),
+            "" if due_in_s is None else due_in_s,
+            keys.OPENAI_TTL_S,
+            keys.MAX_EVENTS,
+            source,
+            *_flat({name: "" if value is None else str(value) for name, value in fields.items()}),
+        ],
+        lambda raw: Updated(Outcome(raw[0]), JobState(raw[1]) if raw[1] else None, bool(raw[2])),
+        is_script=True,
+    )
+
+
+def begin(job_id: str) -> Command[tuple[Begun, int]]:
+    """Ask to send a request whose outcome could stay unknown; also answers which try it is."""
+    return Command(
+        "begin",
+        [keys.job(job_id)],
+        [",".join(sorted(LIVE))],
+        lambda raw: (Begun(raw[0]), int(raw[1])),
+        is_script=True,
+    )
+
+
+def cancel(job_id: str, *, message: str, source: str) -> Command[Cancelled]:
+    """Cancel a job: at once, or by way of OpenAI if its batch may be there."""
+    return Command(
+        "cancel",
+        _job_keys(job_id),
+        [
+            job_id,
+            ",".join(sorted(LIVE)),
+            JobState.CANCELLED,
+            JobKind.BATCH,
+            message,
+            keys.MAX_EVENTS,
+            source,
+        ],
+        lambda raw: Cancelled(raw[0]),
+        is_script=True,
+    )
+
+
+def claim_due(limit: int, *, hold_s: float) -> Command[list[str]]:
+    """Take up to ``limit`` jobs that are due; for ``hold_s`` seconds nobody else gets them."""
+    return Command("claim", [keys.DUE], [limit, hold_s], list, is_script=True)
+
+
+def purge(job_id: str, *, retention_s: float) -> Command[bool]:
+    """Forget a job whose end is longer ago than the retention time."""
+    return Command(
+        "purge",
+        _job_keys(job_id),
+        [job_id, ",".join(sorted(LIVE)), retention_s],
+        bool,
+        is_script=True,
+    )
+
+
+def recent(limit: int, *, offset: int = 0) -> Command[list[str]]:
+    """The ids of the jobs that changed last, newest first."""
+    return Command("ZRANGE", [keys.RECENT], [offset, offset + limit - 1, "REV"], list)
+
+
+def unchanged_since(epoch_s: float, limit: int, *, offset: int = 0) -> Command[list[str]]:
+    """The ids of jobs that have not changed since then, oldest first."""
+    return Command(
+        "ZRANGE", [keys.RECENT], ["-inf", epoch_s, "BYSCORE", "LIMIT", offset, limit], list
+    )
+
+
+def counts() -> Command[dict[tuple[JobKind, JobState], int]]:
+    """How many jobs of each kind are in each state."""
+    return Command("HGETALL", [keys.COUNTS], [], _counts)
+
+
+def find_batch(batch_id: str) -> Command[str | None]:
+    """The id of the job that made an OpenAI batch."""
+    return Command("GET", [keys.openai(batch_id)], [], lambda raw: raw)
+
+
+def time() -> Command[float]:
+    """Redis' clock, epoch seconds."""
+    return Command("TIME", [], [], lambda raw: float(raw[0]) + float(raw[1]) / 1e6)
+
+
+def acquire_lease(what: str, token: str, *, ttl_s: float) -> Command[bool]:
+    """Take a lease if nobody has it."""
+    return Command("SET", [keys.lease(what)], [token, "NX", "PX", int(ttl_s * 1000)], bool)
+
+
+def renew_lease(what: str, token: str, *, ttl_s: float) -> Command[bool]:
+    """Keep a lease; False if it is no longer ours."""
+    return Command("renew", [keys.lease(what)], [token, int(ttl_s * 1000)], bool, is_script=True)
+
+
+def release_lease(what: str, token: str) -> Command[bool]:
+    """Give a lease back."""
+    return Command("release", [keys.lease(what)], [token], bool, is_script=True)
+
+
+def back_off(
+    credential: str, *, message: str, retry_after_s: float | None = None
+) -> Command[float]:
+    """Note that OpenAI failed a credential; the answer is how many seconds everybody waits."""
+    jitter = random.random()  # noqa: S311 - spreads load, guards nothing
+    return Command(
+        "back_off",
+        [keys.backoff(credential)],
+        [FIRST_BACKOFF_S, LONGEST_BACKOFF_S, retry_after_s or 0, jitter, message],
+        float,
+        is_script=True,
+    )
+
+
+def backoff(credential: str, now_s: float) -> Command[Backoff | None]:
+    """Whether a credential is backed off at Redis' time ``now_s``."""
+
+    def parse(raw: Sequence[str | None]) -> Backoff | None:
+        left = float(raw[0] or 0) - now_s
+        return Backoff(left, raw[1] or "") if left > 0 else None
+
+    return Command("HMGET", [keys.backoff(credential)], ["until", "message"], parse)
+
+
+def clear_backoff(credential: str) -> Command[bool]:
+    """Note that OpenAI answered a credential."""
+    return Command("DEL", [keys.backoff(credential)], [], bool)
+
+
+def _job_keys(job_id: str) -> list[str]:
+    return [keys.job(job_id), keys.DUE, keys.RECENT, keys.COUNTS, keys.EVENTS]
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _job(job_id: str, record: Mapping[str, str]) -> Job:
+    return Job.model_validate({"id": job_id, **record})
+
+
+def _counts(raw: Mapping[str, str]) -> dict[tuple[JobKind, JobState], int]:
+    found = {}
+    for name, number in raw.items():
+        kind, _, state = name.partition(":")
+        found[JobKind(kind), JobState(state)] = int(number)
+    return found

@@ -1,0 +1,14 @@
+-- Forget a job that ended longer ago than the retention time. A live one stays.
+-- KEYS     job, due, recent, counts, events
+-- ARGV     [1] job id  [2] live states, with commas  [3] retention in seconds
+-- returns  1 if nothing is left of it, 0 if it stays
+local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'updated_at')
+if known[1] then
+  if string.find(',' .. ARGV[2] .. ',', ',' .. known[1] .. ',', 1, true) then return 0 end
+  if tonumber(known[3]) > tonumber(now()) - tonumber(ARGV[3]) then return 0 end
+  redis.call('HINCRBY', KEYS[4], known[2] .. ':' .. known[1], -1)
+end
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+return 1

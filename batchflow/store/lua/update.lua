@@ -1,0 +1,64 @@
+-- Change a job's record, if its state and stage allow it.
+-- A state that may not follow and an observation older than what is known change nothing.
+-- KEYS     job, due, recent, counts, events, and the key for an OpenAI batch's job if the
+--          fields hold a batch_id
+-- ARGV     [1] job id  [2] states that may be changed, with commas  [3] new state, '' to keep it
+--          [4] '1' if the new state is terminal  [5] stage that was observed, '' if none was
+--          [6] seconds until it is due, '' to leave it  [7] TTL of the key for a batch, in seconds
+--          [8] length of the events stream  [9] source  [10...] fields and values; an empty
+--          value removes the field
+-- returns  [1] applied | stale | refused | missing  [2] the state now  [3] cancel_requested
+local GROWING = {total = true, completed = true, failed = true, bytes_done = true}
+
+local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'stage', 'cancel_requested',
+  'openai_status', 'message')
+local state, kind, stage, cancel = known[1], known[2], tonumber(known[3] or 0), known[4] or ''
+local status, message = known[5] or '', known[6] or ''
+if not state then return {'missing', '', ''} end
+if not string.find(',' .. ARGV[2] .. ',', ',' .. state .. ',', 1, true) then
+  return {'refused', state, cancel}
+end
+
+local at = now()
+local observed = tonumber(ARGV[5])
+if observed then redis.call('HSET', KEYS[1], 'checked_at', at) end
+local stale = observed and observed > 0 and observed < stage
+local after = (stale or ARGV[3] == '') and state or ARGV[3]
+
+local set, removed = {}, {}
+if not stale then
+  for i = 10, #ARGV, 2 do
+    local name, value = ARGV[i], ARGV[i + 1]
+    if GROWING[name] then
+      local old = tonumber(redis.call('HGET', KEYS[1], name) or 0)
+      value = tostring(math.max(old, tonumber(value)))
+    end
+    if name == 'openai_status' then status = value end
+    if name == 'batch_id' and value ~= '' then
+      redis.call('SET', KEYS[6], ARGV[1], 'EX', ARGV[7])
+    end
+    if value == '' then
+      removed[#removed + 1] = name
+    else
+      set[#set + 1] = name
+      set[#set + 1] = value
+    end
+    if name == 'message' then message = value end
+  end
+  if observed and observed > stage then
+    set[#set + 1] = 'stage'
+    set[#set + 1] = ARGV[5]
+  end
+end
+
+local event
+if after ~= state or status ~= (known[5] or '') or message ~= (known[6] or '') then
+  event = {max = ARGV[8], openai_status = status, message = message, source = ARGV[9]}
+  for _, pair in ipairs({'state', after, 'source', ARGV[9], 'updated_at', at}) do
+    set[#set + 1] = pair
+  end
+end
+if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
+if #removed > 0 then redis.call('HDEL', KEYS[1], unpack(removed)) end
+index(ARGV[1], kind, state, after, ARGV[4] == '1' and not stale, ARGV[6], at, event)
+return {stale and 'stale' or 'applied', after, cancel}

@@ -1,0 +1,96 @@
+"""The two stores: the same commands over a blocking and over an asyncio Redis client."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, TypeVar
+
+from redis import Redis, exceptions
+from redis.asyncio import Redis as AsyncRedis
+
+from batchflow import keys
+from batchflow.errors import StoreUnavailable
+from batchflow.store.commands import Command
+
+T = TypeVar("T")
+
+_SCRIPTS = resources.files("batchflow.store") / "lua"
+_SHARED = "_shared"
+
+
+def script_source(name: str) -> str:
+    """A Lua command as Redis gets it: what all share, then its own file."""
+    return "".join((_SCRIPTS / f"{part}.lua").read_text("utf-8") for part in (_SHARED, name))
+
+
+def script_names() -> list[str]:
+    """The Lua commands that there are."""
+    files = (path.name for path in _SCRIPTS.iterdir() if path.name.endswith(".lua"))
+    return sorted({name.removesuffix(".lua") for name in files} - {_SHARED})
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Redis' failures that pass by themselves become StoreUnavailable; bugs stay what they are."""
+    try:
+        yield
+    except exceptions.ResponseError as error:
+        passing = (exceptions.ReadOnlyError, exceptions.OutOfMemoryError)
+        if not isinstance(error, passing):
+            raise
+        raise StoreUnavailable(f"Redis can't write now: {error}") from error
+    except (exceptions.RedisError, OSError) as error:
+        # The client's message names the address and never the password.
+        raise StoreUnavailable(f"Redis can't be reached: {error}") from error
+
+
+class JobStore:
+    """The job store for workers and the command line; blocks."""
+
+    def __init__(self, redis: "Redis", prefix: str) -> None:
+        self.redis = redis
+        self._prefix = prefix
+        self._scripts = {
+            name: redis.register_script(script_source(name)) for name in script_names()
+        }
+
+    def run(self, command: Command[T]) -> T:
+        """Carry out a command."""
+        with _translated():
+            return command.parse(self._send(command, self.redis))
+
+    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+        """Carry out many commands in one round trip; they are not one transaction."""
+        with _translated(), self.redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                self._send(command, pipeline)
+            answers = pipeline.execute()
+        return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
+
+    def _send(self, command: Command[T], client: Any) -> Any:
+        names = [keys.full(self._prefix, name) for name in command.keys]
+        if command.is_script:
+            return self._scripts[command.name](keys=names, args=list(command.args), client=client)
+        return client.execute_command(command.name, *names, *command.args)
+
+
+class AsyncJobStore:
+    """The job store for the connector and the gateway. It belongs to one event loop."""
+
+    def __init__(self, redis: "AsyncRedis", prefix: str) -> None:
+        self.redis = redis
+        self._prefix = prefix
+        self._scripts = {
+            name: redis.register_script(script_source(name)) for name in script_names()
+        }
+
+    async def run(self, command: Command[T]) -> T:
+        """Carry out a command."""
+        names = [keys.full(self._prefix, name) for name in command.keys]
+        with _translated():
+            if command.is_script:
+                raw = await self._scripts[command.name](keys=names, args=list(command.args))
+            else:
+                client: Any = self.redis  # its execute_command is untyped
+                raw = await client.execute_command(command.name, *names, *command.args)
+        return command.parse(raw)

@@ -1,0 +1,35 @@
+"""The connector's own connections: Redis and Celery's broker."""
+
+import asyncio
+from dataclasses import dataclass
+from functools import cache
+from weakref import WeakKeyDictionary
+
+from batchflow.queue import Sender, make_app
+from batchflow.settings import load_settings
+from batchflow.store import AsyncJobStore, connect_async
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What create, get and delete need."""
+
+    store: AsyncJobStore
+    sender: Sender
+
+
+_BACKENDS: WeakKeyDictionary[asyncio.AbstractEventLoop, Backend] = WeakKeyDictionary()
+
+
+def backend() -> Backend:
+    """The connections of the running loop: a local execution that is interrupted calls ``delete``
+    in another loop than ``create``, and an async client belongs to one."""
+    loop = asyncio.get_running_loop()
+    if loop not in _BACKENDS:
+        _BACKENDS[loop] = Backend(connect_async(load_settings()), _sender())
+    return _BACKENDS[loop]
+
+
+@cache
+def _sender() -> Sender:
+    return Sender(make_app(load_settings()))

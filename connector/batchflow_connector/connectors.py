@@ -1,0 +1,206 @@
+"""create, get and delete for the three task types. No OpenAI call is made and no key is held."""
+
+import asyncio
+import logging
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.extend.backend.base_connector import (
+    AsyncConnectorBase,
+    ConnectorRegistry,
+    Resource,
+)
+from flytekit.models.literals import LiteralMap
+from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
+
+from batchflow.errors import InvalidInput, StoreUnavailable
+from batchflow.flyte.orders import batch_spec, download_spec, make_order, next_order, upload_spec
+from batchflow.jobs import Job, Order, Spec
+from batchflow.queue import FIRST_NUDGE_S, STEP_OF, QueueUnavailable, Step
+from batchflow.states import JobKind
+from batchflow.store import commands
+from batchflow_connector import answers
+from batchflow_connector.backend import backend
+from batchflow_connector.meta import JobMeta
+
+logger = logging.getLogger(__name__)
+
+
+class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit is untyped
+    """What the three have in common: a job is recorded, read, cancelled."""
+
+    task_type: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__(task_type_name=self.task_type, metadata_type=JobMeta)
+
+    @abstractmethod
+    def spec(self, custom: dict[str, Any], inputs: LiteralMap, output_prefix: str) -> Spec:
+        """What the task asks for; raises InvalidInput."""
+
+    @abstractmethod
+    def outputs(self, job: Job) -> LiteralMap:
+        """The outputs of a job that succeeded."""
+
+    async def create(
+        self,
+        task_template: TaskTemplate,
+        output_prefix: str,
+        inputs: LiteralMap | None = None,
+        task_execution_metadata: TaskExecutionMetadata | None = None,
+        **_: Any,
+    ) -> JobMeta:
+        """Record the job, or find it. Once it is recorded this succeeds, whatever the broker says.
+
+        A task that can't work is answered, too: its ``get`` says FAILED and why.
+        """
+        execution, attempt = _identity(task_execution_metadata)
+        try:
+            spec = self.spec(
+                task_template.custom or {}, inputs or LiteralMap(literals={}), output_prefix
+            )
+            order = make_order(
+                spec, execution=execution, output_prefix=output_prefix, attempt=attempt
+            )
+            return JobMeta(order=await _place(order))
+        except InvalidInput as error:
+            logger.info("Refused a task of type %s: %s", self.task_type, error)
+            return JobMeta(refused=str(error))
+
+    async def get(self, resource_meta: JobMeta, **_: Any) -> Resource:
+        """One Redis read. It raises for nothing that passes by itself."""
+        order = resource_meta.order
+        if order is None:
+            return answers.refused(resource_meta.refused)
+        try:
+            job = await backend().store.run(commands.get(order.job_id))
+            if job is None:
+                logger.warning("%s: Redis has no record; making it again", order.job_id)
+                await backend().store.run(
+                    commands.create(order, due_in_s=0, source="get", remade=True)
+                )
+                return answers.being_found_again(order)
+        except StoreUnavailable as error:
+            logger.warning("%s: %s", order.job_id, error)
+            return answers.store_unreachable(order)
+        return answers.answer(job, self.outputs(job) if job.succeeded else None)
+
+    async def delete(self, resource_meta: JobMeta, **_: Any) -> None:
+        """Cancel the job, if it has not ended. Idempotent."""
+        order = resource_meta.order
+        if order is None:
+            return
+        what = await backend().store.run(
+            commands.cancel(order.job_id, message="Cancelled by Flyte.", source="delete")
+        )
+        logger.info("%s: cancel: %s", order.job_id, what)
+        if what is commands.Cancelled.MISSING:
+            # Its batch may be running all the same: find it, then cancel it.
+            await backend().store.run(
+                commands.create(order, due_in_s=0, source="delete", remade=True)
+            )
+            await self.delete(resource_meta)
+        elif what is commands.Cancelled.REQUESTED:
+            await _send(Step.CANCEL, order.job_id)
+
+
+class BatchEndpointConnector(BatchflowConnector):
+    """``openai-batch``: runs a batch."""
+
+    name = "Batchflow OpenAI batch"
+    task_type = "openai-batch"
+
+    def spec(self, custom: dict[str, Any], inputs: LiteralMap, output_prefix: str) -> Spec:
+        return batch_spec(custom, _native(inputs, "input_file_id", str))
+
+    def outputs(self, job: Job) -> LiteralMap:
+        return answers.outputs(answers.struct(job.result or {}))
+
+
+class UploadConnector(BatchflowConnector):
+    """``openai-batch-upload-file``: uploads a JSONL file."""
+
+    name = "Batchflow OpenAI file upload"
+    task_type = "openai-batch-upload-file"
+
+    def spec(self, custom: dict[str, Any], inputs: LiteralMap, output_prefix: str) -> Spec:
+        literal = inputs.literals.get("jsonl_in")
+        if literal is None or literal.scalar is None or literal.scalar.blob is None:
+            raise InvalidInput("The task's input jsonl_in must be a JSONL file.")
+        return upload_spec(custom, literal.scalar.blob.uri)
+
+    def outputs(self, job: Job) -> LiteralMap:
+        return answers.outputs(answers.text((job.result or {})["file_id"]))
+
+
+class DownloadConnector(BatchflowConnector):
+    """``openai-batch-download-files``: fetches a batch's files."""
+
+    name = "Batchflow OpenAI file download"
+    task_type = "openai-batch-download-files"
+
+    def spec(self, custom: dict[str, Any], inputs: LiteralMap, output_prefix: str) -> Spec:
+        batch = _native(inputs, "batch_endpoint_result", dict)
+        return download_spec(custom, batch, output_prefix)
+
+    def outputs(self, job: Job) -> LiteralMap:
+        return answers.outputs(answers.batch_result(job.result or {}))
+
+
+def register() -> None:
+    """Make these the connectors of their task types."""
+    for connector in (BatchEndpointConnector(), UploadConnector(), DownloadConnector()):
+        ConnectorRegistry.register(connector, override=True)
+
+
+async def _place(order: Order) -> Order:
+    while True:
+        created = await backend().store.run(commands.create(order, due_in_s=FIRST_NUDGE_S))
+        following = next_order(order, created)
+        if following is None:
+            break
+        order = following
+    if created.new:
+        await _send(STEP_OF[JobKind(order.spec.kind)], order.job_id)
+    return order
+
+
+async def _send(step: Step, job_id: str) -> None:
+    """Nudge the workers; the sweep does it, if the broker doesn't take it in time."""
+    try:
+        async with asyncio.timeout(_SEND_TIMEOUT_S):
+            await asyncio.to_thread(backend().sender.send, step, job_id)
+    except (QueueUnavailable, TimeoutError) as error:
+        logger.warning("%s: the sweep will send it: %s", job_id, error)
+
+
+#: Flyte gives a create ten seconds in all.
+_SEND_TIMEOUT_S = 3.0
+
+
+def _native(inputs: LiteralMap, name: str, expected: type) -> Any:
+    """An input as a Python value; a dict may come as msgpack or, from before 1.14, as a Struct."""
+    literal = inputs.literals.get(name)
+    if literal is None:
+        raise InvalidInput(f"The task needs the input {name}.")
+    try:
+        context = FlyteContextManager.current_context()
+        return TypeEngine.to_python_value(context, literal, expected)
+    except Exception as error:
+        raise InvalidInput(
+            f"The task's input {name} can't be read as a {expected.__name__} "
+            f"({type(error).__name__})."
+        ) from error
+
+
+def _identity(metadata: TaskExecutionMetadata | None) -> tuple[str, int]:
+    """Flyte's name of the execution and node, empty if there is none, and the attempt."""
+    task = metadata.task_execution_id if metadata else None
+    node = task.node_execution_id if task else None
+    execution = node.execution_id if node else None
+    if task is None or node is None or execution is None or not execution.name:
+        return "", 0
+    name = f"{execution.project}/{execution.domain}/{execution.name}/{node.node_id}"
+    return name, int(task.retry_attempt or 0)

@@ -1,0 +1,85 @@
+"""Files where Flyte keeps them: any scheme that flytekit's file access knows."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from flytekit import FlyteContextManager
+
+from batchflow.errors import BlobUnavailable, InvalidInput
+
+_CHUNK_BYTES = 4 << 20
+
+
+def shown(uri: str) -> str:
+    """A URI for people: without the password or signature that it may carry."""
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def read_chunks(uri: str) -> Iterator[bytes]:
+    """The bytes of a file; raises InvalidInput when it isn't there, else BlobUnavailable."""
+    try:
+        with _filesystem(uri).open(uri, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InvalidInput(f"There is no file {shown(uri)}.") from error
+    except Exception as error:
+        raise _unavailable("read", uri, error) from error
+
+
+def publish(path: Path, uri: str) -> None:
+    """Put a local file at ``uri``: whole, or not at all. What was there is replaced."""
+    try:
+        local = local_path(uri)
+        if local is None:
+            _filesystem(uri).put_file(str(path), uri)
+            return
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=local.parent, prefix=".batchflow-", delete=False
+        ) as part:
+            try:
+                with path.open("rb") as source:
+                    shutil.copyfileobj(source, part, _CHUNK_BYTES)
+                Path(part.name).chmod(0o644)
+                Path(part.name).replace(local)
+            except BaseException:
+                Path(part.name).unlink(missing_ok=True)
+                raise
+    except Exception as error:
+        raise _unavailable("write", uri, error) from error
+
+
+@contextmanager
+def scratch_file() -> Iterator[Path]:
+    """A local file for the time of a block."""
+    handle, name = tempfile.mkstemp(prefix="batchflow-")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def local_path(uri: str) -> Path | None:
+    """The path that a URI means on this machine, or None if it means another place."""
+    scheme = urlsplit(uri).scheme
+    if scheme not in ("", "file"):
+        return None
+    return Path(uri.removeprefix("file://"))
+
+
+def _filesystem(uri: str) -> Any:
+    return FlyteContextManager.current_context().file_access.get_filesystem_for_path(uri)
+
+
+def _unavailable(verb: str, uri: str, error: Exception) -> BlobUnavailable:
+    return BlobUnavailable(f"Can't {verb} {shown(uri)} ({type(error).__name__}).")

@@ -1,0 +1,65 @@
+"""Bring a batch's output and error files to the place that Flyte gave."""
+
+import logging
+
+import orjson
+
+from batchflow.errors import OpenAIUnavailable
+from batchflow.jobs import DownloadSpec, Job
+from batchflow.openai_api import OpenAIApi
+from batchflow.states import JobState
+from batchflow_workers.blobs import publish, scratch_file
+from batchflow_workers.progress import Progress
+from batchflow_workers.runtime import Runtime
+from batchflow_workers.step import end
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "download"
+
+
+def download(runtime: Runtime, job: Job) -> None:
+    """Fetch whichever of the two files there are. Repeating it replaces them with the same."""
+    if not isinstance(job.spec, DownloadSpec):
+        return
+    api = runtime.openai(job.spec.credential)
+    progress = Progress(runtime, job, SOURCE)
+    progress.start("Fetching the batch's files")
+    result: dict[str, str | None] = {}
+    for name, file_id in (
+        ("output_file", job.spec.output_file_id),
+        ("error_file", job.spec.error_file_id),
+    ):
+        uri = f"{job.spec.destination.rstrip('/')}/{name}.jsonl" if file_id else None
+        if file_id and uri:
+            _fetch(api, file_id, uri, progress)
+        result[name] = uri
+    progress.finish("")
+    end(
+        runtime,
+        job.id,
+        SOURCE,
+        JobState.SUCCEEDED,
+        "",
+        result=orjson.dumps(result).decode(),
+        failures=None,
+    )
+
+
+def _fetch(api: OpenAIApi, file_id: str, uri: str, progress: Progress) -> None:
+    with scratch_file() as path:
+        received = 0
+        with api.file_content(file_id) as (length, chunks), path.open("wb") as copy:
+            for chunk in chunks:
+                copy.write(chunk)
+                received += len(chunk)
+                progress.add(len(chunk))
+        if length is None:
+            length = api.retrieve_file(file_id).bytes
+        if received != length:
+            raise OpenAIUnavailable(
+                f"OpenAI sent {received} of the {length} bytes of {file_id}.",
+                outcome_unknown=False,
+            )
+        publish(path, uri)
+    logger.info("Fetched %s, %d bytes", file_id, received)

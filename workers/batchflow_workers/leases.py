@@ -1,0 +1,49 @@
+"""Who is at work on a job: a lease in Redis, renewed while its owner lives."""
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from batchflow.errors import StoreUnavailable
+from batchflow.store import JobStore
+from batchflow.store.commands import acquire_lease, release_lease, renew_lease
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def lease(store: JobStore, what: str, ttl_s: float) -> Iterator[bool]:
+    """Hold a lease while the block runs; yields False, at once, if somebody else has it.
+
+    A thread renews it. An owner that is killed loses it after ``ttl_s``.
+    """
+    token = uuid.uuid4().hex
+    if not store.run(acquire_lease(what, token, ttl_s=ttl_s)):
+        yield False
+        return
+    done = threading.Event()
+    renewer = threading.Thread(
+        target=_renew, args=(store, what, token, ttl_s, done), name=f"lease {what}", daemon=True
+    )
+    renewer.start()
+    try:
+        yield True
+    finally:
+        done.set()
+        renewer.join()
+        try:
+            store.run(release_lease(what, token))
+        except StoreUnavailable:
+            logger.warning("Could not give back the lease of %s; it runs out by itself", what)
+
+
+def _renew(store: JobStore, what: str, token: str, ttl_s: float, done: threading.Event) -> None:
+    while not done.wait(ttl_s / 3):
+        try:
+            if not store.run(renew_lease(what, token, ttl_s=ttl_s)):
+                logger.warning("The lease of %s was lost while work went on", what)
+                return
+        except StoreUnavailable:
+            logger.warning("Redis is away; the lease of %s is not renewed", what)

@@ -1,0 +1,129 @@
+"""What a batch as OpenAI shows it means for its job. The poll, the submit step and every other
+reader of batches write through here."""
+
+import time
+from typing import Any
+
+import orjson
+from openai.types import Batch
+
+from batchflow.jobs import BatchSpec, Job
+from batchflow.settings import Settings
+from batchflow.states import JobState, Stage, stage_of, state_of
+from batchflow.store import commands
+
+#: For so long a completed batch may be without the file ids that its counts call for.
+_FILE_ID_LAG_S = 120
+#: How many of OpenAI's errors a message quotes.
+_QUOTED_ERRORS = 10
+#: A batch is asked about at most this many times less often than a young one.
+_SLOWEST = 8
+#: After this share of a batch's age it is asked about again.
+_AGE_SHARE = 0.1
+
+
+def observe(
+    job: Job, batch: Batch, *, source: str, settings: Settings
+) -> commands.Command[commands.Updated]:
+    """The change that an observation makes. It is guarded: late and repeated ones do no harm."""
+    state = _state(job, batch)
+    done = state is JobState.SUCCEEDED
+    counts = batch.request_counts
+    fields: dict[str, str | int | None] = {
+        "batch_id": batch.id,
+        "openai_status": str(batch.status),
+        "message": _message(job, batch, state),
+        "failures": None,
+        "total": counts.total if counts else 0,
+        "completed": counts.completed if counts else 0,
+        "failed": counts.failed if counts else 0,
+    }
+    for name in ("input_file_id", "output_file_id", "error_file_id", "model"):
+        if value := getattr(batch, name, None):
+            fields[name] = str(value)
+    if done:
+        fields["result"] = orjson.dumps(_result(job, batch)).decode()
+    return commands.update(
+        job.id,
+        source=source,
+        to=state,
+        stage=Stage.FINISHING if _lagging(batch) else stage_of(batch.status),
+        due_in_s=None if state.terminal else next_poll_s(batch, settings),
+        fields=fields,
+    )
+
+
+def next_poll_s(batch: Batch, settings: Settings) -> float:
+    """In how many seconds to ask again: often while a batch is young, less often later."""
+    fastest_s = settings.poll_interval_s
+    age_s = time.time() - batch.created_at
+    return min(max(fastest_s, age_s * _AGE_SHARE), fastest_s * _SLOWEST)
+
+
+def _state(job: Job, batch: Batch) -> JobState:
+    if _lagging(batch):
+        return JobState.RUNNING
+    state = state_of(batch.status)
+    if batch.status == "cancelled" and job.cancel_requested:
+        return JobState.CANCELLED
+    return state
+
+
+def _lagging(batch: Batch) -> bool:
+    """Whether a batch is completed and its file ids have yet to appear."""
+    if batch.status != "completed":
+        return False
+    counts = batch.request_counts
+    complete = bool(batch.output_file_id) or (
+        bool(batch.error_file_id) and not (counts and counts.completed)
+    )
+    nothing_to_come = counts is not None and counts.total == 0
+    ended_at = batch.completed_at or batch.created_at
+    return not complete and not nothing_to_come and time.time() - ended_at < _FILE_ID_LAG_S
+
+
+def _result(job: Job, batch: Batch) -> dict[str, Any]:
+    result = batch.to_dict(mode="json")
+    asked = job.spec.config.get("metadata") if isinstance(job.spec, BatchSpec) else None
+    if asked:
+        # One of 16 pairs had to give way to ours.
+        result["metadata"] = {**asked, **(batch.metadata or {})}
+    return dict(result)
+
+
+def _message(job: Job, batch: Batch, state: JobState) -> str:
+    counts = batch.request_counts
+    done, total = (counts.completed, counts.total) if counts else (0, 0)
+    part = f"{done} of {total} requests were done"
+    kept = ", ".join(
+        f"{name} file {file_id}"
+        for name, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id))
+        if file_id
+    )
+    kept = f" What was done is kept: {kept}." if kept else ""
+    match batch.status, state:
+        case "failed", _:
+            return f"OpenAI refused the batch. {_errors(batch)}"
+        case "expired", _:
+            return f"The batch expired at OpenAI before it was finished; {part}.{kept}"
+        case "cancelled", JobState.CANCELLED:
+            return f"{job.message or 'Cancelled.'} {part[0].upper()}{part[1:]}.{kept}"
+        case "cancelled", _:
+            return f"The batch was cancelled at OpenAI; {part}.{kept}"
+        case "completed", JobState.RUNNING:
+            return "The batch is completed; waiting for OpenAI to show its files"
+    return job.message if job.cancel_requested else ""
+
+
+def _errors(batch: Batch) -> str:
+    errors = (batch.errors.data if batch.errors else None) or []
+    quoted = [
+        f"line {error.line}: {error.message or error.code}"
+        if error.line is not None
+        else str(error.message or error.code)
+        for error in errors[:_QUOTED_ERRORS]
+    ]
+    more = len(errors) - len(quoted)
+    if more > 0:
+        quoted.append(f"and {more} more")
+    return "; ".join(quoted) or "It gave no reason."

@@ -1,0 +1,83 @@
+"""Make a job's batch at OpenAI, exactly once."""
+
+import logging
+from typing import Any
+
+from openai.types import Batch
+
+from batchflow.errors import OpenAIUnavailable
+from batchflow.jobs import BatchSpec, Job
+from batchflow.openai_api import JOB_METADATA_KEY, MAX_METADATA_PAIRS
+from batchflow.states import JobState
+from batchflow.store import commands
+from batchflow_workers.observe import observe
+from batchflow_workers.runtime import Runtime
+from batchflow_workers.settle import still_settling
+from batchflow_workers.step import end, nothing_went_out, postpone
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "submit"
+
+_DEFAULTS = {"completion_window": "24h", "endpoint": "/v1/chat/completions"}
+#: Accepted in ``config`` because the old plugin's documentation passes it; OpenAI's call has no
+#: such parameter.
+_NOT_SENT = frozenset({"model"})
+
+
+def submit(runtime: Runtime, job: Job) -> None:
+    """Create the batch, or find the one that an earlier try made."""
+    if not isinstance(job.spec, BatchSpec) or job.batch_id:
+        return
+    api = runtime.openai(job.spec.credential)
+    if job.tries:
+        if wait_s := still_settling(runtime, job):
+            postpone(
+                runtime, job.id, SOURCE, wait_s, "Finding out whether OpenAI has this batch already"
+            )
+            return
+        if batch := api.find_batch(job.id, not_before=job.created_at):
+            logger.info("%s: an earlier try had made %s", job.id, batch.id)
+            _record(runtime, job, batch)
+            return
+    begun, _ = runtime.store.run(commands.begin(job.id))
+    if begun is commands.Begun.CANCELLED:
+        end(runtime, job.id, SOURCE, JobState.CANCELLED, job.message or "Cancelled.")
+        return
+    if begun is not commands.Begun.BEGUN:
+        return
+    try:
+        batch = api.create_batch(
+            input_file_id=job.spec.input_file_id, config=_parameters(job.id, job.spec.config)
+        )
+    except OpenAIUnavailable as error:
+        if not error.outcome_unknown:
+            nothing_went_out(runtime, job, SOURCE)
+        raise
+    logger.info("%s: made %s", job.id, batch.id)
+    _record(runtime, job, batch)
+
+
+def _record(runtime: Runtime, job: Job, batch: Batch) -> None:
+    updated = runtime.store.run(observe(job, batch, source=SOURCE, settings=runtime.settings))
+    if updated.cancel_requested:
+        # The wish came while the request was out.
+        runtime.update(job.id, SOURCE, due_in_s=0)
+
+
+def _parameters(job_id: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the call gets: the user's config, our defaults, and the job's id in the metadata."""
+    parameters = {
+        **_DEFAULTS,
+        **{
+            name: value
+            for name, value in config.items()
+            if value is not None and name not in _NOT_SENT
+        },
+    }
+    metadata = dict(parameters.get("metadata") or {})
+    if len(metadata) >= MAX_METADATA_PAIRS:
+        # All 16 are in the job's record and in the task's result.
+        del metadata[max(metadata)]
+    parameters["metadata"] = {**metadata, JOB_METADATA_KEY: job_id}
+    return parameters

@@ -1,0 +1,74 @@
+"""Find the jobs that need attention, and send them to whoever attends to them."""
+
+import logging
+from collections import defaultdict
+
+from batchflow.errors import StoreUnavailable
+from batchflow.jobs import Job
+from batchflow.queue import STEP_OF, QueueUnavailable, Step
+from batchflow.states import JobKind
+from batchflow.store import commands
+from batchflow_workers.leases import lease
+from batchflow_workers.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+#: Jobs taken at once, and sent in one poll message at most.
+CLAIM = 1_000
+#: A job whose step was sent is looked at again after this share of its age, within limits: often
+#: enough for a lost message, seldom enough for a long queue.
+_NUDGE_AGE_SHARE = 0.5
+_NUDGE_MAX_S = 600.0
+#: Ended jobs forgotten in one sweep.
+_PURGE = 500
+
+
+def sweep(runtime: Runtime) -> None:
+    """Take all that is due. One sweep at a time: a second one ends at once."""
+    try:
+        with lease(runtime.store, "sweep", runtime.settings.lease_s) as ours:
+            if not ours:
+                return
+            while ids := runtime.store.run(
+                commands.claim_due(CLAIM, hold_s=runtime.settings.lease_s)
+            ):
+                _attend(runtime, ids)
+                if len(ids) < CLAIM:
+                    break
+            _purge(runtime)
+    except StoreUnavailable as error:
+        logger.warning("No sweep: %s", error)
+    except QueueUnavailable as error:
+        # What was taken is due again when its hold ends.
+        logger.warning("The sweep stopped half-way: %s", error)
+
+
+def _attend(runtime: Runtime, ids: list[str]) -> None:
+    now_s = runtime.store.run(commands.time())
+    to_poll: defaultdict[str, list[str]] = defaultdict(list)
+    for job_id, job in zip(ids, runtime.store.run_all([commands.get(i) for i in ids]), strict=True):
+        if job is None or job.terminal:
+            runtime.store.run(commands.purge(job_id, retention_s=runtime.settings.retention_s))
+        elif job.cancel_requested and job.openai_status != "cancelling":
+            _nudge(runtime, job, Step.CANCEL, now_s)
+        elif job.kind is JobKind.BATCH and job.batch_id:
+            to_poll[str(job.spec.credential)].append(job_id)
+        else:
+            _nudge(runtime, job, STEP_OF[job.kind], now_s)
+    for credential, due in to_poll.items():
+        logger.debug("Polling %d batches of %s", len(due), credential)
+        runtime.sender.send(Step.POLL, due)
+
+
+def _nudge(runtime: Runtime, job: Job, step: Step, now_s: float) -> None:
+    age_s = now_s - job.created_at.timestamp()
+    wait_s = min(max(runtime.settings.lease_s, age_s * _NUDGE_AGE_SHARE), _NUDGE_MAX_S)
+    runtime.update(job.id, "sweep", due_in_s=wait_s)
+    runtime.sender.send(step, job.id)
+
+
+def _purge(runtime: Runtime) -> None:
+    retention_s = runtime.settings.retention_s
+    before = runtime.store.run(commands.time()) - retention_s
+    old = runtime.store.run(commands.unchanged_since(before, _PURGE))
+    runtime.store.run_all([commands.purge(job_id, retention_s=retention_s) for job_id in old])

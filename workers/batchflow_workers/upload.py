@@ -1,0 +1,89 @@
+"""Bring a JSONL file from where Flyte put it to OpenAI, after a look at every line."""
+
+import logging
+from pathlib import Path
+
+import orjson
+from openai.types import FileObject
+
+from batchflow.errors import OpenAIRefused, OpenAIUnavailable
+from batchflow.jobs import Job, UploadSpec
+from batchflow.jsonl import JsonlValidator
+from batchflow.states import JobState
+from batchflow.store import commands
+from batchflow_workers.blobs import read_chunks, scratch_file
+from batchflow_workers.progress import Progress
+from batchflow_workers.runtime import Runtime
+from batchflow_workers.settle import still_settling
+from batchflow_workers.step import end, nothing_went_out, postpone
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "upload"
+
+
+def upload(runtime: Runtime, job: Job) -> None:
+    """Upload the file as ``<job id>.jsonl``, or find the one that an earlier try sent."""
+    if not isinstance(job.spec, UploadSpec):
+        return
+    api = runtime.openai(job.spec.credential)
+    name = f"{job.id}.jsonl"
+    if job.tries:
+        if wait_s := still_settling(runtime, job):
+            postpone(
+                runtime, job.id, SOURCE, wait_s, "Finding out whether OpenAI has this file already"
+            )
+            return
+        if found := api.find_file(name, not_before=job.created_at):
+            logger.info("%s: an earlier try had sent %s", job.id, found.id)
+            _succeed(runtime, job, found)
+            return
+    with scratch_file() as path:
+        _fetch(runtime, job, job.spec.uri, path)
+        begun, _ = runtime.store.run(commands.begin(job.id))
+        if begun is not commands.Begun.BEGUN:
+            return
+        try:
+            sent = api.upload_file(path, name)
+        except OpenAIUnavailable as error:
+            if not error.outcome_unknown:
+                nothing_went_out(runtime, job, SOURCE)
+            raise
+    logger.info("%s: sent %s, %d bytes", job.id, sent.id, sent.bytes)
+    if _succeed(runtime, job, sent).outcome is commands.Outcome.REFUSED:
+        _tidy_up(runtime, job, sent)
+
+
+def _fetch(runtime: Runtime, job: Job, uri: str, path: Path) -> None:
+    """Copy the file here and look at each line; raises InvalidInput with all that is wrong."""
+    validator = JsonlValidator(runtime.settings.validation)
+    progress = Progress(runtime, job, SOURCE)
+    progress.start("Reading and checking the file")
+    with path.open("wb") as copy:
+        for chunk in read_chunks(uri):
+            validator.feed(chunk)
+            copy.write(chunk)
+            progress.add(len(chunk))
+    summary = validator.finish()
+    progress.finish("Sending the file to OpenAI", total=summary.lines, model=summary.model)
+
+
+def _succeed(runtime: Runtime, job: Job, file: FileObject) -> commands.Updated:
+    return end(
+        runtime,
+        job.id,
+        SOURCE,
+        JobState.SUCCEEDED,
+        "",
+        input_file_id=file.id,
+        result=orjson.dumps({"file_id": file.id}).decode(),
+        failures=None,
+    )
+
+
+def _tidy_up(runtime: Runtime, job: Job, file: FileObject) -> None:
+    """The job was cancelled while the file was on its way: nobody will use it."""
+    try:
+        runtime.openai(job.spec.credential).delete_file(file.id)
+    except (OpenAIUnavailable, OpenAIRefused) as error:
+        logger.warning("%s: %s stays at OpenAI: %s", job.id, file.id, error)
