@@ -103,16 +103,11 @@ class InvalidJsonl(InvalidInput):
 
 
 class JsonlValidator:
-    """Checks a file that is fed piece by piece, cut anywhere, holding one line at a time.
+    """Checks a file that is fed piece by piece, cut anywhere, holding one line at a time."""
 
-    ``endpoint`` is the batch's endpoint where it is known: in strict validation the requests'
-    ``url`` must be the same.
-    """
-
-    def __init__(self, mode: Validation, endpoint: str | None = None) -> None:
+    def __init__(self, mode: Validation) -> None:
         self._mode = mode
         self._strict = mode is Validation.STRICT
-        self._endpoint = endpoint
         self._tail = bytearray()
         self._size_bytes = 0
         self._line = 0
@@ -120,7 +115,7 @@ class JsonlValidator:
         self._blank_lines = 0
         self._embedding_inputs = 0
         self._hopeless: str | None = None
-        self._seen: dict[int, int] = {}  # hash of a custom_id -> its line
+        self._seen: dict[str, int] = {}  # custom_id -> its line
         self._first: dict[str, tuple[str, int]] = {}  # url, model -> the first one and its line
         self._problems: list[Problem] = []
         self._count = 0
@@ -197,7 +192,7 @@ class JsonlValidator:
         if fault := _text_fault("custom_id", custom_id):
             self._report(fault)
             return
-        line = self._seen.setdefault(hash(custom_id), self._line)
+        line = self._seen.setdefault(custom_id, self._line)
         if line != self._line:
             self._report(f"custom_id {_excerpt(custom_id)} was already used on line {line}")
 
@@ -210,7 +205,8 @@ class JsonlValidator:
         else:
             self._check_same("url", url)
         if isinstance(body, dict):
-            self._check_same("model", body.get("model"))
+            if "model" in body:  # not every endpoint calls for one
+                self._check_same("model", body["model"])
             if isinstance(url, str) and url.endswith("/v1/embeddings"):
                 self._embedding_inputs += _embedding_inputs(body.get("input"))
         else:
@@ -257,12 +253,6 @@ class JsonlValidator:
             yield (
                 f"the requests have {self._embedding_inputs:,} embedding inputs in all "
                 f"and OpenAI takes at most {MAX_EMBEDDING_INPUTS:,}"
-            )
-        url = self._first_of("url")
-        if url and self._endpoint and url != self._endpoint:
-            yield (
-                f"the requests' url is {_excerpt(url)} "
-                f"and the batch's endpoint {_excerpt(self._endpoint)}"
             )
 
     def _error(self) -> InvalidJsonl:

@@ -45,11 +45,9 @@ def embeddings(custom_id: str, value: Any) -> bytes:
     return line(custom_id, url=EMBEDDINGS, body={"model": "m", "input": value})
 
 
-def check(
-    *chunks: bytes, mode: Validation = STRICT, endpoint: str | None = None
-) -> JsonlSummary | InvalidJsonl:
+def check(*chunks: bytes, mode: Validation = STRICT) -> JsonlSummary | InvalidJsonl:
     """What a validator says of a file, an error as a value."""
-    validator = JsonlValidator(mode, endpoint)
+    validator = JsonlValidator(mode)
     try:
         for chunk in chunks:
             validator.feed(chunk)
@@ -58,8 +56,8 @@ def check(
         return error
 
 
-def problems(*chunks: bytes, mode: Validation = STRICT, endpoint: str | None = None) -> list[str]:
-    result = check(*chunks, mode=mode, endpoint=endpoint)
+def problems(*chunks: bytes, mode: Validation = STRICT) -> list[str]:
+    result = check(*chunks, mode=mode)
     return [str(problem) for problem in result.problems] if isinstance(result, InvalidJsonl) else []
 
 
@@ -99,7 +97,7 @@ def test_valid_files_pass(data: bytes, mode: Validation) -> None:
 def test_the_summary_says_what_the_file_holds() -> None:
     data = line("a") + line("b") + b"\n"
 
-    assert check(data, endpoint=URL) == JsonlSummary(2, len(data), URL, "m")
+    assert check(data) == JsonlSummary(2, len(data), URL, "m")
     assert check(data, mode=JSON) == JsonlSummary(2, len(data), None, None)
     assert check(data, mode=OFF) == JsonlSummary(None, len(data), None, None)
 
@@ -215,13 +213,13 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
         line("a", body=...) + line("b", body="x"),
         ["line 1: no body", "line 2: body is a string, not an object"],
     ),
-    "no model": (
+    "a model that is none": (
         line("a", body={}) + line("b", body={"model": ""}) + line("c", body={"model": 4}),
-        ["line 1: no model", "line 2: model is empty", "line 3: model is a number, not a string"],
+        ["line 2: model is empty", "line 3: model is a number, not a string"],
     ),
     "mixed models": (
         line("a", body={}) + line("b") + line("c", body={"model": "n"}),
-        ["line 1: no model", "line 3: model 'n' differs from 'm' on line 2; a batch has one model"],
+        ["line 3: model 'n' differs from 'm' on line 2; a batch has one model"],
     ),
     "several faults in a line": (
         b"{}",
@@ -278,15 +276,6 @@ def test_without_validation_everything_passes(data: bytes) -> None:
 @pytest.mark.parametrize("chunks", [[], [b""]])
 def test_an_empty_file_is_always_refused(mode: Validation, chunks: list[bytes]) -> None:
     assert problems(*chunks, mode=mode) == ["the file is empty"]
-
-
-def test_the_urls_must_be_the_batch_s_endpoint() -> None:
-    data = line("a") + line("b")
-
-    assert problems(data, endpoint=EMBEDDINGS) == [
-        "the requests' url is '/v1/chat/completions' and the batch's endpoint '/v1/embeddings'"
-    ]
-    assert problems(data, endpoint=EMBEDDINGS, mode=JSON) == []
 
 
 def test_a_file_of_50_000_requests_is_the_largest() -> None:
@@ -368,7 +357,7 @@ def test_problems_are_values() -> None:
 
 
 def test_the_example_file_is_valid() -> None:
-    result = check(EXAMPLE.read_bytes(), endpoint=URL)
+    result = check(EXAMPLE.read_bytes())
 
     assert isinstance(result, JsonlSummary)
     assert (result.url, result.model) == (URL, "gpt-4o-mini")
