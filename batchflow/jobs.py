@@ -90,6 +90,8 @@ class BatchSpec(_Frozen):
     credential: Credential
     input_file_id: OpenAIId
     config: dict[str, Any]
+    #: Whether an expired batch with output is a success.
+    accept_partial: bool = False
 
 
 class DownloadSpec(_Frozen):

@@ -3,8 +3,8 @@
 from functools import cache
 from typing import Annotated
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchflow.errors import InvalidSettings
 from batchflow.jsonl import Validation
@@ -33,12 +33,22 @@ class Settings(BaseSettings):
     retention_s: float = Field(default=7 * 86_400, ge=60)
     #: What upload checks: ``strict``, ``json`` or ``off``.
     validation: Validation = Validation.STRICT
+    #: What workers may read and write: prefixes such as ``s3://bucket/`` or ``/data/``, with
+    #: commas. Default: object stores, and on a local stack the temporary and current folder.
+    allowed_uris: Annotated[tuple[str, ...] | None, NoDecode] = None
     #: How long one request to OpenAI may take; a transfer may pause this long.
     openai_timeout_s: float = Field(default=60, gt=0, le=3_600)
     #: After a request with an unknown outcome: how long until OpenAI's lists show what it made.
     settle_s: float = Field(default=20, ge=0, le=3_600)
     #: A worker that has not renewed its lease for so long is taken for dead.
     lease_s: float = Field(default=30, ge=0.5, le=3_600)
+
+    @field_validator("allowed_uris", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
 
     def require_redis_url(self) -> str:
         """The Redis URL; raises InvalidSettings when none is set."""

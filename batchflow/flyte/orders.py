@@ -39,7 +39,11 @@ def batch_spec(custom: Mapping[str, Any], input_file_id: str) -> BatchSpec:
     config = custom.get("config") or {}
     check_batch_config(config)
     return _parsed(
-        BatchSpec, credential=_credential(custom), input_file_id=input_file_id, config=config
+        BatchSpec,
+        credential=_credential(custom),
+        input_file_id=input_file_id,
+        config=config,
+        accept_partial=custom.get("accept_partial", False),
     )
 
 

@@ -50,6 +50,7 @@ class BatchEndpointTask(_ThroughConnector, PythonTask):  # type: ignore[misc]  #
         name: str,
         config: dict[str, Any],
         openai_organization: str | None = None,
+        accept_partial: bool = False,
         **kwargs: Any,
     ) -> None:
         """
@@ -58,6 +59,8 @@ class BatchEndpointTask(_ThroughConnector, PythonTask):  # type: ignore[misc]  #
             ``endpoint`` (default ``/v1/chat/completions``), ``metadata``, ``output_expires_after``.
             ``model`` is recorded and shown, and not sent: each request names its own.
         :param openai_organization: the OpenAI organization that the batch belongs to.
+        :param accept_partial: whether a batch that expired at OpenAI counts as a success if it has
+            output, which the download task then fetches.
         :raises InvalidInput: when the config can't work.
         """
         check_batch_config(config)
@@ -72,10 +75,13 @@ class BatchEndpointTask(_ThroughConnector, PythonTask):  # type: ignore[misc]  #
         )
         self._openai_organization = openai_organization
         self._config = config
+        self._accept_partial = accept_partial
 
     def get_custom(self, settings: SerializationSettings) -> dict[str, Any]:
         """What the connector gets to know of this task."""
-        return {"openai_organization": self._openai_organization, "config": self._config}
+        custom = {"openai_organization": self._openai_organization, "config": self._config}
+        # Absent when it is off, so that custom is what the old plugin's is.
+        return {**custom, "accept_partial": True} if self._accept_partial else custom
 
 
 @dataclass

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from batchflow.simulator import ids
-from batchflow.simulator.batches import ENDED, Batch, Fate
+from batchflow.simulator.batches import Batch, Fate
 from batchflow.simulator.errors import ApiError, not_found
 from batchflow.simulator.requests import limit_of, read_json
 from batchflow.simulator.state import Simulator
+from batchflow.simulator.statuses import ENDED
 
 _DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
@@ -65,6 +65,7 @@ def create_app(config: SimulatorConfig) -> Starlette:
         exception_handlers={
             ApiError: _refused,
             HTTPException: _no_route,
+            ClientDisconnect: _gone,
             Exception: _defect,
         },
     )
@@ -82,6 +83,10 @@ async def _no_route(request: Request, error: Exception) -> Response:
         message = f"Not allowed to {method} on {path}."
         return ApiError(405, message, code="method_not_supported").response()
     return ApiError(error.status_code, f"Invalid URL ({method} {path})").response()
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody is there to read it
 
 
 async def _defect(request: Request, error: Exception) -> Response:

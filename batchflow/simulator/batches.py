@@ -7,11 +7,6 @@ from typing import Any
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.inspection import BatchError, Inspection
 
-#: The statuses in which nothing happens any more.
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-#: The statuses that OpenAI lists, of a batch that still lives.
-LIVE = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
-
 #: What a batch that is told to fail gives as the reason, for the codes that have a usual one.
 _FAILURES = {
     "token_limit_exceeded": (

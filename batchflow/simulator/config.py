@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from batchflow.simulator.faults import Outage
+from batchflow.simulator.statuses import KNOWN
 
 #: The longest duration that can be set, in seconds: 30 days.
 LONGEST_S = 2_592_000
@@ -45,8 +46,15 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _unlisted(status: str) -> str:
+    if status in KNOWN:
+        raise ValueError("has to be a status that OpenAI doesn't list")
+    return status
+
+
 HttpUrl = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
+UnlistedStatus = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_unlisted)]
 
 
 class SimulatorConfig(BaseModel):
@@ -67,10 +75,8 @@ class SimulatorConfig(BaseModel):
     output_file_lag_s: Seconds = Field(
         default=0.0, description="`completed` is visible so long before the ids of its files"
     )
-    extra_status: str | None = Field(
+    extra_status: UnlistedStatus | None = Field(
         default=None,
-        min_length=1,
-        max_length=64,
         description="a status that OpenAI doesn't list, shown before `in_progress`",
     )
     extra_status_s: Seconds = Field(default=1.0, description="how long it is shown")

@@ -8,12 +8,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batchflow.simulator.batches import ENDED, LIVE, Fate
+from batchflow.simulator.batches import Fate
 from batchflow.simulator.config import LONGEST_S, SimulatorConfig
 from batchflow.simulator.errors import ApiError, from_validation, not_found
 from batchflow.simulator.faults import Outage
 from batchflow.simulator.requests import read_body, read_json, read_object
 from batchflow.simulator.state import Simulator
+from batchflow.simulator.statuses import ENDED, LIVE
 
 #: The most batches whose end can be ordered ahead.
 _MAX_FATES = 100_000

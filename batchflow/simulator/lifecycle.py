@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NoReturn, TypeVar
 
-from batchflow.simulator.batches import ENDED, LIVE, Batch, Fate, Outcome
+from batchflow.simulator.batches import Batch, Fate, Outcome
 from batchflow.simulator.files import FileStore
 from batchflow.simulator.inspection import BatchError, Inspection, inspect
 from batchflow.simulator.results import Job, Tally, write_results
+from batchflow.simulator.statuses import ENDED, KNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,13 @@ class Lives:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def _live(self, batch: Batch) -> None:
+        try:
+            await self._follow(batch)
+        finally:
+            # Also when the task is stopped: nobody is to wait for what doesn't come any more.
+            batch.ended.set()
+
+    async def _follow(self, batch: Batch) -> None:
         step = self._run
         while batch.status not in ENDED:
             try:
@@ -97,8 +105,8 @@ class Lives:
         """Carry out an order that came while the batch lived."""
         order, batch.order = batch.order, None
         batch.interrupted.clear()
-        if order is None:  # pragma: no cover - an interruption always comes with an order
-            return
+        if order is None:
+            raise RuntimeError("interrupted without an order")
         if order.status == "failed":
             await self._ensure_inspected(batch)
             self._fail(batch, batch.failure(order.code or "server_error", order.message))
@@ -147,7 +155,7 @@ class Lives:
     async def _detour(self, batch: Batch) -> None:
         """Show a status that OpenAI doesn't list, if one is wanted."""
         config, fate = batch.config, batch.fate
-        if fate is not None and fate.status not in ENDED | LIVE:
+        if fate is not None and fate.status not in KNOWN:
             batch.enter(fate.status, time.time())
             shown_s = config.extra_status_s if fate.shown_s is None else fate.shown_s
             await self._wait(batch, shown_s)
@@ -251,7 +259,6 @@ class Lives:
     def _end(self, batch: Batch, status: str) -> None:
         self._enqueued[batch.organization] -= batch.enqueued_tokens
         batch.enter(status, time.time())
-        batch.ended.set()
         self._on_end(batch)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

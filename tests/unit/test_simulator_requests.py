@@ -193,6 +193,7 @@ def test_too_many_embedding_inputs_are_too_many_tasks(tmp_path: Path) -> None:
         {"webhook_secret": "whsec_"},
         {"webhook_url": "file:///etc/passwd", "webhook_secret": "whsec_YWJj"},
         {"webhook_url": "http://127.0.0.1/"},
+        {"extra_status": "completed"},
     ],
 )
 def test_wrong_settings_are_refused(fields: dict[str, object]) -> None:

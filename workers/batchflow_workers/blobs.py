@@ -7,20 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from flytekit import FlyteContextManager
 
 from batchflow.errors import BlobUnavailable, InvalidInput
+from batchflow_workers.allowed import local_path, shown
 
 _CHUNK_BYTES = 4 << 20
-
-
-def shown(uri: str) -> str:
-    """A URI for people: without the password or signature that it may carry."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def read_chunks(uri: str) -> Iterator[bytes]:
@@ -67,14 +60,6 @@ def scratch_file() -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def local_path(uri: str) -> Path | None:
-    """The path that a URI means on this machine, or None if it means another place."""
-    scheme = urlsplit(uri).scheme
-    if scheme not in ("", "file"):
-        return None
-    return Path(uri.removeprefix("file://"))
 
 
 def _filesystem(uri: str) -> Any:

@@ -8,6 +8,7 @@ from batchflow.errors import OpenAIUnavailable
 from batchflow.jobs import DownloadSpec, Job
 from batchflow.openai_api import OpenAIApi
 from batchflow.states import JobState
+from batchflow_workers.allowed import allowed_uris, check_uri
 from batchflow_workers.blobs import publish, scratch_file
 from batchflow_workers.progress import Progress
 from batchflow_workers.runtime import Runtime
@@ -22,6 +23,7 @@ def download(runtime: Runtime, job: Job) -> None:
     """Fetch whichever of the two files there are. Repeating it replaces them with the same."""
     if not isinstance(job.spec, DownloadSpec):
         return
+    check_uri(job.spec.destination, allowed_uris(runtime.settings))
     api = runtime.openai(job.spec.credential)
     progress = Progress(runtime, job, SOURCE)
     progress.start("Fetching the batch's files")

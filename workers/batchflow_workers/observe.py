@@ -66,6 +66,9 @@ def _state(job: Job, batch: Batch) -> JobState:
     state = state_of(batch.status)
     if batch.status == "cancelled" and job.cancel_requested:
         return JobState.CANCELLED
+    accepts = isinstance(job.spec, BatchSpec) and job.spec.accept_partial
+    if batch.status == "expired" and batch.output_file_id and accepts:
+        return JobState.SUCCEEDED
     return state
 
 

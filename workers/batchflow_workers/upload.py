@@ -11,6 +11,7 @@ from batchflow.jobs import Job, UploadSpec
 from batchflow.jsonl import JsonlValidator
 from batchflow.states import JobState
 from batchflow.store import commands
+from batchflow_workers.allowed import allowed_uris, check_uri
 from batchflow_workers.blobs import read_chunks, scratch_file
 from batchflow_workers.progress import Progress
 from batchflow_workers.runtime import Runtime
@@ -26,6 +27,7 @@ def upload(runtime: Runtime, job: Job) -> None:
     """Upload the file as ``<job id>.jsonl``, or find the one that an earlier try sent."""
     if not isinstance(job.spec, UploadSpec):
         return
+    check_uri(job.spec.uri, allowed_uris(runtime.settings))
     api = runtime.openai(job.spec.credential)
     name = f"{job.id}.jsonl"
     if job.tries:
