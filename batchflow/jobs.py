@@ -176,6 +176,8 @@ class Job(_Frozen):
     tried_at: datetime | None = None
     #: Times in a row that a step broke for a reason other than OpenAI.
     failures: int = 0
+    #: Since when it waits for OpenAI's limit of enqueued tokens.
+    waiting_since: datetime | None = None
     cancel_requested: bool = False
     created_at: datetime
     updated_at: datetime

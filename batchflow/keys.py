@@ -15,6 +15,8 @@ name                  type    what                                       goes aw
 ``openai:<batch>``    STRING  job id that made this OpenAI batch         after OPENAI_TTL_S
 ``lease:<what>``      STRING  owner's token                              TTL, renewed by the owner
 ``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s   TTL, or the next success
+``waiting:<line>``    ZSET    job id -> when it was made; who waits      with the last one
+                              for capacity, ``<credential>|<model>``
 ``events``            STREAM  every transition                           trimmed to MAX_EVENTS
 ====================  ======  =========================================  ======================
 """
@@ -48,6 +50,11 @@ def lease(what: str) -> str:
 def backoff(credential: str) -> str:
     """Until when nobody is to ask OpenAI with a credential, after failures."""
     return f"backoff:{credential}"
+
+
+def waiting(line: str) -> str:
+    """Who waits for capacity at OpenAI, in order."""
+    return f"waiting:{line}"
 
 
 def full(prefix: str, name: str) -> str:

@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from batchflow import keys
 from batchflow.errors import BatchflowError
+from batchflow.redis_url import broker
 from batchflow.settings import Settings
 from batchflow.states import JobKind
 
@@ -71,7 +72,8 @@ class QueueUnavailable(BatchflowError):
 def make_app(settings: Settings) -> Celery:
     """A Celery app that sends and receives Batchflow's messages."""
     queue_name = partial(keys.queue, settings.key_prefix)
-    app = Celery("batchflow", broker=settings.require_broker_url(), set_as_current=False)
+    broker_url, broker_options = broker(settings.require_broker_url())
+    app = Celery("batchflow", broker=broker_url, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -100,6 +102,7 @@ def make_app(settings: Settings) -> Celery:
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
+            **broker_options,
         },
         # The schedule is in the code; nothing is worth a file on disk.
         beat_scheduler="celery.beat:Scheduler",

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     openai_timeout_s: float = Field(default=60, gt=0, le=3_600)
     #: After a request with an unknown outcome: how long until OpenAI's lists show what it made.
     settle_s: float = Field(default=20, ge=0, le=3_600)
+    #: How long a job waits for OpenAI's limit of enqueued tokens before it fails.
+    quota_wait_s: float = Field(default=86_400, ge=0)
     #: A worker that has not renewed its lease for so long is taken for dead.
     lease_s: float = Field(default=30, ge=0.5, le=3_600)
 

@@ -78,7 +78,8 @@ def _check_expiry(expiry: object) -> None:
             "{'anchor': 'created_at', 'seconds': 86400}."
         )
     seconds = expiry["seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != int(seconds):
+    whole = isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds % 1 == 0
+    if not whole or seconds <= 0:
         raise InvalidInput(
             f"config['output_expires_after']['seconds'] must be a whole number, "
             f"not {_shown(seconds)}."

@@ -84,7 +84,13 @@ def next_order(order: Order, created: Created) -> Order | None:
     orders the next generation. The same attempt, repeated, gets what it had.
     """
     job = created.job
-    if created.new or not job.terminal or job.succeeded or job.attempt >= order.attempt:
+    if (
+        created.new
+        or job is None
+        or not job.terminal
+        or job.succeeded
+        or job.attempt >= order.attempt
+    ):
         return None
     generation = order.generation + 1
     if generation > _MAX_GENERATIONS:

@@ -4,17 +4,25 @@ A function here makes a :class:`Command`, which either store carries out:
 ``JobStore.run(get(job_id))`` blocks, ``await AsyncJobStore.run(get(job_id))`` does not.
 """
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from pydantic import ValidationError
+
 from batchflow import keys
 from batchflow.jobs import Job, Order
 from batchflow.states import LIVE, JobKind, JobState, Stage, may_follow
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+#: See :func:`update`.
+NO_BATCH = "none"
 
 #: Shared backoff of a credential, in seconds.
 FIRST_BACKOFF_S = 1.0
@@ -76,9 +84,10 @@ class Cancelled(StrEnum):
 
 @dataclass(frozen=True)
 class Created:
-    """The answer to :func:`create`: the job, and whether it is new."""
+    """The answer to :func:`create`: the job, None if its record can't be read, and whether it is
+    new."""
 
-    job: Job
+    job: Job | None
     new: bool
 
 
@@ -117,7 +126,7 @@ def create(
 
 
 def get(job_id: str) -> Command[Job | None]:
-    """Read a job's record."""
+    """Read a job's record; None if there is none, or none that this code can read."""
     return Command(
         "HGETALL", [keys.job(job_id)], [], lambda raw: _job(job_id, raw) if raw else None
     )
@@ -129,13 +138,16 @@ def update(
     source: str,
     to: JobState | None = None,
     stage: Stage | None = None,
+    of_batch: str = "",
     due_in_s: float | None = None,
     fields: Mapping[str, str | int | None] | None = None,
 ) -> Command[Updated]:
     """Change a live job.
 
     ``stage`` says that the fields were observed at OpenAI, and how far the batch was then; an
-    observation older than what is known is dropped. Counts only grow. None removes a field.
+    observation older than what is known is dropped. ``of_batch`` says which batch the fields are
+    about: if the job has another one by now, or with NO_BATCH, has one already, they are as stale.
+    Counts only grow. None removes a field.
     """
     fields = fields or {}
     batch_id = fields.get("batch_id")
@@ -153,6 +165,7 @@ def update(
             keys.OPENAI_TTL_S,
             keys.MAX_EVENTS,
             source,
+            of_batch,
             *_flat({name: "" if value is None else str(value) for name, value in fields.items()}),
         ],
         lambda raw: Updated(Outcome(raw[0]), JobState(raw[1]) if raw[1] else None, bool(raw[2])),
@@ -228,9 +241,37 @@ def find_batch(batch_id: str) -> Command[str | None]:
     return Command("GET", [keys.openai(batch_id)], [], lambda raw: raw)
 
 
+def join_line(line: str, job: Job) -> Command[bool]:
+    """Wait for capacity, in the order in which the jobs were made."""
+    score = job.created_at.timestamp()
+    return Command("ZADD", [keys.waiting(line)], ["NX", score, job.id], bool)
+
+
+def leave_line(line: str, job_id: str) -> Command[bool]:
+    """Wait no longer; False if it did not."""
+    return Command("ZREM", [keys.waiting(line)], [job_id], bool)
+
+
+def first_in_line(line: str) -> Command[str | None]:
+    """The job that has waited longest."""
+    return Command("ZRANGE", [keys.waiting(line)], [0, 0], lambda raw: raw[0] if raw else None)
+
+
+def place_in_line(line: str, job_id: str) -> Command[int]:
+    """How many jobs are before this one."""
+    return Command("ZRANK", [keys.waiting(line)], [job_id], lambda raw: int(raw or 0))
+
+
 def time() -> Command[float]:
     """Redis' clock, epoch seconds."""
     return Command("TIME", [], [], lambda raw: float(raw[0]) + float(raw[1]) / 1e6)
+
+
+def eviction_policy() -> Command[tuple[int, str]]:
+    """Redis' memory limit in bytes, 0 for none, and what it throws away when it is reached."""
+    return Command(
+        "INFO", [], ["memory"], lambda raw: (int(raw["maxmemory"]), str(raw["maxmemory_policy"]))
+    )
 
 
 def acquire_lease(what: str, token: str, *, ttl_s: float) -> Command[bool]:
@@ -289,8 +330,13 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _job(job_id: str, record: Mapping[str, str]) -> Job:
-    return Job.model_validate({"id": job_id, **record})
+def _job(job_id: str, record: Mapping[str, str]) -> Job | None:
+    try:
+        return Job.model_validate({"id": job_id, **record})
+    except ValidationError as error:
+        fields = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
+        logger.error("%s: the record can't be read, look at: %s", job_id, fields)  # noqa: TRY400 - the fields say it all
+        return None
 
 
 def _counts(raw: Mapping[str, str]) -> dict[tuple[JobKind, JobState], int]:

@@ -1,15 +1,21 @@
 """How a process connects to Redis."""
 
+import logging
 from typing import Any
 
-from redis import Redis
+from redis import Redis, Sentinel
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import Sentinel as AsyncSentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from batchflow.redis_url import is_sentinel, parse_sentinel
 from batchflow.settings import Settings
+from batchflow.store.commands import eviction_policy
 from batchflow.store.stores import AsyncJobStore, JobStore
+
+logger = logging.getLogger(__name__)
 
 #: A command is tried this often before Redis counts as unreachable: long enough for a dropped
 #: connection, short enough for a `get` that has to answer.
@@ -17,7 +23,38 @@ _RETRIES = 2
 _TIMEOUT_S = 5.0
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def connect(settings: Settings) -> JobStore:
+    """The store for a blocking process. Nothing is sent before the first command."""
+    url = settings.require_redis_url()
+    options = _options() | {"retry": Retry(_backoff(), _RETRIES)}
+    redis = _master(Sentinel, url, options) if is_sentinel(url) else Redis.from_url(url, **options)
+    return JobStore(redis, settings.key_prefix)
+
+
+def connect_async(settings: Settings) -> AsyncJobStore:
+    """The store for the running event loop. Nothing is sent before the first command."""
+    url = settings.require_redis_url()
+    options = _options() | {"retry": AsyncRetry(_backoff(), _RETRIES)}
+    redis = (
+        _master(AsyncSentinel, url, options)
+        if is_sentinel(url)
+        else AsyncRedis.from_url(url, **options)
+    )
+    return AsyncJobStore(redis, settings.key_prefix)
+
+
+def warn_of_eviction(store: JobStore) -> None:
+    """Log a warning if Redis may throw records away; raises StoreUnavailable."""
+    limit_bytes, policy = store.run(eviction_policy())
+    if limit_bytes and policy != "noeviction":
+        logger.warning(
+            "Redis has a memory limit and the eviction policy %s: it will throw away jobs that "
+            "are live. Set maxmemory-policy to noeviction.",
+            policy,
+        )
+
+
+def _options() -> dict[str, Any]:
     return {
         "decode_responses": True,
         "socket_timeout": _TIMEOUT_S,
@@ -27,15 +64,16 @@ def _options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def connect(settings: Settings) -> JobStore:
-    """The store for a blocking process. Nothing is sent before the first command."""
-    retry = Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), _RETRIES)
-    redis = Redis.from_url(settings.require_redis_url(), retry=retry, **_options(settings))
-    return JobStore(redis, settings.key_prefix)
+def _backoff() -> ExponentialWithJitterBackoff:
+    return ExponentialWithJitterBackoff(cap=0.5, base=0.05)
 
 
-def connect_async(settings: Settings) -> AsyncJobStore:
-    """The store for the running event loop. Nothing is sent before the first command."""
-    retry = AsyncRetry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), _RETRIES)
-    redis = AsyncRedis.from_url(settings.require_redis_url(), retry=retry, **_options(settings))
-    return AsyncJobStore(redis, settings.key_prefix)
+def _master(sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:
+    """A client that asks the Sentinels who is master whenever it connects."""
+    address = parse_sentinel(url)
+    timeouts = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+    sentinel = sentinel_class(
+        address.sentinels, sentinel_kwargs={**timeouts, **address.sentinel_options}
+    )
+    login = {"db": address.db, "username": address.username, "password": address.password}
+    return sentinel.master_for(address.master, **login, **options)

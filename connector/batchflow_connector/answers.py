@@ -36,6 +36,13 @@ def being_found_again(order: Order) -> Resource:
     return _kept_alive(order, "Redis had lost this job's record; finding out how far it had come")
 
 
+def unreadable(order: Order) -> Resource:
+    """A job whose record another version of Batchflow wrote."""
+    return _kept_alive(
+        order, "This job's record was written by another version of Batchflow; update the connector"
+    )
+
+
 def store_unreachable(order: Order) -> Resource:
     """A job of which nothing is known just now."""
     return _kept_alive(order, "status store unreachable")

@@ -77,11 +77,7 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         try:
             job = await backend().store.run(commands.get(order.job_id))
             if job is None:
-                logger.warning("%s: Redis has no record; making it again", order.job_id)
-                await backend().store.run(
-                    commands.create(order, due_in_s=0, source="get", remade=True)
-                )
-                return answers.being_found_again(order)
+                return await _find_again(order)
         except StoreUnavailable as error:
             logger.warning("%s: %s", order.job_id, error)
             return answers.store_unreachable(order)
@@ -165,6 +161,17 @@ async def _place(order: Order) -> Order:
     if created.new:
         await _send(STEP_OF[JobKind(order.spec.kind)], order.job_id)
     return order
+
+
+async def _find_again(order: Order) -> Resource:
+    """Answer for a job that Redis has no record of, or none that can be read."""
+    created = await backend().store.run(
+        commands.create(order, due_in_s=0, source="get", remade=True)
+    )
+    if not created.new:
+        return answers.unreadable(order)
+    logger.warning("%s: Redis had no record; made it again", order.job_id)
+    return answers.being_found_again(order)
 
 
 async def _send(step: Step, job_id: str) -> None:

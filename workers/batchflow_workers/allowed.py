@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from batchflow.errors import InvalidInput
+from batchflow.redis_url import is_sentinel
 from batchflow.settings import Settings
 
 #: Object stores that flytekit's file access knows; what a worker may do there, its own
@@ -84,7 +85,10 @@ def _is_within(uri: str, prefix: str) -> bool:
 
 def _is_local_stack(settings: Settings) -> bool:
     """Whether Redis is on this machine: then so are the tasks that wait for it."""
-    parts = urlsplit(settings.require_redis_url())
+    url = settings.require_redis_url()
+    if is_sentinel(url):
+        return False
+    parts = urlsplit(url)
     if parts.scheme == "unix" or parts.hostname == "localhost":
         return True
     try:

@@ -1,12 +1,18 @@
 """The Celery app: its tasks, and what beat sends when."""
 
-from batchflow.errors import InvalidSettings
+import logging
+
+from celery.signals import worker_init
+
+from batchflow.errors import InvalidSettings, StoreUnavailable
 from batchflow.queue import Sender, Step, make_app
 from batchflow.settings import load_settings
-from batchflow.store import connect
+from batchflow.store import connect, warn_of_eviction
 from batchflow_workers import cancel, download, poll, submit, sweep, upload
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import take_step
+
+logger = logging.getLogger(__name__)
 
 try:
     _settings = load_settings()
@@ -16,6 +22,15 @@ except InvalidSettings as error:
     raise SystemExit(str(error)) from None
 
 _runtime = Runtime(_settings, connect(_settings), Sender(app))
+
+
+@worker_init.connect
+def _look_at_redis(**_: object) -> None:
+    try:
+        warn_of_eviction(_runtime.store)
+    except StoreUnavailable as error:
+        logger.warning("%s", error)
+
 
 app.conf.beat_schedule = {
     "sweep": {

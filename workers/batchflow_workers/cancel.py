@@ -4,7 +4,7 @@ import logging
 
 from batchflow.jobs import Job
 from batchflow_workers import submit
-from batchflow_workers.observe import observe
+from batchflow_workers.capacity import record
 from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -22,4 +22,4 @@ def cancel(runtime: Runtime, job: Job) -> None:
         return
     batch = runtime.openai(job.spec.credential).cancel_batch(job.batch_id)
     logger.info("%s: asked OpenAI to cancel %s, which is %s", job.id, batch.id, batch.status)
-    runtime.store.run(observe(job, batch, source=SOURCE, settings=runtime.settings))
+    record(runtime, [(job, batch)], SOURCE)

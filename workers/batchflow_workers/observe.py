@@ -23,9 +23,12 @@ _AGE_SHARE = 0.1
 
 
 def observe(
-    job: Job, batch: Batch, *, source: str, settings: Settings
+    job: Job, batch: Batch, *, source: str, settings: Settings, new: bool = False
 ) -> commands.Command[commands.Updated]:
-    """The change that an observation makes. It is guarded: late and repeated ones do no harm."""
+    """The change that an observation makes. It is guarded: late and repeated ones do no harm.
+
+    ``new`` says that the batch was made, or found again, just now; else it must be the job's.
+    """
     state = _state(job, batch)
     done = state is JobState.SUCCEEDED
     counts = batch.request_counts
@@ -47,6 +50,7 @@ def observe(
         job.id,
         source=source,
         to=state,
+        of_batch=commands.NO_BATCH if new else batch.id,
         stage=Stage.FINISHING if _lagging(batch) else stage_of(batch.status),
         due_in_s=None if state.terminal else next_poll_s(batch, settings),
         fields=fields,
@@ -106,7 +110,7 @@ def _message(job: Job, batch: Batch, state: JobState) -> str:
     kept = f" What was done is kept: {kept}." if kept else ""
     match batch.status, state:
         case "failed", _:
-            return f"OpenAI refused the batch. {_errors(batch)}"
+            return f"OpenAI refused the batch. {errors_of(batch)}"
         case "expired", _:
             return f"The batch expired at OpenAI before it was finished; {part}.{kept}"
         case "cancelled", JobState.CANCELLED:
@@ -118,7 +122,8 @@ def _message(job: Job, batch: Batch, state: JobState) -> str:
     return job.message if job.cancel_requested else ""
 
 
-def _errors(batch: Batch) -> str:
+def errors_of(batch: Batch) -> str:
+    """Why OpenAI says that a batch failed, in a sentence or a few."""
     errors = (batch.errors.data if batch.errors else None) or []
     quoted = [
         f"line {error.line}: {error.message or error.code}"

@@ -16,8 +16,8 @@ from batchflow.jobs import Credential, Job
 from batchflow.openai_api import OpenAIApi, job_of
 from batchflow.states import JobState, Stage
 from batchflow.store import commands
+from batchflow_workers.capacity import record
 from batchflow_workers.leases import lease
-from batchflow_workers.observe import observe
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import back_off, backed_off, end, waiting_for_openai
 
@@ -95,13 +95,7 @@ def _write(runtime: Runtime, due: dict[str, Job], batches: list[Batch]) -> None:
     for (batch, _), job in zip(known, found, strict=True):
         if job and not job.terminal and job.batch_id == batch.id:
             jobs[batch.id] = job
-    runtime.store.run_all(
-        [
-            observe(jobs[batch.id], batch, source=SOURCE, settings=runtime.settings)
-            for batch in batches
-            if batch.id in jobs
-        ]
-    )
+    record(runtime, [(jobs[batch.id], batch) for batch in batches if batch.id in jobs], SOURCE)
 
 
 def _retrieved(runtime: Runtime, api: OpenAIApi, job: Job, batch_id: str) -> Batch | None:

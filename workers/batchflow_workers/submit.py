@@ -10,7 +10,13 @@ from batchflow.jobs import BatchSpec, Job
 from batchflow.openai_api import JOB_METADATA_KEY, MAX_METADATA_PAIRS
 from batchflow.states import JobState
 from batchflow.store import commands
-from batchflow_workers.observe import observe
+from batchflow_workers.capacity import (
+    ahead_in_line,
+    out_of_tokens,
+    patience_s,
+    record,
+    waiting_message,
+)
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.settle import still_settling
 from batchflow_workers.step import end, nothing_went_out, postpone
@@ -36,10 +42,14 @@ def submit(runtime: Runtime, job: Job) -> None:
                 runtime, job.id, SOURCE, wait_s, "Finding out whether OpenAI has this batch already"
             )
             return
-        if batch := api.find_batch(job.id, not_before=job.created_at):
+        batch = api.find_batch(job.id, not_before=job.created_at)
+        if batch and not out_of_tokens(batch):
             logger.info("%s: an earlier try had made %s", job.id, batch.id)
             _record(runtime, job, batch)
             return
+    if ahead := ahead_in_line(runtime, job):
+        postpone(runtime, job.id, SOURCE, 2 * patience_s(runtime), waiting_message(job, ahead))
+        return
     begun, _ = runtime.store.run(commands.begin(job.id))
     if begun is commands.Begun.CANCELLED:
         end(runtime, job.id, SOURCE, JobState.CANCELLED, job.message or "Cancelled.")
@@ -59,7 +69,7 @@ def submit(runtime: Runtime, job: Job) -> None:
 
 
 def _record(runtime: Runtime, job: Job, batch: Batch) -> None:
-    updated = runtime.store.run(observe(job, batch, source=SOURCE, settings=runtime.settings))
+    [updated] = record(runtime, [(job, batch)], SOURCE, new=True)
     if updated.cancel_requested:
         # The wish came while the request was out.
         runtime.update(job.id, SOURCE, due_in_s=0)
@@ -75,6 +85,9 @@ def _parameters(job_id: str, config: dict[str, Any]) -> dict[str, Any]:
             if value is not None and name not in _NOT_SENT
         },
     }
+    if expiry := parameters.get("output_expires_after"):
+        # A protobuf Struct, as which the config travels, knows no whole numbers.
+        parameters["output_expires_after"] = {**expiry, "seconds": int(expiry["seconds"])}
     metadata = dict(parameters.get("metadata") or {})
     if len(metadata) >= MAX_METADATA_PAIRS:
         # All 16 are in the job's record and in the task's result.

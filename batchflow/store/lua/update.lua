@@ -5,13 +5,14 @@
 -- ARGV     [1] job id  [2] states that may be changed, with commas  [3] new state, '' to keep it
 --          [4] '1' if the new state is terminal  [5] stage that was observed, '' if none was
 --          [6] seconds until it is due, '' to leave it  [7] TTL of the key for a batch, in seconds
---          [8] length of the events stream  [9] source  [10...] fields and values; an empty
---          value removes the field
+--          [8] length of the events stream  [9] source  [10] the batch that the fields are about,
+--          'none' if the job must not have one, '' if it does not matter
+--          [11...] fields and values; an empty value removes the field
 -- returns  [1] applied | stale | refused | missing  [2] the state now  [3] cancel_requested
 local GROWING = {total = true, completed = true, failed = true, bytes_done = true}
 
 local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'stage', 'cancel_requested',
-  'openai_status', 'message')
+  'openai_status', 'message', 'batch_id')
 local state, kind, stage, cancel = known[1], known[2], tonumber(known[3] or 0), known[4] or ''
 local status, message = known[5] or '', known[6] or ''
 if not state then return {'missing', '', ''} end
@@ -22,12 +23,14 @@ end
 local at = now()
 local observed = tonumber(ARGV[5])
 if observed then redis.call('HSET', KEYS[1], 'checked_at', at) end
-local stale = observed and observed > 0 and observed < stage
+local stale = (observed and observed > 0 and observed < stage)
+  or (ARGV[10] == 'none' and known[7])
+  or (ARGV[10] ~= '' and ARGV[10] ~= 'none' and known[7] ~= ARGV[10])
 local after = (stale or ARGV[3] == '') and state or ARGV[3]
 
 local set, removed = {}, {}
 if not stale then
-  for i = 10, #ARGV, 2 do
+  for i = 11, #ARGV, 2 do
     local name, value = ARGV[i], ARGV[i + 1]
     if GROWING[name] then
       local old = tonumber(redis.call('HGET', KEYS[1], name) or 0)
