@@ -34,7 +34,12 @@ class BlobUnavailable(BatchflowError):
 
 
 class OpenAIError(BatchflowError):
-    """Base of what goes wrong between a worker and OpenAI."""
+    """Base of what goes wrong between a worker and OpenAI.
+
+    ``outcome_unknown`` tells whether the request may have been carried out all the same.
+    """
+
+    outcome_unknown = False
 
 
 class OpenAIRefused(OpenAIError):
@@ -51,7 +56,6 @@ class OpenAIRefused(OpenAIError):
 class OpenAIUnavailable(OpenAIError):
     """Raised when OpenAI gave no usable answer: outage, rate limit, timeout, garbage.
 
-    ``outcome_unknown`` tells whether the request may have been carried out all the same;
     ``retry_after_s`` is what OpenAI asked us to wait, if it did.
     """
 

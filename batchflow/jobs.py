@@ -2,19 +2,13 @@
 
 import base64
 import hashlib
+import re
 import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    Json,
-    StringConstraints,
-    TypeAdapter,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, TypeAdapter
+from pydantic_core import PydanticCustomError
 
 from batchflow.states import JobKind, JobState, Stage
 
@@ -25,30 +19,69 @@ RECORD_VERSION = 1
 DEFAULT_SECRET_KEY = "FLYTE_OPENAI_API_KEY"  # noqa: S105 - the name of a secret, not a secret
 
 
-def _no_parent_folder(value: str) -> str:
-    if ".." in value:
-        raise ValueError("must not contain '..'")
-    return value
+def _text(pattern: str, wanted: str) -> BeforeValidator:
+    """Takes a text that matches ``pattern`` as a whole; for anything else it says what is wanted,
+    and does not repeat what was given, which may be a secret."""
+    regex = re.compile(pattern, re.ASCII)
 
+    def check(value: object) -> str:
+        if isinstance(value, str) and regex.fullmatch(value):
+            return value
+        raise PydanticCustomError("text", f"must be {wanted}")
+
+    return BeforeValidator(check)
+
+
+#: Somebody gave an API key where its name belongs.
+_NO_API_KEY = r"(?!sk-.{16})"
+_NO_PARENT_FOLDER = r"(?!.*\.\.)"
 
 #: A job id: ``bf-`` and 26 characters, then ``-2``, ``-3`` ... for later generations.
-JobId = Annotated[str, StringConstraints(pattern=r"^bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?$")]
+JobId = Annotated[str, _text(r"bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?", "the id of a job")]
 
 #: An id that OpenAI, or a server that speaks its API, gave to a file or a batch.
 OpenAIId = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,255}$"),
-    AfterValidator(_no_parent_folder),
+    _text(
+        _NO_PARENT_FOLDER + r"[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,255}",
+        "an id from OpenAI, such as 'file-abc123': at most 256 letters, digits and _.:/=- "
+        "without '..'",
+    ),
 ]
 
 #: A part of a secret's name. It becomes part of a file's path.
 _SecretName = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}$"),
-    AfterValidator(_no_parent_folder),
+    _text(
+        _NO_API_KEY + _NO_PARENT_FOLDER + r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}",
+        "the name of a secret, never the API key itself: at most 253 letters, digits and _.- "
+        "without '..'",
+    ),
 ]
 
-_Organization = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
+_Organization = Annotated[
+    str,
+    _text(
+        _NO_API_KEY + r"[\x21-\x7e]{1,128}",
+        "an organization's id, such as 'org-abc123': at most 128 characters without spaces",
+    ),
+]
+
+#: Where a file is, or a folder; which places a worker touches, the worker decides.
+_Uri = Annotated[
+    str,
+    _text(
+        r"[^\x00-\x1f\x7f\ud800-\udfff]{1,4096}",
+        "a URI of 1 to 4,096 characters, none of them a control character",
+    ),
+]
+
+
+def _true_or_false(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise PydanticCustomError("flag", "must be true or false")
+
 
 _JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
 _OPENAI_ID: TypeAdapter[str] = TypeAdapter(OpenAIId)
@@ -80,7 +113,7 @@ class UploadSpec(_Frozen):
 
     kind: Literal[JobKind.UPLOAD] = JobKind.UPLOAD
     credential: Credential
-    uri: str = Field(min_length=1, max_length=4096)
+    uri: _Uri
 
 
 class BatchSpec(_Frozen):
@@ -91,7 +124,7 @@ class BatchSpec(_Frozen):
     input_file_id: OpenAIId
     config: dict[str, Any]
     #: Whether an expired batch with output is a success.
-    accept_partial: bool = False
+    accept_partial: Annotated[bool, BeforeValidator(_true_or_false)] = False
 
 
 class DownloadSpec(_Frozen):
@@ -101,7 +134,7 @@ class DownloadSpec(_Frozen):
     credential: Credential
     output_file_id: OpenAIId | None = None
     error_file_id: OpenAIId | None = None
-    destination: str = Field(min_length=1, max_length=4096)
+    destination: _Uri
 
 
 Spec = Annotated[UploadSpec | BatchSpec | DownloadSpec, Field(discriminator="kind")]

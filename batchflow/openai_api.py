@@ -4,8 +4,10 @@ Retries of the SDK are off: it repeats POSTs whose reply was lost, and so makes 
 batch. Whoever calls decides what may be repeated.
 """
 
+import contextlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -39,6 +41,9 @@ BATCH_PAGE = 100
 _FILE_PAGE = 1_000
 #: OpenAI's clock and ours may differ by less than this, in seconds.
 _CLOCK_SKEW_S = 3_600
+
+#: OpenAI is not believed that it wants to be left alone for longer than this, in seconds.
+_LONGEST_RETRY_AFTER_S = 3_600.0
 
 _PASSING_STATUS = frozenset({408, 409, 425, 429})
 
@@ -118,7 +123,7 @@ class OpenAIApi:
             for batch in page:
                 if job_of(batch) == job_id:
                     return batch
-            if page[-1].created_at < not_before.timestamp() - _CLOCK_SKEW_S:
+            if page and page[-1].created_at < not_before.timestamp() - _CLOCK_SKEW_S:
                 return None
         return None
 
@@ -126,9 +131,9 @@ class OpenAIApi:
         """GET /v1/batches, newest first, a page at a time."""
         after: str | openai.Omit = openai.omit
         while True:
-            with _translated():
+            with _translated(), _page_or_garbage():
                 page = self._client.batches.list(limit=BATCH_PAGE, after=after)
-                batches = [_checked(Batch, batch) for batch in page.data]
+                batches = _listed(Batch, page)
                 more = page.has_next_page()
             yield batches
             if not more or not batches or batches[-1].id == after:
@@ -147,15 +152,17 @@ class OpenAIApi:
         """The batch file with this name that was uploaded since then, if OpenAI lists one."""
         after: str | openai.Omit = openai.omit
         while True:
-            with _translated():
+            with _translated(), _page_or_garbage():
                 page = self._client.files.list(
                     purpose="batch", order="desc", limit=_FILE_PAGE, after=after
                 )
-                for file in page.data:
-                    if _checked(FileObject, file).filename == name:
-                        return file
-            last = page.data[-1] if page.data else None
-            if last is None or last.id == after or not page.has_next_page():
+                files = _listed(FileObject, page)
+                more = page.has_next_page()
+            for file in files:
+                if file.filename == name:
+                    return file
+            last = files[-1] if files else None
+            if last is None or last.id == after or not more:
                 return None
             if last.created_at < not_before.timestamp() - _CLOCK_SKEW_S:
                 return None
@@ -202,13 +209,45 @@ def connect_openai(credential: Credential, timeout_s: float) -> OpenAIApi:
     return OpenAIApi(_client(api_key(credential), credential.organization, timeout_s))
 
 
+#: What an answer must have to be of any use. Not more: other servers leave much out.
+_NEEDED: dict[type, dict[str, type]] = {
+    Batch: {"id": str, "status": str, "created_at": int},
+    FileObject: {"id": str, "filename": str, "created_at": int},
+}
+
+
 def _checked(expected: type[T], answer: object) -> T:
     """An answer that is what it should be; the SDK hands garbage through as it came."""
-    if not isinstance(answer, expected) or not isinstance(getattr(answer, "id", None), str):
+    needed = _NEEDED[expected].items()
+    if isinstance(answer, expected) and all(
+        isinstance(getattr(answer, name, None), kind) for name, kind in needed
+    ):
+        return answer
+    raise OpenAIUnavailable(
+        f"OpenAI answered something that is no {expected.__name__}.", outcome_unknown=True
+    )
+
+
+@contextmanager
+def _page_or_garbage() -> Iterator[None]:
+    """The SDK's paginator breaks on an answer that is no object."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
         raise OpenAIUnavailable(
-            f"OpenAI answered something that is no {expected.__name__}.", outcome_unknown=True
+            "OpenAI answered something that is no list.", outcome_unknown=True
+        ) from error
+
+
+def _listed(expected: type[T], page: object) -> list[T]:
+    """What is on a page of a list. One without its list does not say that there is nothing."""
+    found = getattr(page, "data", None)
+    if not isinstance(found, list) or "data" not in getattr(page, "model_fields_set", ()):
+        raise OpenAIUnavailable(
+            f"OpenAI answered something that is no list of {expected.__name__}.",
+            outcome_unknown=True,
         )
-    return answer
+    return [_checked(expected, item) for item in found]
 
 
 @contextmanager
@@ -257,8 +296,8 @@ def _message(error: openai.APIStatusError) -> str:
 
 def _retry_after_s(headers: httpx2.Headers) -> float | None:
     for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * unit_s)
-        except (KeyError, ValueError):
-            continue
+        with contextlib.suppress(KeyError, ValueError):
+            asked_s = float(headers[name]) * unit_s
+            if math.isfinite(asked_s):
+                return min(max(0.0, asked_s), _LONGEST_RETRY_AFTER_S)
     return None

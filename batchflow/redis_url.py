@@ -3,15 +3,19 @@
 ``redis://``, ``rediss://`` (TLS) and ``unix://`` are redis-py's. A Redis under Sentinel is::
 
     sentinel://[[user]:password@]host:26379,host:26379/<master name>[/<db>][?sentinel_password=...]
+
+An IPv6 address stands in brackets, and special characters of a password are percent-encoded. No
+error repeats a URL: it may hold a password.
 """
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from batchflow.errors import InvalidSettings
 
 _SENTINEL_PORT = 26379
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,32 @@ def is_sentinel(url: str) -> bool:
     return url.startswith("sentinel://")
 
 
+def check_redis_url(url: str) -> None:
+    """Raise InvalidSettings, without the URL, unless it names a Redis."""
+    if is_sentinel(url):
+        parse_sentinel(url)
+        return
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in _REDIS_SCHEMES and (parts.scheme == "unix" or _has_place(parts))
+    except ValueError:
+        fine = False
+    if not fine:
+        raise InvalidSettings(
+            "BATCHFLOW_REDIS_URL is no Redis URL. It has the form redis://:password@host:6379/0, "
+            "or begins with rediss://, unix:// or sentinel://; special characters of a password "
+            "are percent-encoded."
+        )
+
+
 def parse_sentinel(url: str) -> SentinelAddress:
     """Take a ``sentinel://`` URL apart; raises InvalidSettings, without the URL."""
-    parts = urlsplit(url)
-    user_info, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = user_info.partition(":")
-    master, _, db = parts.path.strip("/").partition("/")
-    query = parse_qs(parts.query)
     try:
+        parts = urlsplit(url)
+        user_info, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = user_info.partition(":")
+        master, _, db = parts.path.strip("/").partition("/")
+        query = parse_qs(parts.query)
         sentinels = tuple(_host(host) for host in hosts.split(","))
         address = SentinelAddress(
             sentinels=sentinels,
@@ -58,7 +80,8 @@ def parse_sentinel(url: str) -> SentinelAddress:
     if address is None or not address.master:
         raise InvalidSettings(
             "BATCHFLOW_REDIS_URL is no Sentinel URL. It has the form "
-            "sentinel://:password@host:26379,host:26379/master-name/0."
+            "sentinel://:password@host:26379,host:26379/master-name/0; special characters of a "
+            "password are percent-encoded."
         )
     return address
 
@@ -66,20 +89,52 @@ def parse_sentinel(url: str) -> SentinelAddress:
 def broker(url: str) -> tuple[str, dict[str, Any]]:
     """The URL as Celery takes it, and the transport options that it needs beside it."""
     if not is_sentinel(url):
-        return url, {}
+        # Celery takes several, for when one is away.
+        return ";".join(map(_plain_broker, url.split(";"))), {}
     address = parse_sentinel(url)
     user_info = ""
     if address.password:
         user_info = f"{quote(address.username or '', '')}:{quote(address.password, '')}@"
-    urls = (f"sentinel://{user_info}{host}:{port}/{address.db}" for host, port in address.sentinels)
+    urls = (
+        f"sentinel://{user_info}{f'[{host}]' if ':' in host else host}:{port}/{address.db}"
+        for host, port in address.sentinels
+    )
     return ";".join(urls), {
         "master_name": address.master,
         "sentinel_kwargs": address.sentinel_options,
     }
 
 
+def _plain_broker(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fine = _has_place(parts) or parts.scheme not in ("redis", "rediss")
+    except ValueError:
+        fine = False
+    if not fine:
+        raise InvalidSettings(
+            "Celery's broker URL can't be read: look at BATCHFLOW_BROKER_URL, or if that is not "
+            "set, at BATCHFLOW_REDIS_URL. Special characters of a password are percent-encoded."
+        )
+    query = parse_qs(parts.query)
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in query:
+        # Left to itself, kombu would take any certificate.
+        return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
+    if parts.scheme == "unix":
+        # As kombu names it.
+        db = query.get("db", ["0"])[0]
+        return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={db}"
+    return url
+
+
+def _has_place(parts: SplitResult) -> bool:
+    """Whether a URL has a port and a database that can be; raises ValueError for some others."""
+    db = parts.path.strip("/")
+    return parts.port != 0 and (not db or db.isdecimal())
+
+
 def _host(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":") if ":" in text else (text, "", "")
-    if not host:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
         raise ValueError(text)
-    return host, int(port or _SENTINEL_PORT)
+    return parts.hostname, parts.port or _SENTINEL_PORT

@@ -1,13 +1,26 @@
-"""The ``batchflow`` command."""
+"""The ``batchflow`` command. What a command needs is imported when it is used."""
 
-import click
+from batchflow.cli.group import LazyCommand, LazyGroup
 
+#: Name -> where it is, what pip has to install for it, and its line in the help.
+_COMMANDS = {
+    "run": LazyCommand("batchflow.cli.run:run", "local", "Run a JSONL file of requests."),
+    "status": LazyCommand("batchflow.cli.jobs:status", "task", "Show all about a job."),
+    "list": LazyCommand("batchflow.cli.jobs:list_jobs", "task", "List the jobs that changed last."),
+    "cancel": LazyCommand("batchflow.cli.jobs:cancel", "task", "Cancel a job, at OpenAI too."),
+    "up": LazyCommand("batchflow.cli.up:up", "local", "Run everything on this machine."),
+    "simulate": LazyCommand(
+        "batchflow.simulator.command:simulate", "simulator", "Run an emulator of OpenAI's APIs."
+    ),
+}
 
-@click.group()
-def main() -> None:
-    """OpenAI batches from Flyte at scale."""
+main = LazyGroup(
+    name="batchflow",
+    lazy_commands=_COMMANDS,
+    help="""OpenAI batches from Flyte at scale.
 
+    Exit codes: 0 done, 1 the job failed, 2 wrong usage or input.
+    """,
+)
 
-from batchflow.simulator.command import simulate  # noqa: E402
-
-main.add_command(simulate)
+__all__ = ["main"]

@@ -1,5 +1,6 @@
 """What a batch task may be told: checked when it is declared, and again when it arrives."""
 
+import re
 from collections.abc import Mapping
 
 from batchflow.errors import InvalidInput
@@ -9,6 +10,13 @@ from batchflow.errors import InvalidInput
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
+
+#: How long an output file may be kept, in seconds, from the same page.
+MIN_EXPIRY_S = 3_600
+MAX_EXPIRY_S = 2_592_000
+
+#: An API key, or a URL's login: not to be repeated, wherever somebody put it.
+_SECRET = re.compile(r"sk-[\w-]{8,}|(?<=://)[^/@]*@")
 
 #: ``model`` is recorded and shown; OpenAI's call has no such parameter.
 _KEYS = frozenset({"completion_window", "endpoint", "metadata", "model", "output_expires_after"})
@@ -21,7 +29,8 @@ def check_batch_config(config: object) -> None:
     unknown = sorted(str(key)[:80] for key in config.keys() - _KEYS)
     if unknown:
         raise InvalidInput(
-            f"config has the unknown key {unknown[0]!r}. It takes {', '.join(sorted(_KEYS))}; "
+            f"config has the unknown key {_shown(unknown[0])}. "
+            f"It takes {', '.join(sorted(_KEYS))}; "
             "parameters of the requests belong into the lines of the JSONL file."
         )
     endpoint = config.get("endpoint")
@@ -38,7 +47,7 @@ def check_batch_config(config: object) -> None:
         )
     for key in ("completion_window", "model"):
         value = config.get(key)
-        if value is not None and not (isinstance(value, str) and 0 < len(value) <= 256):
+        if value is not None and not _is_short_text(value):
             raise InvalidInput(f"config[{key!r}] must be a short text, not {_shown(value)}.")
     if config.get("metadata") is not None:
         _check_metadata(config["metadata"])
@@ -62,6 +71,8 @@ def _check_metadata(metadata: object) -> None:
                 f"{where} has a key of {len(key)} characters, {_shown(key)}; "
                 f"OpenAI takes 1 to {MAX_METADATA_KEY}."
             )
+        if not _is_unicode(key) or not _is_unicode(value):
+            raise InvalidInput(f"{where} must hold valid Unicode; look at {_shown(key)}.")
         if key == "batchflow_job":
             raise InvalidInput(f"{where} must not have the key 'batchflow_job'; Batchflow sets it.")
         if len(value) > MAX_METADATA_VALUE:
@@ -77,13 +88,27 @@ def _check_expiry(expiry: object) -> None:
             "config['output_expires_after'] must be a dict such as "
             "{'anchor': 'created_at', 'seconds': 86400}."
         )
+    if not _is_short_text(expiry["anchor"]):
+        raise InvalidInput(
+            "config['output_expires_after']['anchor'] must be a short text such as 'created_at', "
+            f"not {_shown(expiry['anchor'])}."
+        )
     seconds = expiry["seconds"]
     whole = isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds % 1 == 0
-    if not whole or seconds <= 0:
+    if not whole or not MIN_EXPIRY_S <= seconds <= MAX_EXPIRY_S:
         raise InvalidInput(
-            f"config['output_expires_after']['seconds'] must be a whole number, "
-            f"not {_shown(seconds)}."
+            "config['output_expires_after']['seconds'] must be a whole number, "
+            f"not {_shown(seconds)}; OpenAI takes {MIN_EXPIRY_S:,} to {MAX_EXPIRY_S:,}."
         )
+
+
+def _is_short_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable()
+
+
+def _is_unicode(value: str) -> bool:
+    """Whether it can be sent: Python's texts may hold halves of surrogate pairs."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _type(value: object) -> str:
@@ -91,5 +116,5 @@ def _type(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = _SECRET.sub("***", repr(value))
     return text if len(text) <= 60 else text[:57] + "..."

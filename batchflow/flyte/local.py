@@ -1,22 +1,30 @@
 """Local executions: with no ``BATCHFLOW_REDIS_URL`` they bring their own stack."""
 
 import atexit
+import logging
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
+from flytekit import FlyteContextManager
 from flytekit.models.security import Secret
 
-from batchflow.errors import MissingExtra
+from batchflow.errors import BatchflowError, MissingExtra
 
 if TYPE_CHECKING:
     from batchflow.jobs import Credential
     from batchflow.stack.embedded import Embedded
 
+logger = logging.getLogger(__name__)
 
-def prepare(secret: Secret | None) -> None:
+
+def prepare(secret: Secret | None) -> "Embedded | None":
     """Make a task runnable in this process: connectors registered, Redis and workers there.
 
+    Returns the stack that this process brings, if it brings one.
     ``secret`` is what the task names, if it names one; raises CredentialMissing when this run
     brings its own workers and they could not find it.
     """
@@ -32,14 +40,57 @@ def prepare(secret: Secret | None) -> None:
             "Run: pip install 'flyte-batchflow[local]'"
         ) from error
     credential = (
-        Credential(group=secret.group, key=secret.key, group_version=secret.group_version)
+        Credential(
+            group=secret.group or None,
+            key=secret.key,
+            group_version=secret.group_version or None,
+        )
         if secret
         else Credential()
     )
+    if (
+        getattr(signal.getsignal(signal.SIGINT), "__module__", None)
+        == "flytekit.core.context_manager"
+    ):
+        cancel_on_signals(signal.SIGINT)
     if not _STACK and not os.environ.get("BATCHFLOW_REDIS_URL"):
         _STACK.append(_embed(credential))
     for stack in _STACK:
         stack.provide(credential)
+    return _STACK[0] if _STACK else None
+
+
+def cancel_on_signals(*signals: signal.Signals) -> None:
+    """End this process on these signals, its jobs cancelled.
+
+    flytekit's own handler calls ``asyncio.run`` where it interrupts a loop, which fails, and the
+    batch would run on. Does nothing outside the main thread, which alone may set handlers.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in signals:
+            signal.signal(number, _cancel_and_exit)
+
+
+def _cancel_and_exit(number: int, frame: FrameType | None) -> NoReturn:
+    # A thread has no running loop.
+    thread = threading.Thread(target=_cancel, args=(number, frame))
+    thread.start()
+    thread.join()
+    sys.exit(1)
+
+
+def _cancel(number: int, frame: FrameType | None) -> None:
+    for handler in FlyteContextManager.signal_handlers:
+        try:
+            handler(number, frame)
+        except BatchflowError as error:
+            logger.warning("A job could not be cancelled: %s", error)
+
+
+def stop() -> None:
+    """Stop the stack of this process, if it has one, rather than at the process' end."""
+    while _STACK:
+        _STACK.pop().stop()
 
 
 #: The stack of this process, once it is started.
@@ -50,7 +101,7 @@ def _embed(credential: "Credential") -> "Embedded":
     from batchflow.stack.embedded import embed
 
     stack = embed(credential)
-    atexit.register(stack.processes.stop)
+    atexit.register(stack.stop)
     print(  # noqa: T201 - one line for the person who runs it
         f"Batchflow: no BATCHFLOW_REDIS_URL, so this run brings its own stack "
         f"({stack.description}) and stops it at its end.",

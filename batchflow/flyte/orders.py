@@ -3,7 +3,9 @@
 The connector and the container form both come through here.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -25,18 +27,32 @@ from batchflow.store.commands import Created
 
 M = TypeVar("M", bound=BaseModel)
 
+#: The most that an order may take, as JSON: Redis keeps it, and Flyte with every task.
+MAX_ORDER_BYTES = 64 * 1024
+
 #: Generations of one job; more mean that something is wrong with how it is ordered.
 _MAX_GENERATIONS = 1_000
+
+#: What the parts of a credential are called where a task names them.
+_NAMED_IN_TASK = {
+    "organization": "openai_organization",
+    "group": "secret_arg.group",
+    "key": "secret_arg.key",
+    "group_version": "secret_arg.group_version",
+}
+#: What every dict that a batch task returns has at least one of.
+_BATCH_KEYS = frozenset({"id", "output_file_id", "error_file_id"})
 
 
 def upload_spec(custom: Mapping[str, Any], uri: str) -> UploadSpec:
     """The spec of an ``openai-batch-upload-file`` task."""
-    return _parsed(UploadSpec, credential=_credential(custom), uri=uri)
+    return _parsed(UploadSpec, credential=_credential(custom), uri=_absolute(uri))
 
 
 def batch_spec(custom: Mapping[str, Any], input_file_id: str) -> BatchSpec:
     """The spec of an ``openai-batch`` task."""
-    config = custom.get("config") or {}
+    config = custom.get("config")
+    config = {} if config is None else config
     check_batch_config(config)
     return _parsed(
         BatchSpec,
@@ -53,13 +69,19 @@ def download_spec(
     """The spec of an ``openai-batch-download-files`` task."""
     if not isinstance(batch, Mapping):
         raise InvalidInput("batch_endpoint_result must be the dict that the batch task returned.")
-    return _parsed(
+    spec = _parsed(
         DownloadSpec,
         credential=_credential(custom),
-        output_file_id=batch.get("output_file_id") or None,
-        error_file_id=batch.get("error_file_id") or None,
+        output_file_id=_given(batch, "output_file_id"),
+        error_file_id=_given(batch, "error_file_id"),
         destination=destination,
     )
+    if not _BATCH_KEYS & batch.keys():
+        raise InvalidInput(
+            "batch_endpoint_result must be the dict that the batch task returned; "
+            f"this one has none of {', '.join(sorted(_BATCH_KEYS))}."
+        )
+    return spec
 
 
 def make_order(spec: Spec, *, execution: str, output_prefix: str, attempt: int) -> Order:
@@ -70,11 +92,12 @@ def make_order(spec: Spec, *, execution: str, output_prefix: str, attempt: int) 
     it, a map task has the index of the element.
     """
     if not execution:
-        return Order(job_id=random_job_id(), spec=spec)
+        return _bounded(Order(job_id=random_job_id(), spec=spec))
     location = output_prefix.rstrip("/").rpartition("/")[0]
-    asked = spec.model_dump_json(exclude={"destination"})
+    # Sorted: protobuf's maps have no order.
+    asked = json.dumps(spec.model_dump(mode="json", exclude={"destination"}), sort_keys=True)
     job_id = derived_job_id(execution.encode(), location.encode(), asked.encode())
-    return Order(job_id=job_id, spec=spec, execution=execution, attempt=attempt)
+    return _bounded(Order(job_id=job_id, spec=spec, execution=execution, attempt=attempt))
 
 
 def next_order(order: Order, created: Created) -> Order | None:
@@ -101,18 +124,40 @@ def next_order(order: Order, created: Created) -> Order | None:
     )
 
 
+def _bounded(order: Order) -> Order:
+    """The order, if it is small enough to be kept."""
+    size_bytes = len(order.model_dump_json().encode())
+    if size_bytes > MAX_ORDER_BYTES:
+        raise InvalidInput(
+            f"The task's config, inputs and names take {size_bytes:,} bytes; "
+            f"Batchflow keeps at most {MAX_ORDER_BYTES:,}."
+        )
+    return order
+
+
 def _credential(custom: Mapping[str, Any]) -> Credential:
-    organization = custom.get("openai_organization") or None
+    organization = _given(custom, "openai_organization")
     secret = custom.get("secret_arg")
     if secret is None:
         return _parsed(Credential, organization=organization)
     if not isinstance(secret, Mapping):
         raise InvalidInput("The task's secret_arg must be a dict with group and key.")
-    return _parsed(
-        Credential,
-        organization=organization,
-        **{part: secret.get(part) or None for part in ("group", "key", "group_version")},
-    )
+    names = {part: _given(secret, part) for part in ("group", "key", "group_version")}
+    if names["group"] is None and names["key"] is None:
+        raise InvalidInput("The task's secret_arg names no secret: it has no group and no key.")
+    return _parsed(Credential, organization=organization, **names)
+
+
+def _absolute(uri: str) -> str:
+    """The URI; a relative path, as a local run may have one, means a file of this process."""
+    begins = uri.partition("/")[0]
+    return str(Path(uri).absolute()) if uri and ":" not in begins else uri
+
+
+def _given(values: Mapping[str, Any], name: str) -> Any:
+    """A value, or None for an empty text, which is how protobuf says that there is none."""
+    value = values.get(name)
+    return None if value == "" else value
 
 
 def _parsed(model: type[M], **values: Any) -> M:
@@ -120,7 +165,11 @@ def _parsed(model: type[M], **values: Any) -> M:
         return model(**values)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            f"{_where(problem['loc'])}: {problem['msg']}"
             for problem in error.errors(include_url=False, include_input=False)[:10]
         )
         raise InvalidInput(f"The task can't be run as it is. {wrong}.") from None
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(_NAMED_IN_TASK.get(str(part), str(part)) for part in location)

@@ -5,6 +5,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from batchflow.errors import MissingExtra
+
 _PYTHON = sys.executable
 
 
@@ -15,11 +17,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def redis(port: int, folder: str) -> tuple[str, Sequence[str]]:
-    """A Redis for one run: the real one if it is installed, else fakeredis' server."""
+def is_taken(port: int) -> bool:
+    """Whether somebody listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def redis(port: int, folder: str, *, durable: bool = False) -> tuple[str, Sequence[str]]:
+    """A Redis on loopback: the real one if it is installed, else fakeredis' server.
+
+    ``durable`` keeps an append-only file in ``folder``, which only the real one can.
+    """
     if server := shutil.which("redis-server"):
         options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
-        return "redis-server", [server, *options, "--save", "", "--appendonly", "no"]
+        kept = "yes" if durable else "no"
+        return "redis-server", [server, *options, "--save", "", "--appendonly", kept]
+    if durable:
+        raise MissingExtra(
+            "Only a real Redis keeps its data between runs. Install redis-server, or leave "
+            "--data-dir out."
+        )
     return "fakeredis", [_PYTHON, "-m", "batchflow.stack.fake_redis", str(port)]
 
 
@@ -35,9 +53,9 @@ def beat(*, log_level: str) -> Sequence[str]:
     return [_PYTHON, "-m", "celery", "-A", "batchflow_workers", "beat", *options]
 
 
-def simulator() -> Sequence[str]:
-    """OpenAI's emulator, on a free port that its first line names."""
-    return [_PYTHON, "-m", "batchflow.cli", "simulate", "--port", "0"]
+def simulator(port: int) -> Sequence[str]:
+    """OpenAI's emulator; its first line names the address."""
+    return [_PYTHON, "-m", "batchflow.cli", "simulate", "--port", str(port)]
 
 
 def connector(port: int, prometheus_port: int) -> Sequence[str]:

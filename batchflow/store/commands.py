@@ -150,11 +150,11 @@ def update(
     Counts only grow. None removes a field.
     """
     fields = fields or {}
-    batch_id = fields.get("batch_id")
+    made_at_openai = fields.get("batch_id") or fields.get("input_file_id")
     allowed = LIVE if to is None else may_follow(to)
     return Command(
         "update",
-        [*_job_keys(job_id), *([keys.openai(str(batch_id))] if batch_id else [])],
+        [*_job_keys(job_id), *([keys.openai(str(made_at_openai))] if made_at_openai else [])],
         [
             job_id,
             ",".join(sorted(allowed)),
@@ -247,6 +247,18 @@ def join_line(line: str, job: Job) -> Command[bool]:
     return Command("ZADD", [keys.waiting(line)], ["NX", score, job.id], bool)
 
 
+def find_upload(file_id: str) -> Command[str | None]:
+    """The id of the job that uploaded a file to OpenAI."""
+    return Command("GET", [keys.openai(file_id)], [], lambda raw: raw)
+
+
+def live(job_ids: Sequence[str]) -> Command[list[bool]]:
+    """Which of these jobs are live: those that will be due."""
+    return Command(
+        "ZMSCORE", [keys.DUE], [*job_ids], lambda raw: [score is not None for score in raw]
+    )
+
+
 def leave_line(line: str, job_id: str) -> Command[bool]:
     """Wait no longer; False if it did not."""
     return Command("ZREM", [keys.waiting(line)], [job_id], bool)
@@ -270,7 +282,11 @@ def time() -> Command[float]:
 def eviction_policy() -> Command[tuple[int, str]]:
     """Redis' memory limit in bytes, 0 for none, and what it throws away when it is reached."""
     return Command(
-        "INFO", [], ["memory"], lambda raw: (int(raw["maxmemory"]), str(raw["maxmemory_policy"]))
+        "INFO",
+        [],
+        ["memory"],
+        # Not every service that speaks Redis' protocol tells.
+        lambda raw: (int(raw.get("maxmemory", 0)), str(raw.get("maxmemory_policy", "noeviction"))),
     )
 
 

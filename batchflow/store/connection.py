@@ -10,7 +10,8 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from batchflow.redis_url import is_sentinel, parse_sentinel
+from batchflow.errors import InvalidSettings
+from batchflow.redis_url import check_redis_url, is_sentinel, parse_sentinel
 from batchflow.settings import Settings
 from batchflow.store.commands import eviction_policy
 from batchflow.store.stores import AsyncJobStore, JobStore
@@ -27,7 +28,7 @@ def connect(settings: Settings) -> JobStore:
     """The store for a blocking process. Nothing is sent before the first command."""
     url = settings.require_redis_url()
     options = _options() | {"retry": Retry(_backoff(), _RETRIES)}
-    redis = _master(Sentinel, url, options) if is_sentinel(url) else Redis.from_url(url, **options)
+    redis = _client(Redis, Sentinel, url, options)
     return JobStore(redis, settings.key_prefix)
 
 
@@ -35,11 +36,7 @@ def connect_async(settings: Settings) -> AsyncJobStore:
     """The store for the running event loop. Nothing is sent before the first command."""
     url = settings.require_redis_url()
     options = _options() | {"retry": AsyncRetry(_backoff(), _RETRIES)}
-    redis = (
-        _master(AsyncSentinel, url, options)
-        if is_sentinel(url)
-        else AsyncRedis.from_url(url, **options)
-    )
+    redis = _client(AsyncRedis, AsyncSentinel, url, options)
     return AsyncJobStore(redis, settings.key_prefix)
 
 
@@ -66,6 +63,17 @@ def _options() -> dict[str, Any]:
 
 def _backoff() -> ExponentialWithJitterBackoff:
     return ExponentialWithJitterBackoff(cap=0.5, base=0.05)
+
+
+def _client(redis_class: Any, sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:
+    check_redis_url(url)
+    if is_sentinel(url):
+        return _master(sentinel_class, url, options)
+    try:
+        return redis_class.from_url(url, **options)
+    except ValueError as error:
+        # It names the option, and not what it is set to.
+        raise InvalidSettings(f"BATCHFLOW_REDIS_URL can't be used. {error}") from None
 
 
 def _master(sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:

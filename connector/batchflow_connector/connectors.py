@@ -3,17 +3,18 @@
 import asyncio
 import logging
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from flytekit import FlyteContextManager
-from flytekit.core.type_engine import TypeEngine
+import msgpack
+from flytekit.core.constants import MESSAGEPACK
 from flytekit.extend.backend.base_connector import (
     AsyncConnectorBase,
     ConnectorRegistry,
     Resource,
 )
-from flytekit.models.literals import LiteralMap
+from flytekit.models.literals import LiteralMap, Scalar
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
+from google.protobuf.json_format import MessageToDict
 
 from batchflow.errors import InvalidInput, StoreUnavailable
 from batchflow.flyte.orders import batch_spec, download_spec, make_order, next_order, upload_spec
@@ -26,6 +27,8 @@ from batchflow_connector.backend import backend
 from batchflow_connector.meta import JobMeta
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit is untyped
@@ -187,19 +190,37 @@ async def _send(step: Step, job_id: str) -> None:
 _SEND_TIMEOUT_S = 3.0
 
 
-def _native(inputs: LiteralMap, name: str, expected: type) -> Any:
-    """An input as a Python value; a dict may come as msgpack or, from before 1.14, as a Struct."""
+def _native(inputs: LiteralMap, name: str, expected: type[T]) -> T:
+    """An input as a Python value; a dict may come as msgpack or, from before 1.14, as a Struct.
+
+    flytekit's type engine would do more than that: what a literal says, it fetches from anywhere
+    and unpickles, here, in the connector.
+    """
     literal = inputs.literals.get(name)
     if literal is None:
         raise InvalidInput(f"The task needs the input {name}.")
     try:
-        context = FlyteContextManager.current_context()
-        return TypeEngine.to_python_value(context, literal, expected)
-    except Exception as error:
+        value = _plain(literal.scalar)
+    except ValueError as error:
         raise InvalidInput(
-            f"The task's input {name} can't be read as a {expected.__name__} "
-            f"({type(error).__name__})."
+            f"The task's input {name} can't be read ({type(error).__name__})."
         ) from error
+    if not isinstance(value, expected):
+        raise InvalidInput(f"The task's input {name} must be a {expected.__name__}.")
+    return value
+
+
+def _plain(scalar: Scalar | None) -> Any:
+    """A scalar's value, None if it is of another form; raises ValueError for broken msgpack."""
+    if scalar is None:
+        return None
+    if scalar.primitive is not None:
+        return scalar.primitive.string_value
+    if scalar.binary is not None and scalar.binary.tag == MESSAGEPACK:
+        return msgpack.unpackb(scalar.binary.value)
+    if scalar.generic is not None:
+        return MessageToDict(scalar.generic)
+    return None
 
 
 def _identity(metadata: TaskExecutionMetadata | None) -> tuple[str, int]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from flytekit.extend.backend.base_connector import ResourceMeta
 
-from batchflow.jobs import Order
+from batchflow.errors import InvalidInput
+from batchflow.flyte.config import check_batch_config
+from batchflow.jobs import BatchSpec, Order
 
 
 @dataclass
@@ -29,10 +31,13 @@ class JobMeta(ResourceMeta):  # type: ignore[misc]  # flytekit is untyped
         """As Flyte hands it back; what can't be read becomes a task that is refused."""
         try:
             fields = json.loads(data)
-            if "refused" in fields:
-                return cls(refused=str(fields["refused"]))
-            return cls(order=Order.model_validate(fields))
-        except (ValueError, TypeError):
+            if isinstance(fields, dict) and isinstance(fields.get("refused"), str):
+                return cls(refused=fields["refused"])
+            order = Order.model_validate(fields)
+            if isinstance(order.spec, BatchSpec):
+                check_batch_config(order.spec.config)
+            return cls(order=order)
+        except (ValueError, RecursionError, InvalidInput):
             return cls(
                 refused="This task was started by another connector than Batchflow's, which can't "
                 "follow it. Run it again; a batch that it started runs on at OpenAI."

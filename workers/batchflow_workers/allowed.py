@@ -4,6 +4,8 @@ A worker can reach what an author must not: its own files, API keys under ``/etc
 cloud's metadata service. So only what is on the list is touched.
 """
 
+import os
+import re
 import tempfile
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -18,7 +20,16 @@ from batchflow.settings import Settings
 #: credentials decide.
 OBJECT_STORES = ("s3://", "s3a://", "gs://", "gcs://", "abfs://", "abfss://", "az://", "adl://")
 
-_LOCAL_SCHEMES = ("", "file")
+_FILE = "file://"
+#: A scheme, and what follows it. fsspec takes what has no such beginning for a local path.
+_REMOTE = re.compile(r"([a-z][a-z0-9+.-]*://)(.*)", re.DOTALL)
+#: How fsspec is told to go through one file system into another.
+_CHAIN = "::"
+#: User and password after a scheme, whatever they are made of; the same after half a scheme; a
+#: token alone. Azure's ``abfs://container@account`` is none of them.
+_LOGIN = re.compile(
+    r"(?<=://)[^/@]*:[^@]*@|^[^/:@]*:/?[^/@]*@|(?<!abfs://)(?<!abfss://)(?<=://)[^/?#@]*@"
+)
 
 
 def allowed_uris(settings: Settings) -> tuple[str, ...]:
@@ -37,50 +48,56 @@ def check_uri(uri: str, allowed: Iterable[str]) -> None:
 
     A local path counts as what it really is: without symbolic links and ``..``.
     """
-    if any(_is_within(uri, prefix) for prefix in allowed):
-        return
-    raise InvalidInput(
-        f"The workers may not touch {shown(uri)}. It has to begin with one of: "
-        f"{', '.join(allowed)}. The operator sets them with BATCHFLOW_ALLOWED_URIS."
-    )
+    if fault := _fault(uri):
+        raise InvalidInput(f"The workers may not touch {shown(uri)}: {fault}.")
+    allowed = tuple(allowed)
+    if not any(_is_within(uri, prefix) for prefix in allowed):
+        raise InvalidInput(
+            f"The workers may not touch {shown(uri)}. It has to begin with one of: "
+            f"{', '.join(allowed)}. The operator sets them with BATCHFLOW_ALLOWED_URIS."
+        )
 
 
 def shown(uri: str) -> str:
     """A URI for people: without the password or signature that it may carry."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "a URI that can't be read"
-    host = parts.netloc.rpartition("@")[2]
-    text = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
+    text = uri
+    if local_path(uri) is None:
+        text = re.split(r"[?#]", _LOGIN.sub("", uri), maxsplit=1)[0]
     return text if text.isprintable() and len(text) <= 300 else repr(text[:300])
 
 
 def local_path(uri: str) -> Path | None:
-    """The path that a URI means on this machine, or None if it means another place."""
-    if urlsplit(uri).scheme not in _LOCAL_SCHEMES:
+    """The absolute path that a URI means on this machine, or None if it means another place."""
+    path = uri.removeprefix(_FILE)
+    return Path(path) if path.startswith("/") else None
+
+
+def _fault(uri: str) -> str | None:
+    """Why a URI is refused whatever is allowed, if it is."""
+    if any(character < " " for character in uri):
+        return "it has a control character in it"
+    if _CHAIN in uri:
+        return f"it leads through one file system into another ('{_CHAIN}')"
+    if local_path(uri) is not None:
         return None
-    return Path(uri.removeprefix("file://"))
+    remote = _REMOTE.fullmatch(uri)
+    if remote is None or remote[1] == _FILE:
+        return "it is neither an absolute path nor a URI such as s3://bucket/key"
+    if ".." in re.split(r"[/\\?#]", unquote(remote[2])):
+        return "it has '..' in it"
+    if re.match(r"[^/@]*:[^@]*@", remote[2]):
+        return "it has a password in it"
+    return None
 
 
 def _is_within(uri: str, prefix: str) -> bool:
-    try:
-        wanted, root = urlsplit(uri), urlsplit(prefix)
-    except ValueError:
-        return False
-    if "\0" in uri:
-        return False
-    if root.scheme in _LOCAL_SCHEMES:
-        path, folder = local_path(uri), local_path(prefix)
-        if path is None or folder is None or not path.is_absolute():
+    path, folder = local_path(uri), local_path(prefix)
+    if path is not None or folder is not None:
+        if path is None or folder is None:
             return False
-        return path.resolve().is_relative_to(folder.resolve())
-    if wanted.scheme.lower() != root.scheme.lower() or ".." in unquote(wanted.path).split("/"):
-        return False
-    if not root.netloc:
-        return True
-    inside = wanted.path == root.path or wanted.path.startswith(root.path.rstrip("/") + "/")
-    return wanted.netloc.lower() == root.netloc.lower() and inside
+        # Not Path.resolve(), which breaks on a link that leads to itself.
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return f"{uri}/".startswith(prefix if prefix.endswith("/") else f"{prefix}/")
 
 
 def _is_local_stack(settings: Settings) -> bool:

@@ -1,5 +1,6 @@
 """Files where Flyte keeps them: any scheme that flytekit's file access knows."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -19,12 +20,12 @@ _CHUNK_BYTES = 4 << 20
 def read_chunks(uri: str) -> Iterator[bytes]:
     """The bytes of a file; raises InvalidInput when it isn't there, else BlobUnavailable."""
     try:
-        with _filesystem(uri).open(uri, "rb") as file:
+        with _open(uri) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InvalidInput(f"There is no file {shown(uri)}.") from error
     except Exception as error:
+        if _is_missing(error):
+            raise InvalidInput(f"There is no file {shown(uri)}.") from error
         raise _unavailable("read", uri, error) from error
 
 
@@ -62,8 +63,22 @@ def scratch_file() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def _open(uri: str) -> Any:
+    local = local_path(uri)
+    if local is not None and not local.is_file():
+        # A folder; or a pipe or device, from which reading might never end.
+        raise FileNotFoundError(errno.ENOENT, "no regular file")
+    return _filesystem(uri).open(uri, "rb")
+
+
 def _filesystem(uri: str) -> Any:
     return FlyteContextManager.current_context().file_access.get_filesystem_for_path(uri)
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether there is no such file, and never will be."""
+    gone = isinstance(error, FileNotFoundError | IsADirectoryError)
+    return gone or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG)
 
 
 def _unavailable(verb: str, uri: str, error: Exception) -> BlobUnavailable:

@@ -18,7 +18,7 @@ from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-#: The first in line tries again after this many poll intervals, if no batch ends before.
+#: A job in line tries again after this many poll intervals, if no batch ends before.
 _PATIENCE_POLLS = 20
 
 _CODE = "token_limit_exceeded"
@@ -37,6 +37,13 @@ def record(
 
     ``new`` says that the batches were made, or found again, just now.
     """
+    refused = [(job, batch) for job, batch in observed if out_of_tokens(batch)]
+    # First of all, so that each learns its place.
+    joined = {
+        job.id
+        for job, batch in refused
+        if runtime.store.run(commands.join_line(_line(job, batch), job))
+    }
     updates = runtime.store.run_all(
         [
             _wait(runtime, job, batch, source, new=new)
@@ -45,37 +52,53 @@ def record(
             for job, batch in observed
         ]
     )
-    for job, batch in observed:
+    for (job, batch), updated in zip(observed, updates, strict=True):
         if out_of_tokens(batch):
-            runtime.store.run(commands.join_line(_line(job, batch), job))
-        elif stage_of(batch.status) >= Stage.IN_PROGRESS:
+            _after_refusal(runtime, job, batch, updated, source, joined=job.id in joined)
+    for job, batch in observed:
+        if not out_of_tokens(batch) and stage_of(batch.status) >= Stage.IN_PROGRESS:
             _move_on(runtime, job, batch)
     return updates
 
 
-def ahead_in_line(runtime: Runtime, job: Job) -> int:
-    """How many jobs go before this one; 0 if it is its turn, or nobody waits."""
+def with_model(runtime: Runtime, job: Job, source: str) -> Job:
+    """The job with the model of its file, on which its line depends, if that can be known."""
+    if job.model or not job.input_file_id:
+        return job
+    upload_id = runtime.store.run(commands.find_upload(job.input_file_id))
+    upload = runtime.store.run(commands.get(upload_id)) if upload_id else None
+    if not upload or not upload.model:
+        return job
+    runtime.update(job.id, source, {"model": upload.model})
+    return job.model_copy(update={"model": upload.model})
+
+
+def has_to_wait(runtime: Runtime, job: Job, source: str) -> bool:
+    """Whether others go before this job, which then waits behind them and says so."""
     line = _line(job)
-    while (first := runtime.store.run(commands.first_in_line(line))) not in (None, job.id):
-        other = runtime.store.run(commands.get(str(first)))
-        admitted = other and other.batch_id and other.stage >= Stage.IN_PROGRESS
-        if other and not other.terminal and not admitted:
-            runtime.store.run(commands.join_line(line, job))
-            return runtime.store.run(commands.place_in_line(line, job.id))
-        runtime.store.run(commands.leave_line(line, str(first)))
-    return 0
+    if _first_in(runtime, line) in (None, job.id):
+        return False
+    runtime.store.run(commands.join_line(line, job))
+    ahead = runtime.store.run(commands.place_in_line(line, job.id))
+    if not ahead:
+        return False
+    fields: dict[str, str | int | None] = {"message": _message(job.model, ahead)}
+    if not job.waiting_since:
+        fields["waiting_since"] = f"{runtime.store.run(commands.time()):.6f}"
+    runtime.update(job.id, source, fields, due_in_s=_patience_s(runtime))
+    return True
 
 
-def patience_s(runtime: Runtime) -> float:
-    """After how long the first in line tries again without being told."""
+def _patience_s(runtime: Runtime) -> float:
+    """After how long a job in line tries again without being told."""
     return runtime.settings.poll_interval_s * _PATIENCE_POLLS
 
 
-def waiting_message(job: Job, ahead: int) -> str:
+def _message(model: str | None, ahead: int) -> str:
     """What a waiting job says."""
-    model = f" for {job.model}" if job.model else ""
+    of = f" for {model}" if model else ""
     place = {0: "it is next", 1: "1 job is before it"}.get(ahead, f"{ahead} jobs are before it")
-    return f"Waiting for capacity: OpenAI's limit of enqueued tokens{model} is reached; {place}"
+    return f"Waiting for capacity: OpenAI's limit of enqueued tokens{of} is reached; {place}"
 
 
 def _wait(
@@ -85,14 +108,17 @@ def _wait(
     since_s = job.waiting_since.timestamp() if job.waiting_since else now_s
     fields: dict[str, str | int | None] = {"openai_status": str(batch.status)}
     to: JobState | None = None
-    if now_s - since_s > runtime.settings.quota_wait_s:
+    if job.cancel_requested:
+        to = JobState.CANCELLED
+    elif now_s - since_s > runtime.settings.quota_wait_s:
         hours = runtime.settings.quota_wait_s / 3_600
         to = JobState.FAILED
         fields["message"] = f"OpenAI had no capacity for {hours:g} hours. {errors_of(batch)}"
     else:
         logger.info("%s: %s had to wait for capacity", job.id, batch.id)
+        ahead = runtime.store.run(commands.place_in_line(_line(job, batch), job.id))
         fields |= {
-            "message": waiting_message(job, 0),
+            "message": _message(job.model or batch.model, ahead),
             "waiting_since": f"{since_s:.6f}",
             # That batch is done with; what was made of it is known, so nothing is looked for.
             "batch_id": None,
@@ -104,9 +130,33 @@ def _wait(
         source=source,
         to=to,
         of_batch=commands.NO_BATCH if new else batch.id,
-        due_in_s=patience_s(runtime),
+        due_in_s=_patience_s(runtime),
         fields=fields,
     )
+
+
+def _after_refusal(
+    runtime: Runtime,
+    job: Job,
+    batch: Batch,
+    updated: commands.Updated,
+    source: str,
+    *,
+    joined: bool,
+) -> None:
+    """See to it that only a job that really waits stands in line."""
+    if updated.outcome is commands.Outcome.STALE:
+        # The job has another batch by now.
+        if joined:
+            runtime.store.run(commands.leave_line(_line(job, batch), job.id))
+        return
+    waits = updated.state is not None and not updated.state.terminal
+    if waits and updated.cancel_requested:
+        # The wish came meanwhile, and no batch is left to cancel.
+        runtime.update(job.id, source, {"message": "Cancelled."}, to=JobState.CANCELLED)
+        waits = False
+    if not waits:
+        _move_on(runtime, job, batch)
 
 
 def _move_on(runtime: Runtime, job: Job, batch: Batch) -> None:
@@ -114,9 +164,20 @@ def _move_on(runtime: Runtime, job: Job, batch: Batch) -> None:
     ended = stage_of(batch.status) is Stage.ENDED
     for line in {_line(job, batch), _line(job), f"{job.spec.credential}|"}:
         was_waiting = runtime.store.run(commands.leave_line(line, job.id))
-        first = runtime.store.run(commands.first_in_line(line)) if was_waiting or ended else None
+        first = _first_in(runtime, line) if was_waiting or ended else None
         if first:
             runtime.update(first, "capacity", due_in_s=0)
+
+
+def _first_in(runtime: Runtime, line: str) -> str | None:
+    """Who has waited longest and still does; those that don't leave the line."""
+    while first := runtime.store.run(commands.first_in_line(line)):
+        job = runtime.store.run(commands.get(first))
+        admitted = job and job.batch_id and stage_of(job.openai_status) >= Stage.IN_PROGRESS
+        if job and not job.terminal and not admitted:
+            return first
+        runtime.store.run(commands.leave_line(line, first))
+    return None
 
 
 def _line(job: Job, batch: Batch | None = None) -> str:

@@ -1,6 +1,7 @@
 """Bring a batch's output and error files to the place that Flyte gave."""
 
 import logging
+from pathlib import Path
 
 import orjson
 
@@ -63,5 +64,20 @@ def _fetch(api: OpenAIApi, file_id: str, uri: str, progress: Progress) -> None:
                 f"OpenAI sent {received} of the {length} bytes of {file_id}.",
                 outcome_unknown=False,
             )
+        if received and not _holds_results(path):
+            # A gateway's own page, with status 200 and a length that fits it.
+            raise OpenAIUnavailable(
+                f"OpenAI sent something that is no result as {file_id}.", outcome_unknown=False
+            )
         publish(path, uri)
     logger.info("Fetched %s, %d bytes", file_id, received)
+
+
+def _holds_results(path: Path) -> bool:
+    """Whether a file begins as output and error files do."""
+    with path.open("rb") as file:
+        try:
+            first = orjson.loads(file.readline())
+        except orjson.JSONDecodeError:
+            return False
+    return isinstance(first, dict) and "custom_id" in first

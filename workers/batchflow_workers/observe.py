@@ -12,8 +12,8 @@ from batchflow.settings import Settings
 from batchflow.states import JobState, Stage, stage_of, state_of
 from batchflow.store import commands
 
-#: For so long a completed batch may be without the file ids that its counts call for.
-_FILE_ID_LAG_S = 120
+#: For so long a batch that ended may be without the file ids that its counts call for.
+_FILE_ID_LAG_S = 600
 #: How many of OpenAI's errors a message quotes.
 _QUOTED_ERRORS = 10
 #: A batch is asked about at most this many times less often than a young one.
@@ -30,6 +30,7 @@ def observe(
     ``new`` says that the batch was made, or found again, just now; else it must be the job's.
     """
     state = _state(job, batch)
+    stage = Stage.FINISHING if _lagging(batch) else stage_of(batch.status)
     done = state is JobState.SUCCEEDED
     counts = batch.request_counts
     fields: dict[str, str | int | None] = {
@@ -41,9 +42,14 @@ def observe(
         "completed": counts.completed if counts else 0,
         "failed": counts.failed if counts else 0,
     }
-    for name in ("input_file_id", "output_file_id", "error_file_id", "model"):
+    for name in ("input_file_id", "output_file_id", "error_file_id"):
         if value := getattr(batch, name, None):
             fields[name] = str(value)
+    if batch.model and not job.model:
+        # OpenAI names the exact version of what was asked for; lines are for what was asked for.
+        fields["model"] = batch.model
+    if stage_of(batch.status) >= Stage.IN_PROGRESS:
+        fields["waiting_since"] = None
     if done:
         fields["result"] = orjson.dumps(_result(job, batch)).decode()
     return commands.update(
@@ -51,7 +57,8 @@ def observe(
         source=source,
         to=state,
         of_batch=commands.NO_BATCH if new else batch.id,
-        stage=Stage.FINISHING if _lagging(batch) else stage_of(batch.status),
+        # A record that was made again claims a stage that its batch may have yet to reach.
+        stage=max(stage, job.stage) if new else stage,
         due_in_s=None if state.terminal else next_poll_s(batch, settings),
         fields=fields,
     )
@@ -60,6 +67,8 @@ def observe(
 def next_poll_s(batch: Batch, settings: Settings) -> float:
     """In how many seconds to ask again: often while a batch is young, less often later."""
     fastest_s = settings.poll_interval_s
+    if _lagging(batch):
+        return fastest_s
     age_s = time.time() - batch.created_at
     return min(max(fastest_s, age_s * _AGE_SHARE), fastest_s * _SLOWEST)
 
@@ -77,16 +86,21 @@ def _state(job: Job, batch: Batch) -> JobState:
 
 
 def _lagging(batch: Batch) -> bool:
-    """Whether a batch is completed and its file ids have yet to appear."""
-    if batch.status != "completed":
+    """Whether a batch has ended and the file ids that its counts call for have yet to appear."""
+    ended_at = {
+        "completed": batch.completed_at,
+        "expired": batch.expired_at,
+        "cancelled": batch.cancelled_at,
+    }
+    if batch.status not in ended_at:
         return False
     counts = batch.request_counts
-    complete = bool(batch.output_file_id) or (
-        bool(batch.error_file_id) and not (counts and counts.completed)
+    missing = bool(counts and counts.completed and not batch.output_file_id) or bool(
+        counts and counts.failed and not batch.error_file_id
     )
-    nothing_to_come = counts is not None and counts.total == 0
-    ended_at = batch.completed_at or batch.created_at
-    return not complete and not nothing_to_come and time.time() - ended_at < _FILE_ID_LAG_S
+    if batch.status == "completed" and not (batch.output_file_id or batch.error_file_id):
+        missing = counts is None or counts.total > 0
+    return missing and time.time() - (ended_at[batch.status] or batch.created_at) < _FILE_ID_LAG_S
 
 
 def _result(job: Job, batch: Batch) -> dict[str, Any]:
@@ -109,16 +123,17 @@ def _message(job: Job, batch: Batch, state: JobState) -> str:
     )
     kept = f" What was done is kept: {kept}." if kept else ""
     match batch.status, state:
+        case "completed" | "expired" | "cancelled", JobState.RUNNING:
+            waits = f"The batch is {batch.status}; waiting for OpenAI to show its files"
+            return job.message if job.cancel_requested else waits
         case "failed", _:
-            return f"OpenAI refused the batch. {errors_of(batch)}"
+            return f"OpenAI refused the batch. {errors_of(batch)}{kept}"
         case "expired", _:
             return f"The batch expired at OpenAI before it was finished; {part}.{kept}"
         case "cancelled", JobState.CANCELLED:
             return f"{job.message or 'Cancelled.'} {part[0].upper()}{part[1:]}.{kept}"
         case "cancelled", _:
             return f"The batch was cancelled at OpenAI; {part}.{kept}"
-        case "completed", JobState.RUNNING:
-            return "The batch is completed; waiting for OpenAI to show its files"
     return job.message if job.cancel_requested else ""
 
 

@@ -112,11 +112,6 @@ def end(
     return runtime.update(job_id, source, {**fields, "message": message}, to=state)
 
 
-def nothing_went_out(runtime: Runtime, job: Job, source: str) -> None:
-    """Take back what ``begin`` said: the request is known not to have been carried out."""
-    runtime.update(job.id, source, {"tries": job.tries or None})
-
-
 def _failed_again(runtime: Runtime, source: str, job: Job, message: str) -> None:
     failures = job.failures + 1
     if failures >= MAX_FAILURES:

@@ -5,21 +5,14 @@ from typing import Any
 
 from openai.types import Batch
 
-from batchflow.errors import OpenAIUnavailable
 from batchflow.jobs import BatchSpec, Job
 from batchflow.openai_api import JOB_METADATA_KEY, MAX_METADATA_PAIRS
 from batchflow.states import JobState
 from batchflow.store import commands
-from batchflow_workers.capacity import (
-    ahead_in_line,
-    out_of_tokens,
-    patience_s,
-    record,
-    waiting_message,
-)
+from batchflow_workers.capacity import has_to_wait, out_of_tokens, record, with_model
+from batchflow_workers.once import earliest, sending, still_settling
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.settle import still_settling
-from batchflow_workers.step import end, nothing_went_out, postpone
+from batchflow_workers.step import end, postpone
 
 logger = logging.getLogger(__name__)
 
@@ -33,22 +26,23 @@ _NOT_SENT = frozenset({"model"})
 
 def submit(runtime: Runtime, job: Job) -> None:
     """Create the batch, or find the one that an earlier try made."""
-    if not isinstance(job.spec, BatchSpec) or job.batch_id:
+    spec = job.spec
+    if not isinstance(spec, BatchSpec) or job.batch_id:
         return
-    api = runtime.openai(job.spec.credential)
+    api = runtime.openai(spec.credential)
     if job.tries:
         if wait_s := still_settling(runtime, job):
             postpone(
                 runtime, job.id, SOURCE, wait_s, "Finding out whether OpenAI has this batch already"
             )
             return
-        batch = api.find_batch(job.id, not_before=job.created_at)
+        batch = api.find_batch(job.id, not_before=earliest(job))
         if batch and not out_of_tokens(batch):
             logger.info("%s: an earlier try had made %s", job.id, batch.id)
             _record(runtime, job, batch)
             return
-    if ahead := ahead_in_line(runtime, job):
-        postpone(runtime, job.id, SOURCE, 2 * patience_s(runtime), waiting_message(job, ahead))
+    job = with_model(runtime, job, SOURCE)
+    if not job.cancel_requested and has_to_wait(runtime, job, SOURCE):
         return
     begun, _ = runtime.store.run(commands.begin(job.id))
     if begun is commands.Begun.CANCELLED:
@@ -56,14 +50,10 @@ def submit(runtime: Runtime, job: Job) -> None:
         return
     if begun is not commands.Begun.BEGUN:
         return
-    try:
+    with sending(runtime, job, SOURCE):
         batch = api.create_batch(
-            input_file_id=job.spec.input_file_id, config=_parameters(job.id, job.spec.config)
+            input_file_id=spec.input_file_id, config=_parameters(job.id, spec.config)
         )
-    except OpenAIUnavailable as error:
-        if not error.outcome_unknown:
-            nothing_went_out(runtime, job, SOURCE)
-        raise
     logger.info("%s: made %s", job.id, batch.id)
     _record(runtime, job, batch)
 

@@ -19,7 +19,7 @@ CLAIM = 1_000
 #: enough for a lost message, seldom enough for a long queue.
 _NUDGE_AGE_SHARE = 0.5
 _NUDGE_MAX_S = 600.0
-#: Ended jobs forgotten in one sweep.
+#: Ended jobs forgotten in one sweep, at most.
 _PURGE = 500
 
 
@@ -70,5 +70,12 @@ def _nudge(runtime: Runtime, job: Job, step: Step, now_s: float) -> None:
 def _purge(runtime: Runtime) -> None:
     retention_s = runtime.settings.retention_s
     before = runtime.store.run(commands.time()) - retention_s
-    old = runtime.store.run(commands.unchanged_since(before, _PURGE))
-    runtime.store.run_all([commands.purge(job_id, retention_s=retention_s) for job_id in old])
+    kept = 0
+    while old := runtime.store.run(commands.unchanged_since(before, _PURGE, offset=kept)):
+        # Any number of live jobs may be older than those that have ended.
+        live = runtime.store.run(commands.live(old))
+        ended = [job_id for job_id, lives in zip(old, live, strict=True) if not lives]
+        gone = runtime.store.run_all([commands.purge(i, retention_s=retention_s) for i in ended])
+        if any(gone):
+            return
+        kept += len(old)

@@ -6,17 +6,17 @@ from pathlib import Path
 import orjson
 from openai.types import FileObject
 
-from batchflow.errors import OpenAIRefused, OpenAIUnavailable
+from batchflow.errors import OpenAIError
 from batchflow.jobs import Job, UploadSpec
 from batchflow.jsonl import JsonlValidator
 from batchflow.states import JobState
 from batchflow.store import commands
 from batchflow_workers.allowed import allowed_uris, check_uri
 from batchflow_workers.blobs import read_chunks, scratch_file
+from batchflow_workers.once import earliest, sending, still_settling
 from batchflow_workers.progress import Progress
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.settle import still_settling
-from batchflow_workers.step import end, nothing_went_out, postpone
+from batchflow_workers.step import end, postpone
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def upload(runtime: Runtime, job: Job) -> None:
                 runtime, job.id, SOURCE, wait_s, "Finding out whether OpenAI has this file already"
             )
             return
-        if found := api.find_file(name, not_before=job.created_at):
+        if found := api.find_file(name, not_before=earliest(job)):
             logger.info("%s: an earlier try had sent %s", job.id, found.id)
             _succeed(runtime, job, found)
             return
@@ -45,12 +45,8 @@ def upload(runtime: Runtime, job: Job) -> None:
         begun, _ = runtime.store.run(commands.begin(job.id))
         if begun is not commands.Begun.BEGUN:
             return
-        try:
+        with sending(runtime, job, SOURCE):
             sent = api.upload_file(path, name)
-        except OpenAIUnavailable as error:
-            if not error.outcome_unknown:
-                nothing_went_out(runtime, job, SOURCE)
-            raise
     logger.info("%s: sent %s, %d bytes", job.id, sent.id, sent.bytes)
     if _succeed(runtime, job, sent).outcome is commands.Outcome.REFUSED:
         _tidy_up(runtime, job, sent)
@@ -87,5 +83,5 @@ def _tidy_up(runtime: Runtime, job: Job, file: FileObject) -> None:
     """The job was cancelled while the file was on its way: nobody will use it."""
     try:
         runtime.openai(job.spec.credential).delete_file(file.id)
-    except (OpenAIUnavailable, OpenAIRefused) as error:
+    except OpenAIError as error:
         logger.warning("%s: %s stays at OpenAI: %s", job.id, file.id, error)

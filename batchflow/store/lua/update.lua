@@ -1,10 +1,10 @@
 -- Change a job's record, if its state and stage allow it.
 -- A state that may not follow and an observation older than what is known change nothing.
--- KEYS     job, due, recent, counts, events, and the key for an OpenAI batch's job if the
---          fields hold a batch_id
+-- KEYS     job, due, recent, counts, events, and the key that leads from what OpenAI has to its
+--          job, if the fields hold a batch_id or an upload's input_file_id
 -- ARGV     [1] job id  [2] states that may be changed, with commas  [3] new state, '' to keep it
 --          [4] '1' if the new state is terminal  [5] stage that was observed, '' if none was
---          [6] seconds until it is due, '' to leave it  [7] TTL of the key for a batch, in seconds
+--          [6] seconds until it is due, '' to leave it  [7] TTL of that last key, in seconds
 --          [8] length of the events stream  [9] source  [10] the batch that the fields are about,
 --          'none' if the job must not have one, '' if it does not matter
 --          [11...] fields and values; an empty value removes the field
@@ -33,13 +33,11 @@ if not stale then
   for i = 11, #ARGV, 2 do
     local name, value = ARGV[i], ARGV[i + 1]
     if GROWING[name] then
+      if value == '' then value = '0' end
       local old = tonumber(redis.call('HGET', KEYS[1], name) or 0)
       value = tostring(math.max(old, tonumber(value)))
     end
     if name == 'openai_status' then status = value end
-    if name == 'batch_id' and value ~= '' then
-      redis.call('SET', KEYS[6], ARGV[1], 'EX', ARGV[7])
-    end
     if value == '' then
       removed[#removed + 1] = name
     else
@@ -48,6 +46,7 @@ if not stale then
     end
     if name == 'message' then message = value end
   end
+  if KEYS[6] then redis.call('SET', KEYS[6], ARGV[1], 'EX', ARGV[7]) end
   if observed and observed > stage then
     set[#set + 1] = 'stage'
     set[#set + 1] = ARGV[5]

@@ -1,0 +1,152 @@
+"""``batchflow up``: every process on this machine, in the foreground."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from batchflow.cli.jobs import open_store
+from batchflow.cli.supervise import Supervisor, stopping_on_signals
+from batchflow.errors import InvalidInput
+from batchflow.jobs import Credential
+from batchflow.queue import SOFT_SHUTDOWN_S, make_app
+from batchflow.settings import load_settings
+from batchflow.stack import commands as start
+from batchflow.stack import embedded
+from batchflow.stack.processes import Processes
+from batchflow.store import commands
+
+#: Threads of the worker.
+_CONCURRENCY = 16
+#: What the worker's own shutdown takes on top of its steps.
+_STOP_MARGIN_S = 10.0
+#: The secret of the plugin's documentation, for which the emulator has a key as well.
+_DOCUMENTED = Credential(group="openai-api-key", key="api_key")
+
+
+@dataclass(frozen=True)
+class _Options:
+    port: int
+    data_dir: Path | None
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    show_default=True,
+    help="Where the connector listens.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where Redis keeps its data.  [default: in memory only]",
+)
+def up(port: int, data_dir: Path | None) -> None:
+    """Run Redis, a Celery worker, beat and the connector until Ctrl-C.
+
+    Redis is brought along unless BATCHFLOW_REDIS_URL names one, and an emulator of OpenAI's APIs
+    unless there is an API key in OPENAI_API_KEY.
+    """
+    options = _Options(port, data_dir)
+    _check(options)
+    emulated = not embedded.provide_key(Credential())
+    console = Console(highlight=False)
+    processes = Processes(stop_s=SOFT_SHUTDOWN_S + _STOP_MARGIN_S)
+    with stopping_on_signals(processes, console):
+        console.print("Starting.")
+        for line in _start(processes, options, emulated=emulated):
+            console.print(line, soft_wrap=True, markup=False)
+        supervisor = Supervisor(processes, console)
+        while True:
+            supervisor.look()
+
+
+def _check(options: _Options) -> None:
+    if start.is_taken(options.port):
+        raise InvalidInput(f"Port {options.port} is taken. Choose another one with --port.")
+    if options.data_dir is None:
+        return
+    if load_settings().redis_url:
+        raise InvalidInput(
+            "--data-dir is for the Redis that `batchflow up` brings, and BATCHFLOW_REDIS_URL names "
+            "another. Leave one of them out."
+        )
+    try:
+        options.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"{options.data_dir} can't be made: {error.strerror}.") from error
+
+
+def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[str]:
+    """Start everything, each when what it needs is ready; returns what to tell the user."""
+    own_redis = bool(load_settings().redis_url)
+    about = [_start_redis(processes, options.data_dir)]
+    if emulated:
+        about.append(_start_emulator(processes))
+    else:
+        about.append(f"OpenAI      {os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com'}")
+    # Celery waits for running steps on SIGTERM, for a limited time, only if told so.
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "REMAP_SIGTERM": "SIGQUIT"}
+    processes.start("beat", start.beat(log_level="WARNING"), env)
+    worker = processes.start(
+        "worker", start.worker(concurrency=_CONCURRENCY, log_level="INFO"), env
+    )
+    metrics_port = start.free_port()
+    connector = processes.start("connector", start.connector(options.port, metrics_port), env)
+    processes.wait_until(connector, lambda: start.is_taken(options.port))
+    app = make_app(load_settings())
+    processes.wait_until(worker, lambda: bool(app.control.ping(timeout=0.3)))
+    return [
+        *about,
+        f"connector   grpc://127.0.0.1:{options.port}, metrics on http://127.0.0.1:{metrics_port}",
+        "worker      all queues, with beat",
+        "",
+        *_instructions(own_redis=own_redis),
+        "",
+        "Ready. Ctrl-C stops everything.",
+    ]
+
+
+def _start_redis(processes: Processes, data_dir: Path | None) -> str:
+    if load_settings().redis_url:
+        # Now is the time to say so if it is away.
+        open_store(load_settings()).run(commands.time())
+        return "Redis       as BATCHFLOW_REDIS_URL says"
+    port = start.free_port()
+    folder = data_dir.resolve() if data_dir else processes.folder
+    name, command = start.redis(port, str(folder), durable=data_dir is not None)
+    redis = processes.start("redis", command, os.environ, foundation=True)
+    url = f"redis://127.0.0.1:{port}/0"
+    processes.wait_until(redis, lambda: embedded.answers(url))
+    os.environ["BATCHFLOW_REDIS_URL"] = url
+    load_settings.cache_clear()
+    kept = f"data in {folder}" if data_dir else "in memory only: jobs are forgotten when this stops"
+    return f"Redis       {url} ({name}, {kept})"
+
+
+def _start_emulator(processes: Processes) -> str:
+    secrets = processes.folder / "secrets"
+    for credential in (Credential(), _DOCUMENTED):
+        embedded.give_emulator_key(credential, secrets)
+    os.environ[embedded.SECRETS_FOLDER_VARIABLE] = str(secrets)
+    os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", str(embedded.EMULATED_POLL_S))
+    url = embedded.start_emulator(processes, os.environ)
+    os.environ["OPENAI_BASE_URL"] = url
+    load_settings.cache_clear()
+    return f"OpenAI      emulated at {url}: no API key is set, so nothing is paid"
+
+
+def _instructions(*, own_redis: bool) -> list[str]:
+    if own_redis:
+        # It may hold a password.
+        return ["Other commands find this with the same BATCHFLOW_REDIS_URL."]
+    return [
+        "In another terminal:",
+        f"  export BATCHFLOW_REDIS_URL={load_settings().require_redis_url()}",
+        "  batchflow run requests.jsonl",
+        "  batchflow list",
+    ]

@@ -1,0 +1,212 @@
+"""The command line as a user has it: real processes, no key, an emulated OpenAI."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from batchflow.cli import main
+from batchflow.jobs import BatchSpec, Credential, Order, random_job_id
+from batchflow.settings import Settings, load_settings
+from batchflow.stack.commands import free_port
+from batchflow.states import JobState, Stage
+from batchflow.store import JobStore, commands, connect
+
+REQUESTS = Path(__file__).parents[2] / "examples" / "requests.jsonl"
+BATCHFLOW = (sys.executable, "-m", "batchflow.cli")
+PATIENCE_S = 60.0
+
+
+def _start(*arguments: str, cwd: Path, **env: str) -> "subprocess.Popen[str]":
+    with (cwd / "stderr.txt").open("w") as stderr:
+        return subprocess.Popen(
+            [*BATCHFLOW, *arguments],
+            cwd=cwd,
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+
+def _custom_ids(path: Path) -> list[str]:
+    return [json.loads(line)["custom_id"] for line in path.read_text("utf-8").splitlines()]
+
+
+def _eventually(found: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := found()):
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return value
+
+
+def _end(process: "subprocess.Popen[str]", number: signal.Signals) -> str:
+    """Signal a command, and see that it leaves no process behind."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+    return output
+
+
+def test_run_accounts_for_every_request(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "output.jsonl").write_text("of an earlier run")
+    run = _start("run", str(REQUESTS), "--json", cwd=tmp_path)
+    output, _ = run.communicate(timeout=PATIENCE_S)
+    told = (tmp_path / "stderr.txt").read_text()
+    assert run.returncode == 0, told
+    assert "emulator" in told
+    assert "running" in told
+    assert "Running Task" not in told
+
+    summary = json.loads(output)
+    answered = _custom_ids(results / "output.jsonl")
+    failed = _custom_ids(results / "error.jsonl")
+    assert sorted(answered + failed) == sorted(_custom_ids(REQUESTS))
+    assert len(failed) == 5
+    assert all(custom_id.startswith("refused-") for custom_id in failed)
+    assert (summary["requests"], summary["answered"], summary["failed"]) == (240, 235, 5)
+    assert (summary["unaccounted"], summary["duplicates"]) == (0, 0)
+    assert sum(error["count"] for error in summary["errors"]) == 5
+    assert summary["tokens"]["total"] > 0
+    assert summary["model"] == "gpt-4o-mini"
+    assert summary["emulated"]
+    assert {path.name for path in results.iterdir()} == {"output.jsonl", "error.jsonl"}
+
+
+def test_ctrl_c_cancels_the_batch(tmp_path: Path) -> None:
+    run = _start("run", str(REQUESTS), cwd=tmp_path)
+    _eventually(lambda: "running, batch_" in (tmp_path / "stderr.txt").read_text(), run)
+    assert _end(run, signal.SIGINT) == ""
+    assert run.returncode == 130
+    told = (tmp_path / "stderr.txt").read_text().splitlines()
+    assert re.fullmatch(r"Error: Interrupted; cancelled the batch batch_\w+\.", told[-1])
+
+
+def test_up_serves_the_other_commands_and_ends_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    up = _start("up", "--port", str(free_port()), "--data-dir", "data", cwd=tmp_path / "up")
+    assert up.stdout
+    ready = iter(up.stdout.readline, "Ready. Ctrl-C stops everything.\n")
+    url = re.search(r"export BATCHFLOW_REDIS_URL=(\S+)", "".join(ready))
+    assert url
+    env = {"BATCHFLOW_REDIS_URL": url[1]}
+    run = _start("run", str(REQUESTS), cwd=tmp_path, **env)
+
+    def running() -> Any:
+        listed = _ask("list", "--json", "--state", "running", "--kind", "batch", **env)
+        jobs = [job for job in json.loads(listed.stdout)["jobs"] if job["batch_id"]]
+        return jobs and jobs[0]
+
+    job = _eventually(running, run)
+    shown = _ask("status", job["batch_id"], **env)
+    assert job["id"] in shown.stdout
+    assert _ask("cancel", job["batch_id"], **env).exit_code == 0
+    run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 1
+    told = (tmp_path / "stderr.txt").read_text()
+    assert "\nError: Cancelled from the command line." in told
+    again = _ask("cancel", job["id"], **env)
+    assert again.exit_code == 0
+    assert "had ended already: cancelled" in again.stdout
+
+    assert _end(up, signal.SIGTERM).endswith("Stopped.\n")
+    assert up.returncode == 0
+    assert list((tmp_path / "up" / "data").rglob("*.aof"))
+
+
+@pytest.fixture
+def store(redis_url: str, key_prefix: str) -> Iterator[JobStore]:
+    settings = Settings.model_validate({"redis_url": redis_url, "key_prefix": key_prefix})
+    store = connect(settings)
+    yield store
+    store.redis.close()
+
+
+@pytest.fixture
+def ask(redis_url: str, key_prefix: str) -> Callable[..., Result]:
+    def call(*arguments: str) -> Result:
+        env = {"BATCHFLOW_REDIS_URL": redis_url, "BATCHFLOW_KEY_PREFIX": key_prefix}
+        return _ask(*arguments, **env)
+
+    return call
+
+
+def test_status_finds_a_job_by_either_id(store: JobStore, ask: Callable[..., Result]) -> None:
+    job_id = _batch_job(store)
+    by_job, by_batch = ask("status", job_id), ask("status", f"batch_{job_id}", "--json")
+    assert by_job.exit_code == by_batch.exit_code == 0
+    assert "3 answered and 1 failed of 10" in by_job.stdout
+    data = json.loads(by_batch.stdout)
+    assert (data["id"], data["state"], data["phase"]) == (job_id, "running", "RUNNING")
+
+
+@pytest.mark.parametrize("name", ["status", "cancel"])
+@pytest.mark.parametrize("id_", ["bf-" + "a" * 26, "batch_unknown"])
+def test_an_unknown_id(ask: Callable[..., Result], name: str, id_: str) -> None:
+    result = ask(name, id_, "--json")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: There is no job ")
+    assert not result.stdout
+
+
+def test_list_is_filtered_limited_and_counted(store: JobStore, ask: Callable[..., Result]) -> None:
+    ids = [_batch_job(store) for _ in range(5)]
+    store.run(commands.update(ids[0], source="test", to=JobState.FAILED))
+    assert json.loads(ask("list", "--json").stdout)["jobs"][0]["id"] == ids[0]
+    two = ask("list", "--state", "running", "--limit", "2")
+    assert len(re.findall("^bf-", two.stdout, re.MULTILINE)) == 2
+    assert two.stdout.endswith("5 jobs in all: 4 running, 1 failed.\n")
+    none = ask("list", "--kind", "upload")
+    assert none.stdout == "No job matches. 5 jobs in all: 4 running, 1 failed.\n"
+
+
+def test_cancel_asks_the_workers(store: JobStore, ask: Callable[..., Result]) -> None:
+    job_id = _batch_job(store)
+    result = ask("cancel", job_id, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["outcome"] == "requested"
+    job = store.run(commands.get(job_id))
+    assert job
+    assert job.cancel_requested
+
+
+def _ask(*arguments: str, **env: str) -> Result:
+    load_settings.cache_clear()
+    try:
+        return CliRunner().invoke(main, list(arguments), env=env)
+    finally:
+        load_settings.cache_clear()
+
+
+def _batch_job(store: JobStore) -> str:
+    spec = BatchSpec(credential=Credential(), input_file_id="file-1", config={})
+    order = Order(job_id=random_job_id(), spec=spec)
+    store.run(commands.create(order, due_in_s=600))
+    store.run(commands.begin(order.job_id))
+    store.run(
+        commands.update(
+            order.job_id,
+            source="test",
+            to=JobState.RUNNING,
+            stage=Stage.IN_PROGRESS,
+            fields={"batch_id": f"batch_{order.job_id}", "total": 10, "completed": 3, "failed": 1},
+        )
+    )
+    return order.job_id

@@ -1,0 +1,849 @@
+"""One contract for every job store: blocking and asyncio, over fakeredis and a real Redis."""
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol, TypeVar, cast
+from uuid import uuid4
+
+import fakeredis
+import pytest
+from redis import ConnectionError as RedisConnectionError
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from batchflow import keys
+from batchflow.errors import StoreUnavailable
+from batchflow.jobs import Job, Order, random_job_id
+from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
+from batchflow.store import AsyncJobStore, JobStore, commands
+from batchflow.store.commands import Begun, Cancelled, Command, Outcome
+from batchflow.store.stores import script_names, script_source
+from tests.support.orders import an_order
+
+T = TypeVar("T")
+
+TERMINAL = sorted(set(JobState) - LIVE)
+LATER_S, EARLIER_S = 1_000, -1_000
+#: How long a test waits for what has to come.
+PATIENCE_S = 10.0
+
+
+class Face(Protocol):
+    """A store that blocks."""
+
+    def run(self, command: Command[T]) -> T: ...
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """The asyncio store, for tests that know of no loop."""
+
+    store: AsyncJobStore
+    runner: asyncio.Runner
+
+    def run(self, command: Command[T]) -> T:
+        return self.runner.run(self.store.run(command))
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A store, and a look past it at what Redis has."""
+
+    store: Face
+    redis: Redis
+    prefix: str
+
+    def run(self, command: Command[T]) -> T:
+        return self.store.run(command)
+
+    def job(self, order: Order) -> Job:
+        job = self.run(commands.get(order.job_id))
+        assert job is not None
+        return job
+
+    def created(self, kind: JobKind = JobKind.BATCH, *, due_in_s: float = LATER_S) -> Order:
+        order = an_order(kind)
+        assert self.run(commands.create(order, due_in_s=due_in_s)).new
+        return order
+
+    def changed(self, order: Order, **change: Any) -> Outcome:
+        return self.run(commands.update(order.job_id, **{"source": "test"} | change)).outcome
+
+    def in_state(self, state: JobState, kind: JobKind = JobKind.BATCH) -> Order:
+        order = self.created(kind)
+        assert self.changed(order, to=state) is Outcome.APPLIED
+        return order
+
+    def raw(self, name: str) -> Any:
+        key, redis = f"{self.prefix}:{name}", cast(Any, self.redis)
+        match redis.type(key):
+            case "hash":
+                return redis.hgetall(key)
+            case "zset":
+                return dict(redis.zrange(key, 0, -1, withscores=True))
+            case "stream":
+                return redis.xrange(key)
+            case _:
+                return redis.get(key)
+
+    def due(self) -> dict[str, float]:
+        return cast(dict[str, float], self.raw(keys.DUE) or {})
+
+    def events(self) -> list[dict[str, str]]:
+        return [fields for _, fields in self.raw(keys.EVENTS) or []]
+
+    def everything(self) -> dict[str, Any]:
+        found = sorted(str(key) for key in self.redis.scan_iter(f"{self.prefix}:*"))
+        return {key: self.raw(key.removeprefix(f"{self.prefix}:")) for key in found}
+
+
+@contextmanager
+def loop(redis: AsyncRedis, prefix: str) -> Iterator[Blocking]:
+    with asyncio.Runner() as runner:
+        yield Blocking(AsyncJobStore(redis, prefix), runner)
+        runner.run(redis.aclose())
+
+
+@contextmanager
+def over_fakeredis(prefix: str, blocking: bool) -> Iterator[Rig]:
+    server = fakeredis.FakeServer()
+
+    def client(kind: Callable[..., Any]) -> Any:
+        return kind(server=server, decode_responses=True)
+
+    with closing(cast(Redis, client(fakeredis.FakeRedis))) as redis:
+        if blocking:
+            yield Rig(JobStore(redis, prefix), redis, prefix)
+        else:
+            with loop(client(fakeredis.FakeAsyncRedis), prefix) as face:
+                yield Rig(face, redis, prefix)
+        assert all(str(key).startswith(f"{prefix}:") for key in redis.scan_iter())
+
+
+@contextmanager
+def over_redis(prefix: str, blocking: bool, url: str) -> Iterator[Rig]:
+    # The store's user may touch no key outside of its namespace.
+    user: dict[str, Any] = {"username": prefix, "password": "secret", "decode_responses": True}
+    with closing(Redis.from_url(url, decode_responses=True)) as redis:
+        redis.acl_setuser(
+            prefix,
+            enabled=True,
+            passwords=["+secret"],
+            keys=[f"{prefix}:*"],
+            categories=["+@all"],
+        )
+        if blocking:
+            with closing(Redis.from_url(url, **user)) as own:
+                yield Rig(JobStore(own, prefix), redis, prefix)
+        else:
+            with loop(AsyncRedis.from_url(url, **user), prefix) as face:
+                yield Rig(face, redis, prefix)
+        redis.acl_deluser(prefix)
+
+
+@pytest.fixture(
+    params=["fakeredis-blocking", "fakeredis-asyncio", "redis-blocking", "redis-asyncio"]
+)
+def rig(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[Rig]:
+    server, _, face = request.param.partition("-")
+    blocking = face == "blocking"
+    if server == "fakeredis":
+        with over_fakeredis(key_prefix, blocking) as rig:
+            yield rig
+    else:
+        with over_redis(key_prefix, blocking, request.getfixturevalue("redis_url")) as rig:
+            yield rig
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was never met"
+        time.sleep(0.005)
+
+
+# Create
+
+
+def test_create_records_a_new_job(rig: Rig) -> None:
+    order = an_order(execution="p/d/e/n", attempt=2)
+    now_s = rig.run(commands.time())
+    created = rig.run(commands.create(order, due_in_s=30))
+    assert created.new
+    job = created.job
+    assert job is not None
+    assert job == rig.job(order)
+    assert (job.id, job.kind, job.state) == (order.job_id, JobKind.BATCH, JobState.QUEUED)
+    assert (job.spec, job.execution, job.attempt) == (order.spec, "p/d/e/n", 2)
+    assert (job.source, job.tries, job.stage, job.message) == ("create", 0, Stage.NONE, "")
+    assert job.created_at == job.updated_at
+    assert job.created_at.timestamp() == pytest.approx(now_s, abs=5)
+    assert rig.due()[job.id] == pytest.approx(now_s + 30, abs=5)
+    assert rig.run(commands.recent(10)) == [job.id]
+
+
+def test_create_finds_what_is_there_and_changes_nothing(rig: Rig) -> None:
+    order = rig.in_state(JobState.RUNNING)
+    before = rig.everything()
+    other = order.model_copy(update={"attempt": 7, "execution": "other"})
+    for remade in (False, True):
+        created = rig.run(commands.create(other, due_in_s=0, remade=remade))
+        assert not created.new
+        assert created.job == rig.job(order)
+        assert created.job is not None
+        assert created.job.attempt == 0
+    assert rig.everything() == before
+
+
+def test_a_remade_record_may_have_something_at_openai(rig: Rig) -> None:
+    order = an_order()
+    assert rig.run(commands.create(order, due_in_s=0, source="get", remade=True)).new
+    job = rig.job(order)
+    assert (job.state, job.stage, job.tries) == (JobState.RUNNING, Stage.IN_PROGRESS, 1)
+    assert (job.source, job.batch_id) == ("get", None)
+    assert job.message.startswith("Redis had lost this job's record")
+    assert rig.run(commands.claim_due(10, hold_s=10)) == [order.job_id]
+
+
+def test_a_record_is_plain_to_read(rig: Rig) -> None:
+    order = rig.created()
+    rig.run(commands.begin(order.job_id))
+    observed = {
+        "batch_id": "batch_1",
+        "openai_status": "completed",
+        "output_file_id": "file-2",
+        "error_file_id": "file-3",
+        "total": 3,
+        "completed": 2,
+        "failed": 1,
+        "bytes_done": 10,
+        "bytes_total": 10,
+        "message": "Done.",
+        "result": "{}",
+    }
+    rig.changed(order, to=JobState.SUCCEEDED, stage=Stage.ENDED, fields=observed)
+    record = rig.raw(keys.job(order.job_id))
+    at = {name: record.pop(name) for name in list(record) if name.endswith("_at")}
+    assert set(at) == {"created_at", "updated_at", "checked_at", "tried_at"}
+    assert all(re.fullmatch(r"\d{10}\.\d{6}", time_) for time_ in at.values())
+    assert record == {name: str(value) for name, value in observed.items()} | {
+        "kind": "batch",
+        "state": "succeeded",
+        "stage": "4",
+        "input_file_id": "file-1",
+        "credential": "FLYTE_OPENAI_API_KEY",
+        "spec": order.spec.model_dump_json(),
+        "attempt": "0",
+        "generation": "1",
+        "tries": "1",
+        "source": "test",
+        "version": "1",
+    }
+
+
+def test_get_of_nothing(rig: Rig) -> None:
+    assert rig.run(commands.get(random_job_id())) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("state", "of-the-future"), ("spec", "{"), ("total", "x")]
+)
+def test_a_record_that_cannot_be_read_is_none_and_is_not_overwritten(
+    rig: Rig, field: str, value: str
+) -> None:
+    order = rig.created()
+    rig.redis.hset(f"{rig.prefix}:{keys.job(order.job_id)}", field, value)
+    assert rig.run(commands.get(order.job_id)) is None
+    created = rig.run(commands.create(order, due_in_s=0, remade=True))
+    assert (created.job, created.new) == (None, False)
+    assert rig.raw(keys.job(order.job_id))[field] == value
+
+
+# Update
+
+
+@pytest.mark.parametrize("before", JobState)
+def test_update_follows_the_table_of_transitions(rig: Rig, before: JobState) -> None:
+    for after in JobState:
+        order = rig.in_state(before)
+        untouched = rig.everything()
+        updated = rig.run(
+            commands.update(
+                order.job_id,
+                source="test",
+                to=after,
+                stage=Stage.ENDED,
+                due_in_s=0,
+                fields={"message": "Changed.", "batch_id": "batch_9"},
+            )
+        )
+        if after in TRANSITIONS[before]:
+            assert (updated.outcome, updated.state) == (Outcome.APPLIED, after)
+            assert (rig.job(order).state, rig.job(order).message) == (after, "Changed.")
+            assert (order.job_id in rig.due()) is not after.terminal
+        else:
+            assert (updated.outcome, updated.state) == (Outcome.REFUSED, before)
+            assert rig.everything() == untouched
+
+
+@pytest.mark.parametrize("state", TERMINAL)
+def test_a_terminal_state_absorbs_everything(rig: Rig, state: JobState) -> None:
+    order = rig.in_state(state)
+    untouched = rig.everything()
+    assert rig.changed(order, fields={"message": "Late."}, due_in_s=0) is Outcome.REFUSED
+    assert rig.changed(order, stage=Stage.ENDED, fields={"total": 9}) is Outcome.REFUSED
+    assert rig.run(commands.begin(order.job_id)) == (Begun.REFUSED, 0)
+    cancel = commands.cancel(order.job_id, message="Late.", source="test")
+    assert rig.run(cancel) is Cancelled.REFUSED
+    assert not rig.run(commands.create(order, due_in_s=0, remade=True)).new
+    assert rig.everything() == untouched
+
+
+def test_update_of_nothing(rig: Rig) -> None:
+    change = commands.update(random_job_id(), source="test", to=JobState.FAILED, due_in_s=0)
+    updated = rig.run(change)
+    assert (updated.outcome, updated.state) == (Outcome.MISSING, None)
+    assert not rig.everything()
+
+
+@pytest.mark.parametrize("known", Stage)
+def test_an_observation_that_is_older_than_what_is_known_is_dropped(rig: Rig, known: Stage) -> None:
+    for observed in Stage:
+        order = rig.created()
+        rig.changed(order, to=JobState.RUNNING, stage=known, fields={"openai_status": "known"})
+        told, batch_id = len(rig.events()), f"batch_{observed}"
+        seen = {"openai_status": "seen", "message": "Seen.", "total": 5, "batch_id": batch_id}
+        outcome = rig.changed(order, to=JobState.SUCCEEDED, stage=observed, fields=seen, due_in_s=0)
+        job = rig.job(order)
+        what = (job.state, job.openai_status, job.message, job.total, job.batch_id)
+        if Stage.NONE < observed < known:
+            assert outcome is Outcome.STALE
+            assert what == (JobState.RUNNING, "known", "", 0, None)
+            assert rig.run(commands.find_batch(batch_id)) is None
+            assert len(rig.events()) == told
+        else:
+            assert outcome is Outcome.APPLIED
+            assert what == (JobState.SUCCEEDED, "seen", "Seen.", 5, batch_id)
+        assert job.stage is max(known, observed)
+        assert job.checked_at is not None
+
+
+def test_only_observations_move_checked_at(rig: Rig) -> None:
+    order = rig.created()
+    rig.changed(order, fields={"message": "Hello."})
+    assert rig.job(order).checked_at is None
+    rig.changed(order, stage=Stage.NONE)
+    assert rig.job(order).checked_at is not None
+
+
+@pytest.mark.parametrize(
+    ("known", "of_batch", "outcome"),
+    [
+        (None, commands.NO_BATCH, Outcome.APPLIED),
+        (None, "batch_1", Outcome.STALE),
+        (None, "", Outcome.APPLIED),
+        ("batch_1", commands.NO_BATCH, Outcome.STALE),
+        ("batch_1", "batch_1", Outcome.APPLIED),
+        ("batch_1", "batch_2", Outcome.STALE),
+        ("batch_1", "", Outcome.APPLIED),
+    ],
+)
+def test_what_is_said_of_another_batch_is_stale(
+    rig: Rig, known: str | None, of_batch: str, outcome: Outcome
+) -> None:
+    order = rig.created()
+    rig.changed(order, fields={"batch_id": known})
+    change = {"of_batch": of_batch, "stage": Stage.ENDED, "to": JobState.FAILED}
+    assert rig.changed(order, **change, fields={"total": 3}) is outcome
+    job = rig.job(order)
+    applied = outcome is Outcome.APPLIED
+    assert (job.state is JobState.FAILED, job.total, job.stage) == (
+        applied,
+        3 if applied else 0,
+        Stage.ENDED if applied else Stage.NONE,
+    )
+
+
+@pytest.mark.parametrize("name", ["total", "bytes_done"])
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [([3, 7], 7), ([7, 3], 7), ([0], 0), ([None], 0), ([None, 4], 4), ([1, 10**13], 10**13)],
+)
+def test_counts_only_grow(rig: Rig, name: str, values: list[int | None], kept: int) -> None:
+    order = rig.created()
+    for value in values:
+        assert rig.changed(order, fields={name: value}) is Outcome.APPLIED
+    assert getattr(rig.job(order), name) == kept
+
+
+def test_none_removes_a_field(rig: Rig) -> None:
+    order = rig.created()
+    rig.changed(order, fields={"failures": 3, "message": "Broken.", "model": "gpt-test"})
+    rig.changed(order, fields={"failures": None, "message": None, "model": "gpt-other"})
+    job = rig.job(order)
+    assert (job.failures, job.message, job.model) == (0, "", "gpt-other")
+    assert not {"failures", "message"} & set(rig.raw(keys.job(order.job_id)))
+    assert rig.changed(order, fields={"error_file_id": None}) is Outcome.APPLIED
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"fields": {"message": "New."}}, True),
+        ({"fields": {"message": "Old."}}, False),
+        ({"fields": {"message": ""}}, True),
+        ({"fields": {"openai_status": "in_progress"}}, True),
+        ({"fields": {"openai_status": "validating"}}, False),
+        ({"fields": {"total": 8, "bytes_done": 1, "failures": 2}}, False),
+        ({"stage": Stage.IN_PROGRESS}, False),
+        ({"due_in_s": 5}, False),
+        ({"to": JobState.RUNNING}, False),
+        ({"to": JobState.FAILED}, True),
+        ({}, False),
+    ],
+)
+def test_what_people_would_notice_is_an_event_and_a_change(
+    rig: Rig, change: dict[str, Any], told: bool
+) -> None:
+    order = rig.created()
+    rig.changed(
+        order,
+        to=JobState.RUNNING,
+        stage=Stage.VALIDATING,
+        fields={"message": "Old.", "openai_status": "validating"},
+        source="before",
+    )
+    before, other = rig.job(order), rig.created()
+    assert rig.changed(order, source="after", **change) is Outcome.APPLIED
+    job = rig.job(order)
+    assert (job.updated_at > before.updated_at) is told
+    assert job.source == ("after" if told else "before")
+    assert rig.run(commands.recent(1)) == [order.job_id if told else other.job_id]
+    assert [event["source"] for event in rig.events()][3:] == (["after"] if told else [])
+
+
+def test_due_moves_only_when_told_and_ends_with_the_job(rig: Rig) -> None:
+    order = rig.created(due_in_s=LATER_S)
+    now_s = rig.run(commands.time())
+    rig.changed(order, to=JobState.RUNNING, fields={"message": "Going."})
+    assert rig.due()[order.job_id] == pytest.approx(now_s + LATER_S, abs=5)
+    rig.changed(order, due_in_s=0.5)
+    assert rig.due()[order.job_id] == pytest.approx(now_s + 0.5, abs=5)
+    rig.changed(order, to=JobState.SUCCEEDED, due_in_s=0)
+    assert not rig.due()
+
+
+def test_a_batch_leads_to_its_job(rig: Rig) -> None:
+    order = rig.created()
+    rig.changed(order, fields={"batch_id": "batch_1"})
+    assert rig.run(commands.find_batch("batch_1")) == order.job_id
+    assert rig.run(commands.find_batch("batch_2")) is None
+    ttl_s = rig.redis.ttl(f"{rig.prefix}:{keys.openai('batch_1')}")
+    assert keys.OPENAI_TTL_S - 60 <= ttl_s <= keys.OPENAI_TTL_S
+
+
+def test_update_says_that_a_cancel_was_asked_for(rig: Rig) -> None:
+    order = rig.created()
+    update = commands.update(order.job_id, source="test", to=JobState.RUNNING)
+    assert not rig.run(update).cancel_requested
+    rig.run(commands.begin(order.job_id))
+    rig.run(commands.cancel(order.job_id, message="Cancelled.", source="test"))
+    assert rig.run(update).cancel_requested
+
+
+# Begin
+
+
+def test_begin_counts_the_tries(rig: Rig) -> None:
+    order = rig.created()
+    now_s = rig.run(commands.time())
+    assert [rig.run(commands.begin(order.job_id)) for _ in range(3)] == [
+        (Begun.BEGUN, n) for n in (1, 2, 3)
+    ]
+    job = rig.job(order)
+    assert (job.tries, job.state) == (3, JobState.QUEUED)
+    assert job.tried_at is not None
+    assert job.tried_at.timestamp() == pytest.approx(now_s, abs=5)
+
+
+def test_nothing_is_begun_that_is_to_be_cancelled(rig: Rig) -> None:
+    order = rig.created()
+    rig.run(commands.begin(order.job_id))
+    rig.run(commands.cancel(order.job_id, message="Cancelled.", source="test"))
+    before = rig.everything()
+    assert rig.run(commands.begin(order.job_id)) == (Begun.CANCELLED, 0)
+    assert rig.everything() == before
+
+
+def test_begin_of_nothing(rig: Rig) -> None:
+    assert rig.run(commands.begin(random_job_id())) == (Begun.MISSING, 0)
+    assert not rig.everything()
+
+
+# Cancel
+
+
+@pytest.mark.parametrize("state", sorted(LIVE))
+@pytest.mark.parametrize("tries", [0, 1])
+@pytest.mark.parametrize("kind", JobKind)
+def test_cancel_ends_at_once_what_openai_cannot_be_working_on(
+    rig: Rig, kind: JobKind, tries: int, state: JobState
+) -> None:
+    order = rig.in_state(state, kind)
+    for _ in range(tries):
+        rig.run(commands.begin(order.job_id))
+    what = rig.run(commands.cancel(order.job_id, message="Cancelled by Flyte.", source="delete"))
+    job = rig.job(order)
+    assert (job.message, job.source) == ("Cancelled by Flyte.", "delete")
+    assert job.cancel_requested
+    event = rig.events()[-1]
+    assert (event["before"], event["state"], event["source"]) == (state, job.state, "delete")
+    if kind is JobKind.BATCH and tries:
+        assert (what, job.state) == (Cancelled.REQUESTED, state)
+        assert rig.run(commands.claim_due(10, hold_s=10)) == [order.job_id]
+    else:
+        assert (what, job.state) == (Cancelled.CANCELLED, JobState.CANCELLED)
+        assert not rig.due()
+
+
+def test_cancel_can_be_repeated(rig: Rig) -> None:
+    order = rig.created()
+    rig.run(commands.begin(order.job_id))
+    cancel = commands.cancel(order.job_id, message="Cancelled.", source="test")
+    assert [rig.run(cancel), rig.run(cancel)] == [Cancelled.REQUESTED] * 2
+    rig.changed(order, to=JobState.CANCELLED)
+    assert rig.run(cancel) is Cancelled.REFUSED
+
+
+def test_cancel_of_nothing(rig: Rig) -> None:
+    cancel = commands.cancel(random_job_id(), message="Cancelled.", source="test")
+    assert rig.run(cancel) is Cancelled.MISSING
+    assert not rig.everything()
+
+
+# What is due
+
+
+def test_what_is_due_is_taken_once(rig: Rig) -> None:
+    order, later = rig.created(due_in_s=0), rig.created(due_in_s=LATER_S)
+    assert rig.run(commands.claim_due(10, hold_s=LATER_S)) == [order.job_id]
+    assert rig.run(commands.claim_due(10, hold_s=LATER_S)) == []
+    assert set(rig.due()) == {order.job_id, later.job_id}
+
+
+def test_what_was_taken_is_due_again_when_its_hold_ends(rig: Rig) -> None:
+    order = rig.created(due_in_s=0)
+    claim = commands.claim_due(10, hold_s=0.05)
+    assert rig.run(claim) == [order.job_id]
+    until(lambda: rig.run(claim) == [order.job_id])
+
+
+def test_the_longest_due_are_taken_first_up_to_the_limit(rig: Rig) -> None:
+    orders = [rig.created(due_in_s=-age_s) for age_s in (10, 40, 20, 30)]
+    ids = [orders[n].job_id for n in (1, 3, 2, 0)]
+    claim = commands.claim_due(3, hold_s=LATER_S)
+    assert [rig.run(claim), rig.run(claim), rig.run(claim)] == [ids[:3], ids[3:], []]
+
+
+# Forgetting
+
+
+@pytest.mark.parametrize(
+    ("state", "retention_s", "gone"),
+    [
+        *[(state, EARLIER_S, False) for state in sorted(LIVE)],
+        *[(state, LATER_S, False) for state in TERMINAL],
+        *[(state, EARLIER_S, True) for state in TERMINAL],
+    ],
+)
+def test_purge_forgets_what_ended_long_ago(
+    rig: Rig, state: JobState, retention_s: float, gone: bool
+) -> None:
+    order = rig.in_state(state)
+    # A negative retention time is as good as a clock that has gone on.
+    assert rig.run(commands.purge(order.job_id, retention_s=retention_s)) is gone
+    assert (rig.run(commands.get(order.job_id)) is None) is gone
+    assert rig.run(commands.recent(10)) == ([] if gone else [order.job_id])
+    assert rig.run(commands.counts())[JobKind.BATCH, state] == (0 if gone else 1)
+
+
+def test_purge_tidies_up_after_a_record_that_was_deleted(rig: Rig) -> None:
+    order = rig.created(due_in_s=0)
+    rig.redis.delete(f"{rig.prefix}:{keys.job(order.job_id)}")
+    assert rig.run(commands.purge(order.job_id, retention_s=LATER_S))
+    assert not rig.due()
+    assert not rig.run(commands.recent(10))
+
+
+def test_a_job_that_was_forgotten_can_be_made_again(rig: Rig) -> None:
+    order = rig.in_state(JobState.FAILED)
+    rig.run(commands.purge(order.job_id, retention_s=EARLIER_S))
+    assert rig.run(commands.create(order, due_in_s=0)).new
+    assert rig.job(order).state is JobState.QUEUED
+    assert rig.job(order).message == ""
+
+
+# Indexes
+
+
+def test_recent_has_the_last_change_first(rig: Rig) -> None:
+    one, two, three = (rig.created() for _ in range(3))
+    rig.changed(one, fields={"message": "Changed."})
+    assert rig.run(commands.recent(2)) == [one.job_id, three.job_id]
+    assert rig.run(commands.recent(2, offset=2)) == [two.job_id]
+
+
+def test_unchanged_since_has_the_oldest_change_first(rig: Rig) -> None:
+    one, two, three = (rig.created() for _ in range(3))
+    before_three_s = rig.job(two).updated_at.timestamp() + 1e-7
+    rig.changed(one, fields={"message": "Changed."})
+    assert rig.run(commands.unchanged_since(before_three_s, 10)) == [two.job_id]
+    now_s = rig.run(commands.time()) + 1
+    assert rig.run(commands.unchanged_since(now_s, 2)) == [two.job_id, three.job_id]
+    assert rig.run(commands.unchanged_since(now_s, 2, offset=2)) == [one.job_id]
+    assert rig.run(commands.unchanged_since(now_s - LATER_S, 10)) == []
+
+
+def test_counts_agree_with_the_records(rig: Rig) -> None:
+    assert rig.run(commands.counts()) == {}
+    expected: dict[tuple[JobKind, JobState], int] = {}
+    for number, (kind, state) in enumerate(product(JobKind, JobState), start=1):
+        for _ in range(number % 3):
+            rig.in_state(state, kind)
+        expected[kind, state] = number % 3
+    counts = rig.run(commands.counts())
+    assert {place: counts.get(place, 0) for place in expected} == expected
+
+
+def test_events_tell_every_transition(rig: Rig) -> None:
+    order = rig.created()
+    at_creation = rig.raw(keys.job(order.job_id))["created_at"]
+    rig.changed(
+        order,
+        to=JobState.RUNNING,
+        source="submit",
+        fields={"openai_status": "validating", "message": "Sent."},
+    )
+    rig.changed(order, to=JobState.SUCCEEDED, source="poll", fields={"message": ""})
+    first, second, third = rig.events()
+    assert first == {
+        "job_id": order.job_id,
+        "kind": "batch",
+        "before": "",
+        "state": "queued",
+        "openai_status": "",
+        "message": "",
+        "source": "create",
+        "at": at_creation,
+    }
+    assert second | {"at": ""} == first | {
+        "before": "queued",
+        "state": "running",
+        "openai_status": "validating",
+        "message": "Sent.",
+        "source": "submit",
+        "at": "",
+    }
+    assert (third["before"], third["state"], third["message"]) == ("running", "succeeded", "")
+
+
+def test_the_events_stream_is_trimmed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "MAX_EVENTS", 10)
+    order = rig.created()
+    for number in range(300):
+        rig.changed(order, fields={"message": f"Message {number}."})
+    events = rig.events()
+    # Redis drops whole nodes of a hundred.
+    assert 10 <= len(events) <= 110
+    assert events[-1]["message"] == "Message 299."
+
+
+# Leases
+
+
+def test_a_lease_has_one_owner(rig: Rig) -> None:
+    assert rig.run(commands.acquire_lease("sweep", "one", ttl_s=60))
+    assert not rig.run(commands.acquire_lease("sweep", "two", ttl_s=60))
+    assert not rig.run(commands.acquire_lease("sweep", "one", ttl_s=60))
+    assert rig.run(commands.acquire_lease("poll:key", "two", ttl_s=60))
+
+
+def test_a_lease_is_renewed_and_released_only_by_its_owner(rig: Rig) -> None:
+    key = f"{rig.prefix}:{keys.lease('sweep')}"
+    rig.run(commands.acquire_lease("sweep", "one", ttl_s=60))
+    assert not rig.run(commands.renew_lease("sweep", "two", ttl_s=600))
+    assert not rig.run(commands.release_lease("sweep", "two"))
+    assert rig.redis.pttl(key) <= 60_000
+    assert rig.run(commands.renew_lease("sweep", "one", ttl_s=600))
+    assert rig.redis.pttl(key) > 500_000
+    assert rig.run(commands.release_lease("sweep", "one"))
+    assert not rig.run(commands.release_lease("sweep", "one"))
+    assert not rig.run(commands.renew_lease("sweep", "one", ttl_s=60))
+    assert rig.run(commands.acquire_lease("sweep", "two", ttl_s=60))
+
+
+def test_a_lease_runs_out(rig: Rig) -> None:
+    assert rig.run(commands.acquire_lease("sweep", "dead", ttl_s=0.03))
+    until(lambda: rig.run(commands.acquire_lease("sweep", "alive", ttl_s=60)))
+    assert not rig.run(commands.renew_lease("sweep", "dead", ttl_s=60))
+    assert not rig.run(commands.release_lease("sweep", "dead"))
+
+
+# Backoff
+
+
+def waits(rig: Rig, credential: str = "key") -> commands.Backoff | None:
+    return rig.run(commands.backoff(credential, rig.run(commands.time())))
+
+
+def fail(rig: Rig, retry_after_s: float | None = None, message: str = "Down.") -> float:
+    return rig.run(commands.back_off("key", message=message, retry_after_s=retry_after_s))
+
+
+def end_wait(rig: Rig) -> None:
+    """As if the time had gone by."""
+    rig.redis.hset(f"{rig.prefix}:{keys.backoff('key')}", "until", "0")
+
+
+def test_a_failure_makes_everybody_wait(rig: Rig) -> None:
+    assert waits(rig) is None
+    before_s = rig.run(commands.time())
+    delay_s = fail(rig)
+    assert commands.FIRST_BACKOFF_S / 2 <= delay_s <= commands.FIRST_BACKOFF_S
+    backoff = rig.run(commands.backoff("key", before_s))
+    assert backoff is not None
+    assert backoff.seconds_left == pytest.approx(delay_s, abs=5)
+    assert backoff.message == "Down."
+    assert waits(rig, "other") is None
+
+
+def test_failures_in_a_row_wait_exponentially_longer(rig: Rig) -> None:
+    for failure in range(14):
+        longest_s = min(commands.LONGEST_BACKOFF_S, commands.FIRST_BACKOFF_S * 2**failure)
+        assert longest_s / 2 <= fail(rig) <= longest_s
+        end_wait(rig)
+    assert waits(rig) is None
+
+
+def test_failures_of_requests_that_were_under_way_count_as_one(rig: Rig) -> None:
+    first_s = fail(rig, retry_after_s=60)
+    assert all(fail(rig, message=f"Down {n}.") <= first_s for n in range(20))
+    assert rig.raw(keys.backoff("key"))["failures"] == "1"
+    end_wait(rig)
+    assert fail(rig) <= 2 * commands.FIRST_BACKOFF_S
+
+
+def test_retry_after_wins_when_it_is_longer(rig: Rig) -> None:
+    assert fail(rig, retry_after_s=77) == pytest.approx(77, abs=0.01)
+    # Also while one waits already, and not when it is shorter.
+    assert fail(rig, retry_after_s=99) == pytest.approx(99, abs=0.01)
+    assert fail(rig, retry_after_s=1) == pytest.approx(99, abs=5)
+    backoff = waits(rig)
+    assert backoff is not None
+    assert backoff.seconds_left == pytest.approx(99, abs=5)
+
+
+@pytest.mark.parametrize("retry_after_s", [0, 0.001, 86_400, 1e9])
+def test_no_retry_after_breaks_the_store(rig: Rig, retry_after_s: float) -> None:
+    before_s = rig.run(commands.time())
+    assert fail(rig, retry_after_s=retry_after_s) > 0
+    assert rig.run(commands.backoff("key", before_s)) is not None
+
+
+def test_an_answer_ends_the_wait(rig: Rig) -> None:
+    fail(rig)
+    end_wait(rig)
+    fail(rig)
+    rig.run(commands.clear_backoff("key"))
+    assert waits(rig) is None
+    assert fail(rig) <= commands.FIRST_BACKOFF_S
+
+
+def test_a_backoff_is_forgotten_some_time_after_its_end(rig: Rig) -> None:
+    delay_s = fail(rig, retry_after_s=50)
+    ttl_s = rig.redis.ttl(f"{rig.prefix}:{keys.backoff('key')}")
+    assert delay_s < ttl_s < 10 * delay_s
+
+
+# Waiting for capacity
+
+
+def test_a_line_is_in_the_order_in_which_jobs_were_made(rig: Rig) -> None:
+    jobs = [rig.job(rig.created()) for _ in range(3)]
+    assert rig.run(commands.first_in_line("key|m")) is None
+    assert [rig.run(commands.join_line("key|m", job)) for job in reversed(jobs)] == [True] * 3
+    assert not rig.run(commands.join_line("key|m", jobs[0]))
+    assert rig.run(commands.first_in_line("key|m")) == jobs[0].id
+    assert [rig.run(commands.place_in_line("key|m", job.id)) for job in jobs] == [0, 1, 2]
+    assert rig.run(commands.leave_line("key|m", jobs[0].id))
+    assert not rig.run(commands.leave_line("key|m", jobs[0].id))
+    assert rig.run(commands.first_in_line("key|m")) == jobs[1].id
+    assert rig.run(commands.first_in_line("key|other")) is None
+
+
+# Redis
+
+
+@pytest.mark.parametrize("name", script_names())
+def test_every_key_of_a_script_is_declared(name: str) -> None:
+    code = re.sub(r"--.*", "", script_source(name))
+    calls = re.findall(r"redis\.p?call\('(\w+)'\s*(?:,\s*([\w.\[\]]+))?", code)
+    assert calls
+    undeclared = [call for call in calls if call[0] != "TIME" and not call[1].startswith("KEYS[")]
+    assert not undeclared
+    assert "redis.pcall" not in code
+
+
+def test_the_time_is_that_of_redis(rig: Rig) -> None:
+    assert rig.run(commands.time()) == pytest.approx(time.time(), abs=5)
+
+
+def test_a_redis_that_is_away_is_one_error(key_prefix: str, redis_url: str) -> None:
+    nobody = Redis.from_url("redis://:hunter2@127.0.0.1:1/0", decode_responses=True)
+    with closing(nobody), pytest.raises(StoreUnavailable) as caught:
+        JobStore(nobody, key_prefix).run(commands.counts())
+    assert isinstance(caught.value.__cause__, RedisConnectionError)
+    assert "hunter2" not in str(caught.value)
+    with (
+        loop(AsyncRedis.from_url("redis://127.0.0.1:1/0"), key_prefix) as face,
+        pytest.raises(StoreUnavailable),
+    ):
+        face.run(commands.create(an_order(), due_in_s=0))
+
+
+def test_many_commands_in_one_round_trip(redis_url: str, key_prefix: str) -> None:
+    with closing(Redis.from_url(redis_url, decode_responses=True)) as redis:
+        store = JobStore(redis, key_prefix)
+        orders = [an_order() for _ in range(50)]
+        # Scripts that Redis does not know yet go out, too.
+        redis.script_flush()
+        created = store.run_all([commands.create(order, due_in_s=0) for order in orders])
+        assert all(answer.new for answer in created)
+        found = store.run_all([commands.get(order.job_id) for order in (*orders, an_order())])
+        assert [job and job.id for job in found] == [*(order.job_id for order in orders), None]
+        assert store.run_all(list[Command[bool]]()) == []
+
+
+def test_of_many_workers_one_gets_each_job(redis_url: str, key_prefix: str) -> None:
+    taken: list[str] = []
+    with closing(Redis.from_url(redis_url, decode_responses=True)) as redis:
+        store = JobStore(redis, key_prefix)
+        orders = [an_order() for _ in range(200)]
+        store.run_all([commands.create(order, due_in_s=EARLIER_S) for order in orders])
+
+        def work() -> None:
+            while ids := store.run(commands.claim_due(7, hold_s=LATER_S)):
+                taken.extend(ids)
+
+        threads = [threading.Thread(target=work, name=f"worker {uuid4()}") for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(taken) == sorted(order.job_id for order in orders)

@@ -1,0 +1,314 @@
+"""The job store against a model of it in Python, with commands in random order."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+from uuid import uuid4
+
+import fakeredis
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+
+from batchflow import keys
+from batchflow.jobs import Job, random_job_id
+from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
+from batchflow.store import JobStore, commands
+from batchflow.store.commands import Begun, Cancelled, Outcome
+from tests.support.orders import an_order
+
+KINDS = (JobKind.BATCH, JobKind.BATCH, JobKind.UPLOAD, JobKind.DOWNLOAD)
+COUNTS = ("total", "completed", "failed")
+#: Long ago and far ahead, so that no test depends on how fast it runs.
+NOW_S, LATER_S = -1_000, 1_000
+
+job_numbers = st.integers(0, len(KINDS) - 1)
+states = st.none() | st.sampled_from(JobState)
+stages = st.none() | st.sampled_from(Stage)
+dues = st.sampled_from([None, NOW_S, LATER_S])
+counts = st.fixed_dictionaries({}, optional={name: st.integers(0, 9) for name in COUNTS})
+texts = st.fixed_dictionaries(
+    {},
+    optional={
+        "message": st.sampled_from([None, "One.", "Two."]),
+        "openai_status": st.sampled_from(["validating", "in_progress", "paused"]),
+        "batch_id": st.sampled_from([None, "batch_1", "batch_2"]),
+    },
+)
+of_batches = st.sampled_from(["", "batch_1", commands.NO_BATCH])
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """All that the commands' answers depend on, and what they are to leave in the record."""
+
+    kind: JobKind
+    state: JobState = JobState.QUEUED
+    stage: Stage = Stage.NONE
+    tries: int = 0
+    cancel_requested: bool = False
+    texts: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    due_now: bool = False
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE
+
+    def seen(self) -> tuple[object, ...]:
+        """What makes a change worth an event."""
+        return self.state, self.texts.get("message", ""), self.texts.get("openai_status", "")
+
+    @classmethod
+    def of(cls, job: Job, due_now: bool) -> "ModelJob":
+        """What a record says."""
+        texts = {name: getattr(job, name) for name in ("message", "openai_status", "batch_id")}
+        return cls(
+            kind=job.kind,
+            state=job.state,
+            stage=job.stage,
+            tries=job.tries,
+            cancel_requested=job.cancel_requested,
+            texts={name: text for name, text in texts.items() if text},
+            counts={name: n for name in COUNTS if (n := getattr(job, name))},
+            due_now=due_now,
+        )
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Commands about a few jobs, as any number of processes might give them."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__()
+        self.redis: Any = redis
+        self.prefix = f"model-{uuid4()}"
+        self.store = JobStore(redis, self.prefix)
+        self.orders = [an_order(kind, job_id=random_job_id()) for kind in KINDS]
+        self.model: dict[str, ModelJob] = {}
+        #: Ids by their last change, oldest first.
+        self.changes: list[str] = []
+        self.events = 0
+
+    def changed(self, job_id: str, after: ModelJob, *, told: bool) -> None:
+        self.model[job_id] = after
+        if told:
+            self.changes = [other for other in self.changes if other != job_id] + [job_id]
+            self.events += 1
+
+    @rule(number=job_numbers, due_in_s=st.sampled_from([NOW_S, LATER_S]), remade=st.booleans())
+    def create(self, number: int, due_in_s: int, remade: bool) -> None:
+        order = self.orders[number]
+        command = commands.create(order, due_in_s=due_in_s, remade=remade)
+        assert self.store.run(command).new is (order.job_id not in self.model)
+        if order.job_id in self.model:
+            return
+        fresh = ModelJob(KINDS[number], due_now=due_in_s == NOW_S)
+        if remade:
+            message = self.record(order.job_id).message
+            fresh = replace(
+                fresh,
+                state=JobState.RUNNING,
+                stage=Stage.IN_PROGRESS,
+                tries=1,
+                texts={"message": message},
+            )
+        self.changed(order.job_id, fresh, told=True)
+
+    @rule(
+        number=job_numbers,
+        to=states,
+        stage=stages,
+        due_in_s=dues,
+        grown=counts,
+        said=texts,
+        of_batch=of_batches,
+    )
+    def update(
+        self,
+        number: int,
+        to: JobState | None,
+        stage: Stage | None,
+        due_in_s: int | None,
+        grown: dict[str, int],
+        said: dict[str, str | None],
+        of_batch: str,
+    ) -> None:
+        job_id = self.orders[number].job_id
+        answer = self.store.run(
+            commands.update(
+                job_id,
+                source="model",
+                to=to,
+                stage=stage,
+                due_in_s=due_in_s,
+                of_batch=of_batch,
+                fields={**grown, **said},
+            )
+        )
+        before = self.model.get(job_id)
+        if before is None:
+            assert answer.outcome is Outcome.MISSING
+            return
+        if not before.live or (to and to not in TRANSITIONS[before.state]):
+            assert (answer.outcome, answer.state) == (Outcome.REFUSED, before.state)
+            return
+        assert answer.cancel_requested is before.cancel_requested
+        batch_id = before.texts.get("batch_id")
+        late = stage is not None and Stage.NONE < stage < before.stage
+        other = of_batch and batch_id != (None if of_batch == commands.NO_BATCH else of_batch)
+        after = before if due_in_s is None else replace(before, due_now=due_in_s == NOW_S)
+        if late or other:
+            assert (answer.outcome, answer.state) == (Outcome.STALE, before.state)
+            self.changed(job_id, after, told=False)
+            return
+        spoken = {**before.texts, **said}
+        after = replace(
+            after,
+            state=to or before.state,
+            stage=max(before.stage, stage or Stage.NONE),
+            texts={name: text for name, text in spoken.items() if text},
+            counts={
+                name: most
+                for name in COUNTS
+                if (most := max(before.counts.get(name, 0), grown.get(name, 0)))
+            },
+        )
+        if not after.live:
+            after = replace(after, due_now=False)
+        assert (answer.outcome, answer.state) == (Outcome.APPLIED, after.state)
+        self.changed(job_id, after, told=after.seen() != before.seen())
+
+    @rule(number=job_numbers)
+    def begin(self, number: int) -> None:
+        job_id = self.orders[number].job_id
+        begun, tries = self.store.run(commands.begin(job_id))
+        before = self.model.get(job_id)
+        if before is None:
+            assert begun is Begun.MISSING
+        elif not before.live:
+            assert begun is Begun.REFUSED
+        elif before.cancel_requested:
+            assert begun is Begun.CANCELLED
+        else:
+            assert (begun, tries) == (Begun.BEGUN, before.tries + 1)
+            self.changed(job_id, replace(before, tries=tries), told=False)
+
+    @rule(number=job_numbers)
+    def cancel(self, number: int) -> None:
+        job_id = self.orders[number].job_id
+        what = self.store.run(commands.cancel(job_id, message="Cancelled.", source="model"))
+        before = self.model.get(job_id)
+        if before is None:
+            assert what is Cancelled.MISSING
+            return
+        if not before.live:
+            assert what is Cancelled.REFUSED
+            return
+        at_openai = before.kind is JobKind.BATCH and before.tries > 0
+        assert what is (Cancelled.REQUESTED if at_openai else Cancelled.CANCELLED)
+        after = replace(
+            before,
+            state=before.state if at_openai else JobState.CANCELLED,
+            cancel_requested=True,
+            texts=before.texts | {"message": "Cancelled."},
+            due_now=at_openai,
+        )
+        self.changed(job_id, after, told=True)
+
+    @rule(limit=st.integers(1, 4))
+    def claim(self, limit: int) -> None:
+        due = {job_id for job_id, job in self.model.items() if job.due_now}
+        taken = self.store.run(commands.claim_due(limit, hold_s=LATER_S))
+        assert set(taken) <= due
+        assert len(taken) == len(set(taken)) == min(limit, len(due))
+        for job_id in taken:
+            self.changed(job_id, replace(self.model[job_id], due_now=False), told=False)
+
+    @rule(number=job_numbers, retention_s=st.sampled_from([NOW_S, LATER_S]))
+    def purge(self, number: int, retention_s: int) -> None:
+        job_id = self.orders[number].job_id
+        gone = self.store.run(commands.purge(job_id, retention_s=retention_s))
+        job = self.model.get(job_id)
+        assert gone is (job is None or (not job.live and retention_s == NOW_S))
+        if gone and job:
+            del self.model[job_id]
+            self.changes.remove(job_id)
+
+    def record(self, job_id: str) -> Job:
+        job = self.store.run(commands.get(job_id))
+        assert job is not None
+        return job
+
+    def index(self, name: str) -> dict[str, float]:
+        return dict(self.redis.zrange(f"{self.prefix}:{name}", 0, -1, withscores=True))
+
+    @invariant()
+    def records_are_as_the_model_says(self) -> None:
+        due, now_s = self.index(keys.DUE), self.store.run(commands.time())
+        for order in self.orders:
+            job = self.store.run(commands.get(order.job_id))
+            due_now = due.get(order.job_id, now_s + LATER_S) <= now_s
+            found = None if job is None else ModelJob.of(job, due_now)
+            assert found == self.model.get(order.job_id)
+
+    @invariant()
+    def exactly_the_live_jobs_are_due_some_time(self) -> None:
+        assert set(self.index(keys.DUE)) == {id_ for id_, job in self.model.items() if job.live}
+
+    @invariant()
+    def counts_agree_with_the_records(self) -> None:
+        counted = self.store.run(commands.counts())
+        assert Counter(counted) == Counter((job.kind, job.state) for job in self.model.values())
+        assert all(number >= 0 for number in counted.values())
+
+    @invariant()
+    def recent_has_all_jobs_by_their_last_change(self) -> None:
+        scores = self.index(keys.RECENT)
+        assert set(scores) == set(self.changes) == set(self.model)
+        # Two changes may share a microsecond, hence no look at the order of ids.
+        in_order = [scores[job_id] for job_id in self.changes]
+        assert in_order == sorted(in_order)
+        for job_id, score in scores.items():
+            assert score == pytest.approx(self.record(job_id).updated_at.timestamp(), abs=1e-5)
+
+    @invariant()
+    def every_change_was_told(self) -> None:
+        assert self.redis.xlen(f"{self.prefix}:{keys.EVENTS}") == self.events
+
+
+@pytest.fixture(params=["fakeredis", "redis"])
+def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
+    client: Redis
+    if request.param == "fakeredis":
+        client = cast(Redis, fakeredis.FakeRedis(decode_responses=True))
+    else:
+        url = request.getfixturevalue("redis_url")
+        client = Redis.from_url(url, decode_responses=True)
+    with closing(client):
+        yield client
+
+
+def test_the_store_does_what_its_model_does(redis: Redis) -> None:
+    class Machine(StoreMachine):
+        def __init__(self) -> None:
+            super().__init__(redis)
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

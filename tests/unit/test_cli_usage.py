@@ -1,0 +1,193 @@
+"""Wrong usage: one sentence on stderr, the right exit code, and nothing started."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from batchflow.cli import main
+from batchflow.cli.errors import Interrupted, JobFailed, exit_code
+from batchflow.cli.group import LazyCommand
+from batchflow.errors import (
+    BatchflowError,
+    CredentialMissing,
+    InvalidInput,
+    InvalidSettings,
+    JobNotFound,
+    MissingExtra,
+    StoreUnavailable,
+)
+from batchflow.jobs import Credential
+from batchflow.settings import load_settings
+from batchflow.stack.embedded import provide_key
+
+GOOD = '{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> None:
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    path = tmp_path / "good.jsonl"
+    path.write_text(GOOD)
+    return str(path)
+
+
+def _call(*arguments: str, **env: str) -> Result:
+    result = CliRunner().invoke(main, list(arguments), env=env)
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_help_lists_all_commands_and_imports_none() -> None:
+    program = (
+        "import sys\nfrom batchflow.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "wrong = {'flytekit', 'celery', 'openai', 'redis', 'rich.progress'} & sys.modules.keys()\n"
+        "assert not wrong, wrong\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    for name in ("run", "status", "list", "cancel", "up", "simulate"):
+        assert f"\n  {name} " in run.stdout
+
+
+@pytest.mark.parametrize("name", ["run", "status", "list", "cancel", "up", "simulate"])
+def test_every_command_has_help(name: str) -> None:
+    assert _call(name, "--help").exit_code == 0
+
+
+def test_version() -> None:
+    assert _call("--version").output.startswith("batchflow 0.")
+
+
+def test_what_is_not_installed_is_named() -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'flyte-batchflow\[local\]'"):
+        LazyCommand("not_installed_anywhere:run", "local", "").load("run")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidInput(""), 2),
+        (InvalidSettings(""), 2),
+        (MissingExtra(""), 2),
+        (CredentialMissing(""), 2),
+        (JobFailed(""), 1),
+        (JobNotFound(""), 1),
+        (StoreUnavailable(""), 1),
+        (Interrupted(""), 130),
+    ],
+)
+def test_exit_codes(error: BatchflowError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+@pytest.mark.parametrize("name", ["status", "cancel"])
+def test_without_redis_url(name: str) -> None:
+    result = _call(name, "bf-" + "a" * 26)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: BATCHFLOW_REDIS_URL is not set.")
+
+
+def test_redis_away() -> None:
+    result = _call("list", "--json", BATCHFLOW_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Redis can't be reached")
+    assert "hunter2" not in result.output
+    assert not result.stdout
+
+
+def test_no_redis_url_at_all() -> None:
+    result = _call("list", BATCHFLOW_REDIS_URL="hunter2")
+    assert result.exit_code == 2
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("name", ["status", "cancel"])
+def test_an_id_that_is_none(name: str) -> None:
+    result = _call(name, "not an id", BATCHFLOW_REDIS_URL="redis://127.0.0.1:1/0")
+    assert result.exit_code == 2
+    assert "no id" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "can't be read"),
+        (b"", "the file is empty"),
+        (b'{"custom_id": "a"}\nnonsense\n', "line 2: not valid JSON"),
+        (b"\xff\n", "line 1: not UTF-8"),
+    ],
+)
+def test_a_file_that_can_not_work(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "in.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    result = _call("run", str(path), "--json", "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metadata", "x"], "KEY=VALUE"),
+        (["--metadata", "a=1", "--metadata", "a=2"], "twice"),
+        (["--metadata", "batchflow_job=1"], "batchflow_job"),
+        (["--secret", "x"], "GROUP/KEY"),
+        (["--secret", "a/../b"], "name of a secret"),
+        (["--organization", "a b"], "name of an organization"),
+        (["--endpoint", "/v1/other"], "must be the same"),
+        (["--completion-window", ""], "completion_window"),
+    ],
+)
+def test_options_that_can_not_work(
+    tmp_path: Path, good: str, options: list[str], message: str
+) -> None:
+    result = _call("run", good, *options, "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_an_output_folder_that_can_not_be(tmp_path: Path, good: str) -> None:
+    (tmp_path / "out").write_text("a file")
+    result = _call("run", good, "--output-dir", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "Nothing can be written" in result.stderr
+
+
+def test_a_base_url_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    with pytest.raises(InvalidSettings, match="Set OPENAI_API_KEY"):
+        provide_key(Credential())
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "FLYTE_OPENAI_API_KEY"])
+def test_a_key_is_put_where_the_workers_look(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", "")
+    assert not provide_key(Credential())
+    monkeypatch.setenv(name, "sk-1")
+    assert provide_key(Credential())
+    assert os.environ["_FSEC_FLYTE_OPENAI_API_KEY"] == "sk-1"
+
+
+def test_a_secret_that_is_not_there_is_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", "sk-1")
+    with pytest.raises(CredentialMissing, match="no/such"):
+        provide_key(Credential(group="no", key="such"))
+
+
+def test_up_says_when_its_options_do_not_fit(tmp_path: Path) -> None:
+    result = _call("up", "--data-dir", str(tmp_path), BATCHFLOW_REDIS_URL="redis://127.0.0.1:1/0")
+    assert result.exit_code == 2
+    assert "--data-dir" in result.stderr

@@ -1,0 +1,184 @@
+"""What people and programs get to read."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from batchflow.cli import text, views
+from batchflow.cli.account import Account, RequestError
+from batchflow.cli.files import keep
+from batchflow.cli.progress import Lines, Standing, make_display, standing
+from batchflow.cli.summary import Summary
+from batchflow.jobs import Job
+from batchflow.states import JobKind, JobState
+from batchflow.store.commands import Cancelled
+
+NOW_S = 1_800_000_000.0
+SPEC = '{"kind": "batch", "credential": {}, "input_file_id": "file-1", "config": {}}'
+
+
+def _job(**fields: object) -> Job:
+    record = {
+        "id": "bf-" + "a" * 26,
+        "kind": "batch",
+        "state": "running",
+        "spec": SPEC,
+        "created_at": str(NOW_S - 200),
+        "updated_at": str(NOW_S - 5),
+        "credential": "FLYTE_OPENAI_API_KEY",
+    }
+    return Job.model_validate(record | fields)
+
+
+def _summary(account: Account) -> Summary:
+    return Summary(
+        account=account,
+        usage={"input_tokens": 1000, "output_tokens": 234, "total_tokens": 1234},
+        model="gpt-4o-mini",
+        endpoint="/v1/chat/completions",
+        job_id="bf-" + "a" * 26,
+        batch_id="batch_1",
+        duration_s=12.34,
+        emulated=True,
+        output_file=Path("results/output.jsonl"),
+        error_file=None,
+    )
+
+
+def test_a_summary_for_people_says_what_came_of_the_requests() -> None:
+    account = Account(3, 1, 1, 1, 1, 0, (RequestError(400, "bad", "No\x1b[2J.", 1),))
+    view = _summary(account).view().plain
+    assert "3: 1 answered, 1 failed, 1 unaccounted for, 1 duplicate\n" in view
+    assert "1 x 400 bad: No\N{REPLACEMENT CHARACTER}[2J." in view
+    assert "1,234 (1,000 in, 234 out)" in view
+    assert "batch_1 (emulated)" in view
+    assert "results/output.jsonl" in view
+    assert "\x1b" not in view
+
+
+def test_a_summary_names_few_kinds_of_errors_and_counts_the_others() -> None:
+    errors = tuple(RequestError(400, f"code{n}", "", 2) for n in range(8))
+    view = _summary(Account(16, 0, 16, 0, 0, 0, errors)).view().plain
+    assert "code4" in view
+    assert "code5" not in view
+    assert "6 x other errors" in view
+
+
+def test_a_summary_for_programs_is_json() -> None:
+    account = Account(1, 0, 1, 0, 0, 0, (RequestError(400, "bad", "No.", 1),))
+    data = json.loads(json.dumps(_summary(account).data()))
+    assert data["tokens"] == {"input": 1000, "output": 234, "total": 1234}
+    assert data["errors"] == [{"status": 400, "code": "bad", "message": "No.", "count": 1}]
+    assert data["error_file"] is None
+    assert data["duration_s"] == 12.3
+
+
+def test_details_of_a_job() -> None:
+    job = _job(batch_id="batch_1", total=10, completed=3, failed=1, message="one\ntwo \x1b[1m")
+    view = views.details(job, NOW_S).plain
+    assert "requests     3 answered and 1 failed of 10\n" in view
+    assert "(3 min ago)" in view
+    assert "message      one\n             two" in view
+    assert "\x1b" not in view
+    assert "attempt" not in view
+
+
+def test_data_of_a_job_has_the_phase_and_is_json() -> None:
+    assert json.loads(json.dumps(views.data(_job())))["phase"] == "INITIALIZING"
+
+
+def test_a_table_has_a_line_for_each_job() -> None:
+    jobs = [_job(message="[red]text[/red]"), _job(state="failed", total=5, completed=5)]
+    lines = views.table(jobs, NOW_S).plain.splitlines()
+    assert len(lines) == 3
+    assert lines[1].endswith("5 s ago  [red]text[/red]")
+    assert "5/5" in lines[2]
+
+
+def test_counts() -> None:
+    counts = {(JobKind.BATCH, JobState.RUNNING): 2, (JobKind.UPLOAD, JobState.RUNNING): 1}
+    assert views.counts_line(counts, matching=True) == "3 jobs in all: 3 running."
+    assert views.counts_line(counts, matching=False).startswith("No job matches.")
+    assert views.counts_line({}, matching=False) == "There are no jobs."
+
+
+@pytest.mark.parametrize(
+    ("outcome", "delayed", "expected"),
+    [
+        (Cancelled.CANCELLED, False, "Cancelled bf-"),
+        (Cancelled.REFUSED, False, "had ended already: running"),
+        (Cancelled.REQUESTED, False, "A worker cancels"),
+        (Cancelled.REQUESTED, True, "Recorded that"),
+    ],
+)
+def test_what_a_wish_to_cancel_comes_to(outcome: Cancelled, delayed: bool, expected: str) -> None:
+    assert expected in views.cancelled(outcome, _job(), delayed=delayed)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(8.44, "8.4 s"), (200, "3 min 20 s"), (7_500, "2 h 5 min"), (273_600, "3 d 4 h")],
+)
+def test_durations(seconds: float, expected: str) -> None:
+    assert text.duration(seconds) == expected
+
+
+def test_how_long_ago() -> None:
+    moment = datetime.fromtimestamp(NOW_S, UTC)
+    assert text.ago(moment, NOW_S - 1) == "just now"
+    assert text.ago(moment, NOW_S + 59) == "59 s ago"
+    assert text.ago(moment, NOW_S + 7_300) == "2 h ago"
+
+
+@pytest.mark.parametrize(
+    ("fields", "phase"),
+    [
+        ({"kind": "upload"}, "uploading"),
+        ({}, "submitting"),
+        ({"batch_id": "batch_1", "stage": 1}, "validating"),
+        ({"batch_id": "batch_1", "stage": 2}, "running"),
+        ({"batch_id": "batch_1", "stage": 3}, "finishing"),
+        ({"batch_id": "batch_1", "stage": 2, "cancel_requested": 1}, "cancelling"),
+        ({"kind": "download"}, "downloading"),
+    ],
+)
+def test_phases_of_a_run(fields: dict[str, object], phase: str) -> None:
+    assert standing(_job(**fields)).phase == phase
+
+
+def test_without_a_terminal_there_is_a_line_for_each_change() -> None:
+    console = Console(record=True, width=200)
+    display = make_display(console)
+    assert isinstance(display, Lines)
+    with display:
+        for completed in (1, 2):
+            display.show(Standing("running", completed=completed, total=9))
+        display.show(Standing("finishing"))
+    shown = console.export_text().splitlines()
+    assert [line.partition("] ")[2] for line in shown] == ["running, 1 of 9", "finishing"]
+
+
+def test_in_a_terminal_there_is_a_bar() -> None:
+    console = Console(force_terminal=True, record=True, width=100)
+    with make_display(console) as display:
+        display.show(Standing("running", completed=3, failed=1, total=9, message="why\x1b[2J"))
+    shown = console.export_text()
+    assert "running" in shown
+    assert "4 of 9, 1 failed" in shown
+    assert "why\N{REPLACEMENT CHARACTER}[2J" in shown
+
+
+def test_files_are_replaced_whole_and_old_ones_removed(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "out.jsonl"
+    source.write_text("new")
+    target.write_text("old")
+    assert keep(source, target) == target
+    assert target.read_text() == "new"
+    assert keep(None, target) is None
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}
+    with pytest.raises(FileNotFoundError):
+        keep(tmp_path / "missing", target)
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}

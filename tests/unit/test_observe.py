@@ -1,0 +1,297 @@
+"""What a batch as OpenAI shows it makes of its job, through a store in memory."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import fakeredis
+import pytest
+from batchflow_workers.observe import next_poll_s, observe
+from openai.types import Batch
+from redis import Redis
+
+from batchflow.jobs import BatchSpec, Credential, Job, Order, random_job_id
+from batchflow.settings import Settings
+from batchflow.states import JobState, Phase, Stage, phase_of
+from batchflow.store import JobStore, commands
+
+POLL_S = 10
+SETTINGS = Settings(poll_interval_s=POLL_S)
+NOW = int(time.time())
+PAIRS = {f"key-{n:02}": f"value {n}" for n in range(16)}
+
+
+def counts(total: int, completed: int, failed: int = 0) -> dict[str, int]:
+    return {"total": total, "completed": completed, "failed": failed}
+
+
+def errors(count: int) -> dict[str, Any]:
+    problems = [
+        {"code": "invalid_json_line", "line": n, "message": f"Problem {n}."}
+        for n in range(1, count + 1)
+    ]
+    return {"object": "list", "data": problems}
+
+
+def batch(status: str, **fields: Any) -> Batch:
+    """A batch as the SDK hands it on, which checks nothing."""
+    always: dict[str, Any] = {
+        "id": "batch_1",
+        "object": "batch",
+        "completion_window": "24h",
+        "endpoint": "/v1/responses",
+        "input_file_id": "file-1",
+        "created_at": NOW,
+        "metadata": {},
+    }
+    return Batch.construct(**always | {"status": status} | fields)
+
+
+def existing(store: JobStore, order: Order) -> Job:
+    job = store.run(commands.get(order.job_id))
+    assert job is not None
+    return job
+
+
+Observed = Callable[..., Job]
+
+
+@pytest.fixture
+def observed() -> Iterator[Observed]:
+    """What a new job becomes with these batches seen, in this order."""
+    with cast(Redis, fakeredis.FakeRedis(decode_responses=True)) as redis:
+        store = JobStore(redis, "test")
+
+        def see(
+            *batches: Batch,
+            cancelled: bool = False,
+            accept_partial: bool = False,
+            config: dict[str, Any] | None = None,
+        ) -> Job:
+            spec = BatchSpec(
+                credential=Credential(),
+                input_file_id="file-1",
+                config=config or {},
+                accept_partial=accept_partial,
+            )
+            order = Order(job_id=random_job_id(), spec=spec)
+            store.run(commands.create(order, due_in_s=0))
+            store.run(commands.begin(order.job_id))
+            if cancelled:
+                message = "Cancelled by Flyte."
+                store.run(commands.cancel(order.job_id, message=message, source="delete"))
+            for shown in batches:
+                job = existing(store, order)
+                new = not job.batch_id
+                store.run(observe(job, shown, source="poll", settings=SETTINGS, new=new))
+            return existing(store, order)
+
+        yield see
+
+
+@pytest.mark.parametrize(
+    ("status", "stage", "phase"),
+    [
+        ("validating", Stage.VALIDATING, Phase.INITIALIZING),
+        ("in_progress", Stage.IN_PROGRESS, Phase.RUNNING),
+        ("finalizing", Stage.FINISHING, Phase.RUNNING),
+        ("cancelling", Stage.FINISHING, Phase.RUNNING),
+        ("paused", Stage.NONE, Phase.INITIALIZING),
+    ],
+)
+def test_a_batch_under_way(observed: Observed, status: str, stage: Stage, phase: Phase) -> None:
+    job = observed(batch(status, request_counts=counts(8, 3, 1)))
+    assert (job.state, job.stage, job.openai_status) == (JobState.RUNNING, stage, status)
+    assert phase_of(job.kind, job.state, job.stage) is phase
+    assert (job.batch_id, job.total, job.completed, job.failed) == ("batch_1", 8, 3, 1)
+    assert job.checked_at is not None
+    assert job.source == "poll"
+
+
+def test_completed(observed: Observed) -> None:
+    job = observed(
+        batch(
+            "completed",
+            request_counts=counts(3, 3),
+            output_file_id="file-2",
+            completed_at=NOW,
+            model="gpt-test",
+        )
+    )
+    assert job.state is JobState.SUCCEEDED
+    assert (job.output_file_id, job.error_file_id, job.model) == ("file-2", None, "gpt-test")
+    assert job.message == ""
+    assert job.result is not None
+    assert Batch.model_validate(job.result).output_file_id == "file-2"
+
+
+@pytest.mark.parametrize(
+    ("files", "request_counts", "completed_s_ago", "state"),
+    [
+        ({}, counts(3, 3), 0, JobState.RUNNING),
+        ({}, counts(3, 3), 100, JobState.RUNNING),
+        ({}, counts(3, 3), 3_600, JobState.SUCCEEDED),
+        ({}, None, 0, JobState.RUNNING),
+        ({}, counts(0, 0), 0, JobState.SUCCEEDED),
+        ({}, counts(3, 0, 3), 0, JobState.RUNNING),
+        ({"error_file_id": "file-3"}, counts(3, 0, 3), 0, JobState.SUCCEEDED),
+        ({"error_file_id": "file-3"}, counts(3, 2, 1), 0, JobState.RUNNING),
+        ({"output_file_id": "file-2"}, counts(3, 3), 0, JobState.SUCCEEDED),
+        ({"output_file_id": "file-2"}, counts(3, 2, 1), 0, JobState.RUNNING),
+        ({"output_file_id": "file-2"}, counts(3, 2, 1), 3_600, JobState.SUCCEEDED),
+        (
+            {"output_file_id": "file-2", "error_file_id": "file-3"},
+            counts(3, 2, 1),
+            0,
+            JobState.SUCCEEDED,
+        ),
+    ],
+)
+def test_a_completed_batch_may_wait_for_the_files_that_its_counts_call_for(
+    observed: Observed,
+    files: dict[str, str],
+    request_counts: dict[str, int] | None,
+    completed_s_ago: int,
+    state: JobState,
+) -> None:
+    ended_at = NOW - completed_s_ago
+    job = observed(
+        batch("completed", request_counts=request_counts, completed_at=ended_at, **files)
+    )
+    assert job.state is state
+    assert bool(job.result) is job.succeeded
+    if not job.terminal:
+        assert job.message == "The batch is completed; waiting for OpenAI to show its files"
+        assert job.stage is Stage.FINISHING
+
+
+def test_files_that_appear_later_end_the_wait(observed: Observed) -> None:
+    shown = {"request_counts": counts(1, 1), "completed_at": NOW}
+    job = observed(batch("completed", **shown), batch("completed", output_file_id="f-2", **shown))
+    assert job.state is JobState.SUCCEEDED
+    assert job.message == ""
+    assert job.result is not None
+    assert job.result["output_file_id"] == "f-2"
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (None, "OpenAI refused the batch. It gave no reason."),
+        (errors(0), "OpenAI refused the batch. It gave no reason."),
+        (errors(2), "OpenAI refused the batch. line 1: Problem 1.; line 2: Problem 2."),
+        (
+            {"data": [{"code": "empty_file", "line": None, "message": None}]},
+            "OpenAI refused the batch. empty_file",
+        ),
+    ],
+)
+def test_failed(observed: Observed, shown: dict[str, Any] | None, message: str) -> None:
+    job = observed(batch("failed", errors=shown))
+    assert (job.state, job.message) == (JobState.FAILED, message)
+
+
+def test_failed_with_many_errors_quotes_ten(observed: Observed) -> None:
+    job = observed(batch("failed", errors=errors(5_000)))
+    assert job.message.startswith("OpenAI refused the batch. line 1: Problem 1.; ")
+    assert job.message.endswith("; line 10: Problem 10.; and 4990 more")
+
+
+def test_expired_says_what_was_done_and_where_it_is(observed: Observed) -> None:
+    job = observed(
+        batch(
+            "expired",
+            request_counts=counts(10, 4, 6),
+            output_file_id="file-2",
+            error_file_id="file-3",
+        )
+    )
+    assert job.state is JobState.FAILED
+    assert job.message == (
+        "The batch expired at OpenAI before it was finished; 4 of 10 requests were done. "
+        "What was done is kept: output file file-2, error file file-3."
+    )
+    assert (job.output_file_id, job.error_file_id) == ("file-2", "file-3")
+
+
+@pytest.mark.parametrize(
+    ("files", "state"),
+    [({"output_file_id": "f-2"}, JobState.SUCCEEDED), ({"error_file_id": "f-3"}, JobState.FAILED)],
+)
+def test_expired_with_output_is_a_success_for_who_accepts_a_part(
+    observed: Observed, files: dict[str, str], state: JobState
+) -> None:
+    assert observed(batch("expired", **files), accept_partial=True).state is state
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "state", "message"),
+    [
+        (True, JobState.CANCELLED, "Cancelled by Flyte. 2 of 5 requests were done."),
+        (False, JobState.FAILED, "The batch was cancelled at OpenAI; 2 of 5 requests were done."),
+    ],
+)
+def test_cancelled_here_or_elsewhere(
+    observed: Observed, cancelled: bool, state: JobState, message: str
+) -> None:
+    shown = {"request_counts": counts(5, 2), "output_file_id": "file-2"}
+    job = observed(batch("cancelling"), batch("cancelled", **shown), cancelled=cancelled)
+    assert job.state is state
+    assert job.message == f"{message} What was done is kept: output file file-2."
+
+
+def test_a_batch_that_finished_before_it_was_cancelled_has_succeeded(observed: Observed) -> None:
+    shown = {"request_counts": counts(1, 1), "output_file_id": "file-2"}
+    assert observed(batch("completed", **shown), cancelled=True).state is JobState.SUCCEEDED
+
+
+def test_late_observations_do_no_harm(observed: Observed) -> None:
+    in_progress = batch("in_progress", request_counts=counts(9, 7))
+    job = observed(in_progress, batch("validating", request_counts=counts(0, 0)))
+    assert (job.openai_status, job.stage) == ("in_progress", Stage.IN_PROGRESS)
+    assert (job.total, job.completed) == (9, 7)
+
+
+def test_an_unknown_status_in_between_is_shown_and_changes_nothing_else(
+    observed: Observed,
+) -> None:
+    job = observed(batch("in_progress", request_counts=counts(9, 7)), batch("paused"))
+    assert (job.state, job.stage, job.openai_status) == (
+        JobState.RUNNING,
+        Stage.IN_PROGRESS,
+        "paused",
+    )
+    assert job.completed == 7
+
+
+def test_another_batch_than_the_jobs_is_none_of_its_business(observed: Observed) -> None:
+    other = batch("failed", errors=errors(1))
+    other.id = "batch_2"
+    job = observed(batch("in_progress"), other)
+    assert (job.state, job.batch_id) == (JobState.RUNNING, "batch_1")
+
+
+def test_the_result_has_all_of_the_users_metadata(observed: Observed) -> None:
+    kept = dict(list(PAIRS.items())[:15]) | {"batchflow_job": "bf-1"}
+    job = observed(
+        batch("completed", request_counts=counts(0, 0), metadata=kept), config={"metadata": PAIRS}
+    )
+    assert job.result is not None
+    assert job.result["metadata"] == PAIRS | {"batchflow_job": "bf-1"}
+
+
+@pytest.mark.parametrize(
+    ("age_s", "wait_s"),
+    [
+        (-60, POLL_S),
+        (0, POLL_S),
+        (60, POLL_S),
+        (300, 30),
+        (8 * POLL_S * 10, 8 * POLL_S),
+        (86_400, 8 * POLL_S),
+    ],
+)
+def test_old_batches_are_asked_about_less_often(age_s: int, wait_s: float) -> None:
+    aged = batch("in_progress")
+    aged.created_at = int(time.time()) - age_s
+    assert next_poll_s(aged, SETTINGS) == pytest.approx(wait_s, abs=0.3)

@@ -1,0 +1,120 @@
+from itertools import pairwise, product
+from typing import get_args
+
+import pytest
+from flyteidl.core.execution_pb2 import TaskExecution
+from openai.types import Batch
+
+from batchflow.states import (
+    LIVE,
+    STAGE_OF_STATUS,
+    STATE_OF_STATUS,
+    TRANSITIONS,
+    JobKind,
+    JobState,
+    Phase,
+    Stage,
+    may_follow,
+    phase_of,
+    stage_of,
+    state_of,
+)
+
+TERMINAL = {JobState.SUCCEEDED, JobState.FAILED, JobState.RETRYABLE, JobState.CANCELLED}
+OPENAI_STATUSES = get_args(Batch.model_fields["status"].annotation)
+
+#: The order in which Flyte may see phases; those of equal rank never follow each other.
+RANK = {
+    Phase.QUEUED: 0,
+    Phase.INITIALIZING: 1,
+    Phase.RUNNING: 2,
+    Phase.SUCCEEDED: 3,
+    Phase.FAILED: 3,
+    Phase.RETRYABLE_FAILED: 3,
+}
+
+
+def test_every_state_has_its_transitions() -> None:
+    assert set(TRANSITIONS) == set(JobState)
+    assert {JobState.QUEUED, JobState.RUNNING} == LIVE
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_terminal_states_absorb_and_live_ones_may_end_in_any(state: JobState) -> None:
+    assert state.terminal is (state in TERMINAL)
+    following = TRANSITIONS[state]
+    assert following == frozenset() if state.terminal else following >= TERMINAL | {state}
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_may_follow_is_the_table_read_backwards(state: JobState) -> None:
+    assert may_follow(state) == {before for before in JobState if state in TRANSITIONS[before]}
+
+
+def test_nothing_returns_to_queued() -> None:
+    assert may_follow(JobState.QUEUED) == {JobState.QUEUED}
+
+
+@pytest.mark.parametrize("status", OPENAI_STATUSES)
+def test_every_status_of_openai_is_mapped(status: str) -> None:
+    assert status in STATE_OF_STATUS
+    assert status in STAGE_OF_STATUS
+    assert state_of(status).terminal is (stage_of(status) is Stage.ENDED)
+
+
+def test_the_tables_know_no_status_that_openai_does_not_have() -> None:
+    assert set(STATE_OF_STATUS) == set(STAGE_OF_STATUS) == set(OPENAI_STATUSES)
+
+
+@pytest.mark.parametrize("status", ["", "paused", "Completed", "succeeded", "in-progress"])
+def test_an_unknown_status_means_running_and_says_nothing_of_the_stage(status: str) -> None:
+    assert state_of(status) is JobState.RUNNING
+    assert stage_of(status) is Stage.NONE
+
+
+def test_the_phases_are_flytes() -> None:
+    assert {TaskExecution.Phase.Value(phase) for phase in Phase} <= set(
+        TaskExecution.Phase.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "stage", "phase"),
+    [
+        (JobKind.BATCH, JobState.QUEUED, Stage.NONE, Phase.QUEUED),
+        (JobKind.BATCH, JobState.RUNNING, Stage.NONE, Phase.INITIALIZING),
+        (JobKind.BATCH, JobState.RUNNING, Stage.VALIDATING, Phase.INITIALIZING),
+        (JobKind.BATCH, JobState.RUNNING, Stage.IN_PROGRESS, Phase.RUNNING),
+        (JobKind.BATCH, JobState.RUNNING, Stage.FINISHING, Phase.RUNNING),
+        (JobKind.UPLOAD, JobState.RUNNING, Stage.NONE, Phase.RUNNING),
+        (JobKind.DOWNLOAD, JobState.RUNNING, Stage.NONE, Phase.RUNNING),
+        (JobKind.BATCH, JobState.SUCCEEDED, Stage.ENDED, Phase.SUCCEEDED),
+        (JobKind.BATCH, JobState.FAILED, Stage.ENDED, Phase.FAILED),
+        (JobKind.UPLOAD, JobState.RETRYABLE, Stage.NONE, Phase.RETRYABLE_FAILED),
+        (JobKind.BATCH, JobState.CANCELLED, Stage.ENDED, Phase.FAILED),
+    ],
+)
+def test_the_phase_that_flyte_is_told(
+    kind: JobKind, state: JobState, stage: Stage, phase: Phase
+) -> None:
+    assert phase_of(kind, state, stage) is phase
+
+
+@pytest.mark.parametrize("kind", JobKind)
+def test_phases_never_go_back_along_any_path(kind: JobKind) -> None:
+    # States move as the table allows and stages only grow, so single steps are all paths.
+    places = list(product(JobState, Stage))
+    for (state, stage), (state_after, stage_after) in product(places, places):
+        if state_after not in TRANSITIONS[state] or stage_after < stage:
+            continue
+        before, after = phase_of(kind, state, stage), phase_of(kind, state_after, stage_after)
+        assert RANK[before] <= RANK[after], f"{state}, {stage} -> {state_after}, {stage_after}"
+
+
+def test_a_batch_that_goes_well_passes_through_ordered_phases() -> None:
+    course = ["validating", "in_progress", "finalizing", "completed"]
+    stages = [stage_of(status) for status in course]
+    assert stages == sorted(stages)
+    phases = [phase_of(JobKind.BATCH, state_of(s), stage_of(s)) for s in course]
+    assert phases == [Phase.INITIALIZING, Phase.RUNNING, Phase.RUNNING, Phase.SUCCEEDED]
+    assert all(RANK[before] <= RANK[after] for before, after in pairwise(phases))
