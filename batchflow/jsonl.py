@@ -22,6 +22,8 @@ MAX_LINES = 50_000
 MAX_BYTES = 200 * 1024 * 1024
 #: The most embedding inputs that OpenAI takes in one file, all its requests together.
 MAX_EMBEDDING_INPUTS = 50_000
+#: The longest ``url`` or ``model``: they are kept in the job's record and shown.
+MAX_NAME_CHARS = 256
 #: How many problems an error names; the others are counted.
 MAX_REPORTED = 100
 #: How long an error's message may get, in bytes of UTF-8.
@@ -219,6 +221,8 @@ class JsonlValidator:
             return
         if fault := _text_fault(name, value):
             self._report(fault)
+        elif len(value) > MAX_NAME_CHARS:
+            self._report(f"{name} is longer than {MAX_NAME_CHARS} characters")
         elif first:
             self._report(
                 f"{name} {_excerpt(value)} differs from {_excerpt(first[0])} on line {first[1]}; "

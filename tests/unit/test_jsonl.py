@@ -217,6 +217,10 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
         line("a", body={}) + line("b", body={"model": ""}) + line("c", body={"model": 4}),
         ["line 2: model is empty", "line 3: model is a number, not a string"],
     ),
+    "a model of any length": (
+        line("a", body={"model": "m" * 257}),
+        ["line 1: model is longer than 256 characters"],
+    ),
     "mixed models": (
         line("a", body={}) + line("b") + line("c", body={"model": "n"}),
         ["line 3: model 'n' differs from 'm' on line 2; a batch has one model"],
