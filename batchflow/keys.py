@@ -17,6 +17,7 @@ name                  type    what                                       goes aw
 ``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s   TTL, or the next success
 ``waiting:<line>``    ZSET    job id -> when it was made; who waits      with the last one
                               for capacity, ``<credential>|<model>``
+``born``              STRING  when the first job was recorded, epoch s   never
 ``events``            STREAM  every transition                           trimmed to MAX_EVENTS
 ====================  ======  =========================================  ======================
 """
@@ -30,6 +31,7 @@ DUE = "due"
 RECENT = "recent"
 COUNTS = "counts"
 EVENTS = "events"
+BORN = "born"
 
 
 def job(job_id: str) -> str:

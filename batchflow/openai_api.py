@@ -117,26 +117,22 @@ class OpenAIApi:
                 return batch
             raise
 
-    def find_batch(self, job_id: str, *, not_before: datetime) -> Batch | None:
-        """The batch that carries this job's id and was made since then, if OpenAI lists one."""
-        for page in self.batch_pages():
-            for batch in page:
-                if job_of(batch) == job_id:
-                    return batch
-            if page and page[-1].created_at < not_before.timestamp() - _CLOCK_SKEW_S:
-                return None
-        return None
-
-    def batch_pages(self) -> Iterator[list[Batch]]:
-        """GET /v1/batches, newest first, a page at a time."""
+    def batch_pages(self, *, not_before: datetime | None = None) -> Iterator[list[Batch]]:
+        """GET /v1/batches, newest first, a page at a time; none if the server has no lists."""
         after: str | openai.Omit = openai.omit
         while True:
             with _translated(), _page_or_garbage():
-                page = self._client.batches.list(limit=BATCH_PAGE, after=after)
+                try:
+                    page = self._client.batches.list(limit=BATCH_PAGE, after=after)
+                except _NO_LISTS as error:
+                    logger.warning("%s has no list of batches (%s)", self._client.base_url, error)
+                    return
                 batches = _listed(Batch, page)
                 more = page.has_next_page()
             yield batches
             if not more or not batches or batches[-1].id == after:
+                return
+            if _is_before(batches[-1], not_before):
                 return
             after = batches[-1].id
 
@@ -153,9 +149,13 @@ class OpenAIApi:
         after: str | openai.Omit = openai.omit
         while True:
             with _translated(), _page_or_garbage():
-                page = self._client.files.list(
-                    purpose="batch", order="desc", limit=_FILE_PAGE, after=after
-                )
+                try:
+                    page = self._client.files.list(
+                        purpose="batch", order="desc", limit=_FILE_PAGE, after=after
+                    )
+                except _NO_LISTS as error:
+                    logger.warning("%s has no list of files (%s)", self._client.base_url, error)
+                    return None
                 files = _listed(FileObject, page)
                 more = page.has_next_page()
             for file in files:
@@ -164,7 +164,7 @@ class OpenAIApi:
             last = files[-1] if files else None
             if last is None or last.id == after or not more:
                 return None
-            if last.created_at < not_before.timestamp() - _CLOCK_SKEW_S:
+            if _is_before(last, not_before):
                 return None
             after = last.id
 
@@ -226,6 +226,14 @@ def _checked(expected: type[T], answer: object) -> T:
     raise OpenAIUnavailable(
         f"OpenAI answered something that is no {expected.__name__}.", outcome_unknown=True
     )
+
+
+#: How a server answers that speaks the API but for its lists.
+_NO_LISTS = (openai.NotFoundError,)
+
+
+def _is_before(item: Batch | FileObject, moment: datetime | None) -> bool:
+    return moment is not None and item.created_at < moment.timestamp() - _CLOCK_SKEW_S
 
 
 @contextmanager

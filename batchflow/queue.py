@@ -13,6 +13,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from batchflow import keys
+from batchflow.broker import install
 from batchflow.errors import BatchflowError
 from batchflow.redis_url import broker
 from batchflow.settings import Settings
@@ -72,6 +73,7 @@ class QueueUnavailable(BatchflowError):
 def make_app(settings: Settings) -> Celery:
     """A Celery app that sends and receives Batchflow's messages."""
     queue_name = partial(keys.queue, settings.key_prefix)
+    install()
     broker_url, broker_options = broker(settings.require_broker_url())
     app = Celery("batchflow", broker=broker_url, set_as_current=False)
     app.conf.update(
@@ -102,6 +104,9 @@ def make_app(settings: Settings) -> Celery:
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
+            # Whoever sends does not wait for a broker that is away: kombu would, for six seconds.
+            "max_retries": 1,
+            "interval_start": 0.2,
             **broker_options,
         },
         # The schedule is in the code; nothing is worth a file on disk.

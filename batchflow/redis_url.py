@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from batchflow.errors import InvalidSettings
 
 _SENTINEL_PORT = 26379
+_SENTINEL_TIMEOUT_S = 1.0
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
@@ -31,8 +35,14 @@ class SentinelAddress:
 
     @property
     def sentinel_options(self) -> dict[str, Any]:
-        """How to talk to the Sentinels themselves."""
-        return {"password": self.sentinel_password} if self.sentinel_password else {}
+        """How to talk to the Sentinels themselves: when one is away, the next one is asked."""
+        options: dict[str, Any] = {
+            "socket_timeout": _SENTINEL_TIMEOUT_S,
+            "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
+            # Left to itself, redis-py would try a dead one for ten seconds.
+            "retry": Retry(NoBackoff(), 0),
+        }
+        return options | ({"password": self.sentinel_password} if self.sentinel_password else {})
 
 
 def is_sentinel(url: str) -> bool:

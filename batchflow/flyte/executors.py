@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import flytekit
 from flytekit import FlyteContextManager
 from flytekit.core.shim_task import ShimTaskExecutor
-from flytekit.exceptions.user import FlyteRecoverableException, FlyteUserException
+from flytekit.exceptions.user import (
+    FlyteRecoverableException,
+    FlyteUserException,
+    FlyteUserRuntimeException,
+)
 from flytekit.models.task import TaskTemplate
 from flytekit.types.file import JSONLFile
 
@@ -73,6 +77,7 @@ def _run(spec: "Spec") -> "Job":
         case JobState.SUCCEEDED:
             return job
         case JobState.RETRYABLE:
-            raise FlyteRecoverableException(job.message)
+            raise FlyteUserRuntimeException(FlyteRecoverableException(job.message))
         case _:
-            raise FlyteUserException(f"Batchflow's job {job.id} has {job.state}. {job.message}")
+            # Wrapped as flytekit wraps what a user's function raises: it is not to be retried.
+            raise FlyteUserRuntimeException(FlyteUserException(job.message))

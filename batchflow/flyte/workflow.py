@@ -1,7 +1,6 @@
 """The whole way as one workflow."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Iterator  # noqa: UP035 - flytekit knows this one alone
 
 from flytekit import Resources, Workflow
 from flytekit.models.security import Secret

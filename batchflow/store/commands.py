@@ -21,8 +21,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: What a field can be set to; None removes it.
+Value = str | int | float | None
+
 #: See :func:`update`.
 NO_BATCH = "none"
+
+#: A store is young for so long. Until then Flyte has asked about all that an older one had held.
+_YOUNG_S = 900
 
 #: Shared backoff of a credential, in seconds.
 FIRST_BACKOFF_S = 1.0
@@ -105,7 +111,9 @@ def create(
     """Record a job, or find the one that has its id.
 
     A remade record, of a job that Redis forgot, says that something may be at OpenAI already,
-    and shows RUNNING, because Flyte's phase must not go back.
+    and shows RUNNING, because Flyte's phase must not go back. So does, but for the phase, the new
+    record of a later attempt, and any in a store that is young because it may have been emptied:
+    the job may have been recorded, done, and forgotten.
     """
     fields = order.record()
     state = JobState.QUEUED
@@ -116,10 +124,20 @@ def create(
             "stage": str(int(Stage.IN_PROGRESS)),
             "message": "Redis had lost this job's record; finding out how far it had come",
         }
+    elif order.attempt and order.generation == 1:
+        fields["tries"] = "1"
     return Command(
         "create",
-        _job_keys(order.job_id),
-        [order.job_id, state, due_in_s, keys.MAX_EVENTS, source, *_flat(fields)],
+        [*_job_keys(order.job_id), keys.BORN],
+        [
+            order.job_id,
+            state,
+            due_in_s,
+            keys.MAX_EVENTS,
+            source,
+            _YOUNG_S if order.execution else 0,
+            *_flat(fields),
+        ],
         lambda raw: Created(_job(order.job_id, _pairs(raw[1])), bool(raw[0])),
         is_script=True,
     )
@@ -140,7 +158,7 @@ def update(
     stage: Stage | None = None,
     of_batch: str = "",
     due_in_s: float | None = None,
-    fields: Mapping[str, str | int | None] | None = None,
+    fields: Mapping[str, Value] | None = None,
 ) -> Command[Updated]:
     """Change a live job.
 
@@ -173,12 +191,16 @@ def update(
     )
 
 
-def begin(job_id: str) -> Command[tuple[Begun, int]]:
-    """Ask to send a request whose outcome could stay unknown; also answers which try it is."""
+def begin(job_id: str, *, tries: int | None = None) -> Command[tuple[Begun, int]]:
+    """Ask to send a request whose outcome could stay unknown; also answers which try it is.
+
+    ``tries`` is what the record said when it was read. If another worker has begun since then,
+    because this one stood still for longer than its lease, this is refused.
+    """
     return Command(
         "begin",
         [keys.job(job_id)],
-        [",".join(sorted(LIVE))],
+        [",".join(sorted(LIVE)), "" if tries is None else tries],
         lambda raw: (Begun(raw[0]), int(raw[1])),
         is_script=True,
     )

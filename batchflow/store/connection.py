@@ -7,7 +7,7 @@ from redis import Redis, Sentinel
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import Sentinel as AsyncSentinel
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from batchflow.errors import InvalidSettings
@@ -79,9 +79,8 @@ def _client(redis_class: Any, sentinel_class: Any, url: str, options: dict[str, 
 def _master(sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:
     """A client that asks the Sentinels who is master whenever it connects."""
     address = parse_sentinel(url)
-    timeouts = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
-    sentinel = sentinel_class(
-        address.sentinels, sentinel_kwargs={**timeouts, **address.sentinel_options}
-    )
+    retry_class = type(options["retry"])
+    sentinel_options = address.sentinel_options | {"retry": retry_class(NoBackoff(), 0)}
+    sentinel = sentinel_class(address.sentinels, sentinel_kwargs=sentinel_options)
     login = {"db": address.db, "username": address.username, "password": address.password}
     return sentinel.master_for(address.master, **login, **options)

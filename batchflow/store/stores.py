@@ -1,7 +1,8 @@
 """The two stores: the same commands over a blocking and over an asyncio Redis client."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -16,6 +17,10 @@ T = TypeVar("T")
 
 _SCRIPTS = resources.files("batchflow.store") / "lua"
 _SHARED = "_shared"
+
+#: How long the asyncio store waits for an answer, its own retries included. Flyte gives a call
+#: ten seconds, in which there may be two commands.
+ANSWER_S = 4.0
 
 
 def script_source(name: str) -> str:
@@ -42,6 +47,18 @@ def _translated() -> Iterator[None]:
     except (exceptions.RedisError, OSError) as error:
         # The client's message names the address and never the password.
         raise StoreUnavailable(f"Redis can't be reached: {error}") from error
+
+
+@asynccontextmanager
+async def _translated_in_time() -> AsyncIterator[None]:
+    with _translated():
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"Redis can't be reached: no answer within {ANSWER_S:g} s."
+            ) from error
 
 
 class JobStore:
@@ -87,7 +104,7 @@ class AsyncJobStore:
     async def run(self, command: Command[T]) -> T:
         """Carry out a command."""
         names = [keys.full(self._prefix, name) for name in command.keys]
-        with _translated():
+        async with _translated_in_time():
             if command.is_script:
                 raw = await self._scripts[command.name](keys=names, args=list(command.args))
             else:

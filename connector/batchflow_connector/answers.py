@@ -15,10 +15,16 @@ _BATCH_PAGE = "https://platform.openai.com/batches/"
 _FILE_PAGE = "https://platform.openai.com/storage/files/"
 
 
-def answer(job: Job, outputs: LiteralMap | None) -> Resource:
-    """A job's phase, message, details, link, and its outputs if it succeeded."""
+def answer(job: Job, outputs: LiteralMap | None, *, told_running: bool = False) -> Resource:
+    """A job's phase, message, details, link, and its outputs if it succeeded.
+
+    ``told_running`` says that Flyte has been told RUNNING already: its phase must not go back.
+    """
+    phase = phase_of(job.kind, job.state, job.stage)
+    if told_running and phase in (Phase.QUEUED, Phase.INITIALIZING):
+        phase = Phase.RUNNING
     return Resource(
-        phase=_phase(phase_of(job.kind, job.state, job.stage)),
+        phase=_phase(phase),
         message=job.message or _default_message(job),
         custom_info=_details(job),
         log_links=_links(job),

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from abc import abstractmethod
+from collections import OrderedDict
 from typing import Any, ClassVar, TypeVar
 
 import msgpack
@@ -83,8 +84,10 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
                 return await _find_again(order)
         except StoreUnavailable as error:
             logger.warning("%s: %s", order.job_id, error)
+            _remember_told_running(order.job_id)
             return answers.store_unreachable(order)
-        return answers.answer(job, self.outputs(job) if job.succeeded else None)
+        outputs = self.outputs(job) if job.succeeded else None
+        return answers.answer(job, outputs, told_running=job.id in _TOLD_RUNNING)
 
     async def delete(self, resource_meta: JobMeta, **_: Any) -> None:
         """Cancel the job, if it has not ended. Idempotent."""
@@ -152,6 +155,18 @@ def register() -> None:
     """Make these the connectors of their task types."""
     for connector in (BatchEndpointConnector(), UploadConnector(), DownloadConnector()):
         ConnectorRegistry.register(connector, override=True)
+
+
+#: Jobs that were answered for while Redis was away, as RUNNING, whatever they were. Another
+#: connector does not know of it; all that it can do is show an earlier phase once more.
+_TOLD_RUNNING: OrderedDict[str, None] = OrderedDict()
+_MOST_REMEMBERED = 100_000
+
+
+def _remember_told_running(job_id: str) -> None:
+    _TOLD_RUNNING[job_id] = None
+    while len(_TOLD_RUNNING) > _MOST_REMEMBERED:
+        _TOLD_RUNNING.popitem(last=False)
 
 
 async def _place(order: Order) -> Order:

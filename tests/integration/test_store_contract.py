@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any, Protocol, TypeVar, cast
 from uuid import uuid4
@@ -181,7 +182,7 @@ def test_create_records_a_new_job(rig: Rig) -> None:
     assert job == rig.job(order)
     assert (job.id, job.kind, job.state) == (order.job_id, JobKind.BATCH, JobState.QUEUED)
     assert (job.spec, job.execution, job.attempt) == (order.spec, "p/d/e/n", 2)
-    assert (job.source, job.tries, job.stage, job.message) == ("create", 0, Stage.NONE, "")
+    assert (job.source, job.tries, job.stage, job.message) == ("create", 1, Stage.NONE, "")
     assert job.created_at == job.updated_at
     assert job.created_at.timestamp() == pytest.approx(now_s, abs=5)
     assert rig.due()[job.id] == pytest.approx(now_s + 30, abs=5)
@@ -209,6 +210,23 @@ def test_a_remade_record_may_have_something_at_openai(rig: Rig) -> None:
     assert (job.source, job.batch_id) == ("get", None)
     assert job.message.startswith("Redis had lost this job's record")
     assert rig.run(commands.claim_due(10, hold_s=10)) == [order.job_id]
+
+
+def test_a_young_store_may_have_been_emptied(rig: Rig) -> None:
+    named = an_order(execution="p/d/e/n")
+    job = rig.run(commands.create(named, due_in_s=0)).job
+    assert job is not None
+    assert (job.tries, job.tried_at) == (1, datetime.fromtimestamp(0, UTC))
+    nameless = rig.run(commands.create(an_order(), due_in_s=0)).job
+    assert nameless is not None
+    assert nameless.tries == 0
+
+
+def test_an_old_store_knows_every_job(rig: Rig) -> None:
+    rig.run(Command("SET", [keys.BORN], [rig.run(commands.time()) - 3_600], bool))
+    job = rig.run(commands.create(an_order(execution="p/d/e/n"), due_in_s=0)).job
+    assert job is not None
+    assert (job.tries, job.tried_at) == (0, None)
 
 
 def test_a_record_is_plain_to_read(rig: Rig) -> None:

@@ -171,6 +171,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.changed(job_id, after, told=False)
             return
         spoken = {**before.texts, **said}
+        if before.cancel_requested and (to is None or not to.terminal):
+            # It says by whom.
+            spoken["message"] = before.texts.get("message")
         after = replace(
             after,
             state=to or before.state,
@@ -194,7 +197,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.model.get(job_id)
         if before is None:
             assert begun is Begun.MISSING
-        elif not before.live:
+        elif not before.live or before.texts.get("batch_id"):
             assert begun is Begun.REFUSED
         elif before.cancel_requested:
             assert begun is Begun.CANCELLED

@@ -32,6 +32,7 @@ LEAVES = {"batchflow.errors", "batchflow.states", "batchflow.keys"}
 SHARED = LEAVES | {
     "batchflow.jobs",
     "batchflow.jsonl",
+    "batchflow.broker",
     "batchflow.redis_url",
     "batchflow.settings",
     "batchflow.queue",
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "batchflow.keys": set[str](),
     "batchflow.jobs": LEAVES,
     "batchflow.jsonl": LEAVES,
+    "batchflow.broker": set(),
     "batchflow.redis_url": LEAVES,
     "batchflow.settings": LEAVES | {"batchflow.jobs", "batchflow.jsonl", "batchflow.redis_url"},
     "batchflow.queue": SHARED - {"batchflow.store", "batchflow.openai_api"},

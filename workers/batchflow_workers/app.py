@@ -5,10 +5,11 @@ import logging
 from celery.signals import worker_init
 
 from batchflow.errors import InvalidSettings, StoreUnavailable
-from batchflow.queue import Sender, Step, make_app
+from batchflow.queue import STEP_LIMIT_S, Sender, Step, make_app
 from batchflow.settings import load_settings
 from batchflow.store import connect, warn_of_eviction
 from batchflow_workers import cancel, download, poll, submit, sweep, upload
+from batchflow_workers.blobs import clear_scratch
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import take_step
 
@@ -17,15 +18,17 @@ logger = logging.getLogger(__name__)
 try:
     _settings = load_settings()
     app = make_app(_settings)
+    _store = connect(_settings)
 except InvalidSettings as error:
     # Celery would show a traceback for what is an operator's slip.
     raise SystemExit(str(error)) from None
 
-_runtime = Runtime(_settings, connect(_settings), Sender(app))
+_runtime = Runtime(_settings, _store, Sender(app))
 
 
 @worker_init.connect
-def _look_at_redis(**_: object) -> None:
+def _before_work(**_: object) -> None:
+    clear_scratch(STEP_LIMIT_S)
     try:
         warn_of_eviction(_runtime.store)
     except StoreUnavailable as error:

@@ -1,11 +1,12 @@
 """Files where Flyte keeps them: any scheme that flytekit's file access knows."""
 
+import contextlib
 import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from batchflow.errors import BlobUnavailable, InvalidInput
 from batchflow_workers.allowed import local_path, shown
 
 _CHUNK_BYTES = 4 << 20
+#: Begins the names of our files in the temporary folder.
+_SCRATCH = "batchflow-scratch-"
 
 
 def read_chunks(uri: str) -> Iterator[bytes]:
@@ -43,6 +46,7 @@ def publish(path: Path, uri: str) -> None:
             try:
                 with path.open("rb") as source:
                     shutil.copyfileobj(source, part, _CHUNK_BYTES)
+                part.flush()
                 Path(part.name).chmod(0o644)
                 Path(part.name).replace(local)
             except BaseException:
@@ -52,10 +56,18 @@ def publish(path: Path, uri: str) -> None:
         raise _unavailable("write", uri, error) from error
 
 
-@contextmanager
+def clear_scratch(older_than_s: float) -> None:
+    """Delete what workers that were killed have left."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
+
+
+@contextlib.contextmanager
 def scratch_file() -> Iterator[Path]:
     """A local file for the time of a block."""
-    handle, name = tempfile.mkstemp(prefix="batchflow-")
+    handle, name = tempfile.mkstemp(prefix=_SCRATCH)
     os.close(handle)
     try:
         yield Path(name)

@@ -12,8 +12,10 @@ from batchflow.settings import Settings
 from batchflow.states import JobState, Stage, stage_of, state_of
 from batchflow.store import commands
 
-#: For so long a batch that ended may be without the file ids that its counts call for.
-_FILE_ID_LAG_S = 600
+#: For so long a batch that ended may be without the file id that its counts call for. Other
+#: servers than OpenAI write failed requests into the output file, and name no error file.
+_OUTPUT_LAG_S = 600
+_ERRORS_LAG_S = 15
 #: How many of OpenAI's errors a message quotes.
 _QUOTED_ERRORS = 10
 #: A batch is asked about at most this many times less often than a young one.
@@ -95,12 +97,17 @@ def _lagging(batch: Batch) -> bool:
     if batch.status not in ended_at:
         return False
     counts = batch.request_counts
-    missing = bool(counts and counts.completed and not batch.output_file_id) or bool(
-        counts and counts.failed and not batch.error_file_id
+    completed, failed, total = (
+        (counts.completed, counts.failed, counts.total) if counts else (0, 0, 1)
     )
-    if batch.status == "completed" and not (batch.output_file_id or batch.error_file_id):
-        missing = counts is None or counts.total > 0
-    return missing and time.time() - (ended_at[batch.status] or batch.created_at) < _FILE_ID_LAG_S
+    nothing_yet = batch.status == "completed" and not (batch.output_file_id or batch.error_file_id)
+    if (completed and not batch.output_file_id) or (nothing_yet and total):
+        lag_s = _OUTPUT_LAG_S
+    elif failed and not batch.error_file_id:
+        lag_s = _ERRORS_LAG_S
+    else:
+        return False
+    return time.time() - (ended_at[batch.status] or batch.created_at) < lag_s
 
 
 def _result(job: Job, batch: Batch) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from batchflow.jobs import Job
 from batchflow.store import commands
 from batchflow_workers.runtime import Runtime
 
-#: A record that was made again does not say when the job was. OpenAI ends a batch within a day.
+#: OpenAI ends a batch within a day.
 _LONGEST_AT_OPENAI = timedelta(days=3)
 
 
@@ -26,7 +26,7 @@ def still_settling(runtime: Runtime, job: Job) -> float:
 
 def earliest(job: Job) -> datetime:
     """Since when an earlier try may have made something."""
-    # Whoever says that something went out, and not when, does not know.
+    # A record that was made again says that something went out, and not when.
     return job.created_at if job.tried_at else job.created_at - _LONGEST_AT_OPENAI
 
 
@@ -37,6 +37,9 @@ def sending(runtime: Runtime, job: Job, source: str) -> Iterator[None]:
     try:
         yield
     except OpenAIError as error:
-        if not error.outcome_unknown:
+        if error.outcome_unknown:
+            # A timeout may be long after what it was about; from now on the lists are to show it.
+            runtime.update(job.id, source, {"tried_at": runtime.store.run(commands.time())})
+        else:
             runtime.update(job.id, source, {"tries": job.tries or None})
         raise

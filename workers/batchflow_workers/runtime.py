@@ -27,7 +27,7 @@ class Runtime:
         self,
         job_id: str,
         source: str,
-        fields: Mapping[str, str | int | None] | None = None,
+        fields: Mapping[str, commands.Value] | None = None,
         *,
         to: JobState | None = None,
         due_in_s: float | None = None,

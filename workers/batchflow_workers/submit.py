@@ -6,7 +6,7 @@ from typing import Any
 from openai.types import Batch
 
 from batchflow.jobs import BatchSpec, Job
-from batchflow.openai_api import JOB_METADATA_KEY, MAX_METADATA_PAIRS
+from batchflow.openai_api import JOB_METADATA_KEY, MAX_METADATA_PAIRS, OpenAIApi, job_of
 from batchflow.states import JobState
 from batchflow.store import commands
 from batchflow_workers.capacity import has_to_wait, out_of_tokens, record, with_model
@@ -36,15 +36,14 @@ def submit(runtime: Runtime, job: Job) -> None:
                 runtime, job.id, SOURCE, wait_s, "Finding out whether OpenAI has this batch already"
             )
             return
-        batch = api.find_batch(job.id, not_before=earliest(job))
-        if batch and not out_of_tokens(batch):
+        if batch := _find(runtime, api, job):
             logger.info("%s: an earlier try had made %s", job.id, batch.id)
             _record(runtime, job, batch)
             return
     job = with_model(runtime, job, SOURCE)
     if not job.cancel_requested and has_to_wait(runtime, job, SOURCE):
         return
-    begun, _ = runtime.store.run(commands.begin(job.id))
+    begun, _ = runtime.store.run(commands.begin(job.id, tries=job.tries))
     if begun is commands.Begun.CANCELLED:
         end(runtime, job.id, SOURCE, JobState.CANCELLED, job.message or "Cancelled.")
         return
@@ -56,6 +55,36 @@ def submit(runtime: Runtime, job: Job) -> None:
         )
     logger.info("%s: made %s", job.id, batch.id)
     _record(runtime, job, batch)
+
+
+def _find(runtime: Runtime, api: OpenAIApi, job: Job) -> Batch | None:
+    """The batch that an earlier try has made and that OpenAI did not turn away for its limit.
+
+    What the pages show of other jobs that look for theirs is recorded on the way: after Redis was
+    emptied one search finds them all.
+    """
+    for page in api.batch_pages(not_before=earliest(job)):
+        made_by = {job_id: batch for batch in reversed(page) if (job_id := job_of(batch))}
+        mine = made_by.pop(job.id, None)
+        _adopt(runtime, made_by)
+        if mine:
+            return None if out_of_tokens(mine) else mine
+    return None
+
+
+def _adopt(runtime: Runtime, made_by: dict[str, Batch]) -> None:
+    """Record batches whose jobs look for them."""
+    if not made_by:
+        return
+    jobs = runtime.store.run_all([commands.get(job_id) for job_id in made_by])
+    found = [
+        (job, made_by[job.id])
+        for job in jobs
+        if job and not job.terminal and job.tries and not job.batch_id
+        if not out_of_tokens(made_by[job.id])
+    ]
+    if found:
+        record(runtime, found, SOURCE, new=True)
 
 
 def _record(runtime: Runtime, job: Job, batch: Batch) -> None:

@@ -42,7 +42,7 @@ def upload(runtime: Runtime, job: Job) -> None:
             return
     with scratch_file() as path:
         _fetch(runtime, job, job.spec.uri, path)
-        begun, _ = runtime.store.run(commands.begin(job.id))
+        begun, _ = runtime.store.run(commands.begin(job.id, tries=job.tries))
         if begun is not commands.Begun.BEGUN:
             return
         with sending(runtime, job, SOURCE):

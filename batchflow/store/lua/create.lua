@@ -1,7 +1,10 @@
 -- Record a new job, unless it is there.
--- KEYS     job, due, recent, counts, events
+-- A job that has an identity, in a store so young that it may have been emptied: the job may have
+-- been recorded before, and at OpenAI something may be. Its record says so.
+-- KEYS     job, due, recent, counts, events, born
 -- ARGV     [1] job id  [2] state  [3] seconds until it is due  [4] length of the events stream
---          [5] source  [6...] further fields and values
+--          [5] source  [6] for how many seconds a store is young, 0 if the job has no identity
+--          [7...] further fields and values
 -- returns  [1] 1 if it was made, 0 if it was there  [2] the record, flat
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return {0, redis.call('HGETALL', KEYS[1])}
@@ -9,10 +12,14 @@ end
 local at = now()
 local fields = {'state', ARGV[2], 'source', ARGV[5], 'created_at', at, 'updated_at', at}
 local record = {message = '', kind = ''}
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   fields[#fields + 1] = ARGV[i]
   fields[#fields + 1] = ARGV[i + 1]
   record[ARGV[i]] = ARGV[i + 1]
+end
+redis.call('SET', KEYS[6], at, 'NX')
+if not record.tries and tonumber(at) - tonumber(redis.call('GET', KEYS[6])) < tonumber(ARGV[6]) then
+  for _, pair in ipairs({'tries', '1', 'tried_at', '0'}) do fields[#fields + 1] = pair end
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 index(ARGV[1], record.kind, nil, ARGV[2], false, ARGV[3], at,

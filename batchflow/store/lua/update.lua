@@ -38,6 +38,8 @@ if not stale then
       value = tostring(math.max(old, tonumber(value)))
     end
     if name == 'openai_status' then status = value end
+    -- While it is being cancelled, the message says by whom.
+    if name == 'message' and cancel ~= '' and ARGV[4] ~= '1' then value = message end
     if value == '' then
       removed[#removed + 1] = name
     else

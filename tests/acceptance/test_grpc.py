@@ -1,0 +1,517 @@
+"""The connector as Flyte's backend talks to it, with real workers and an emulated OpenAI."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import msgpack
+import pytest
+from flyteidl.core.literals_pb2 import LiteralMap
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from tests.support.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
+from tests.support.flyte_tasks import (
+    batch_task,
+    custom_ids,
+    download_task,
+    jsonl,
+    put,
+    request_line,
+    requests,
+    upload_task,
+)
+from tests.support.stack import Stack
+from tests.support.stack_emulator import Emulator
+
+#: Flyte's backend shows more, but nobody reads it.
+LONGEST_MESSAGE = 20_000
+
+
+@pytest.fixture
+def start_batch(
+    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> Callable[..., Task]:
+    """Starts a batch of three requests, or of the file that is named."""
+
+    def start(file_id: str | None = None, *, at: Node = node, **config: Any) -> Task:
+        file_id = file_id or emulator.upload(org, requests())
+        template = template_of(batch_task(org, **config))
+        return flyte.create(template, inputs_of(input_file_id=file_id), at)
+
+    return start
+
+
+def is_sentence(message: str) -> bool:
+    """Whether a message is meant for people."""
+    return (
+        0 < len(message) < LONGEST_MESSAGE
+        and message[-1] in ".!?"
+        and "Traceback" not in message
+        and 'File "' not in message
+    )
+
+
+# -- the whole way --------------------------------------------------------------------------------
+
+
+def test_upload_batch_download(
+    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> None:
+    # A result that is not asked for in time would hide a phase.
+    emulator.configure(validating_s=1.0, in_progress_s=1.0, finalizing_s=0.6)
+    wrong = request_line("wrong", temperature=9)
+    content = jsonl([*(request_line(f"r-{n}") for n in range(5)), wrong])
+    source = file_inputs(put(node.folder, content))
+
+    upload = flyte.create(template_of(upload_task(org)), source, node).follow()
+    assert upload.answer.phase == "SUCCEEDED"
+    file_id = upload.answer.result
+    [file] = emulator.files(org)
+    assert file_id == file["id"]
+    assert file["filename"] == f"{upload.answer.custom_info['job_id']}.jsonl"
+    assert file["bytes"] == len(content)
+    assert upload.answer.links == {
+        "OpenAI file": f"https://platform.openai.com/storage/files/{file_id}"
+    }
+
+    task = batch_task(org, model="gpt-4o-mini", metadata={"team": "support"})
+    running = flyte.create(
+        template_of(task), inputs_of(input_file_id=file_id), replace(node, node="n1")
+    )
+    during = running.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
+    [batch] = emulator.batches(org)
+    assert during.custom_info["openai_status"] == "in_progress"
+    assert during.custom_info["batch_id"] == batch["id"]
+    assert during.custom_info["input_file_id"] == file_id
+    assert during.custom_info["organization"] == org
+    assert during.custom_info["request_counts"]["total"] == 6
+    assert during.links == {"OpenAI batch": f"https://platform.openai.com/batches/{batch['id']}"}
+    result = running.succeeds()
+    with emulator.sdk(org) as client:
+        assert result == client.batches.retrieve(batch["id"]).to_dict()
+    assert result["metadata"] == {
+        "team": "support",
+        "batchflow_job": during.custom_info["job_id"],
+    }
+    assert result["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
+    after = running.get()
+    assert after.custom_info["openai_status"] == "completed"
+    assert after.custom_info["model"] == "gpt-4o-mini"
+    assert after.custom_info["output_file_id"] == result["output_file_id"]
+    assert after.custom_info["error_file_id"] == result["error_file_id"]
+    assert after.custom_info["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
+
+    place = replace(node, node="n2")
+    files = flyte.create(
+        template_of(download_task(org)), inputs_of(batch_endpoint_result=result), place
+    ).succeeds()
+    assert set(files) == {"output_file", "error_file"}
+    assert custom_ids(files["output_file"]["path"]) == [f"r-{n}" for n in range(5)]
+    assert custom_ids(files["error_file"]["path"]) == ["wrong"]
+    assert all(file["path"].startswith(place.output_prefix) for file in files.values())
+
+
+def test_phases_come_in_order_and_say_what_happens(
+    emulator: Emulator, start_batch: Callable[..., Task]
+) -> None:
+    emulator.configure(validating_s=1.0, in_progress_s=1.0)
+    run = start_batch().follow()
+    assert run.phases[-3:] == ["INITIALIZING", "RUNNING", "SUCCEEDED"]
+    assert set(run.phases) <= {"QUEUED", "INITIALIZING", "RUNNING", "SUCCEEDED"}
+    assert any("validating" in message for message in run.messages)
+
+
+def test_a_batch_without_failures_has_no_error_file(
+    flyte: FlyteClient, org: str, node: Node, start_batch: Callable[..., Task]
+) -> None:
+    result = start_batch().succeeds()
+    assert "error_file_id" not in result or result["error_file_id"] is None
+    files = flyte.create(
+        template_of(download_task(org)), inputs_of(batch_endpoint_result=result), node
+    ).succeeds()
+    assert custom_ids(files["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
+    assert files["error_file"] is None
+
+
+def test_twenty_batches_at_once(
+    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> None:
+    file_id = emulator.upload(org, requests(2))
+    template = template_of(batch_task(org))
+    tasks = [
+        flyte.create(template, inputs_of(input_file_id=file_id), replace(node, node=f"n{n}"))
+        for n in range(20)
+    ]
+    results = [task.succeeds() for task in tasks]
+    assert len({result["id"] for result in results}) == 20
+    assert len(emulator.batches(org)) == 20
+
+
+def test_the_connectors_name_their_task_types(flyte: FlyteClient) -> None:
+    served = flyte.task_types()
+    ours = {
+        kind for name, kinds in served.items() if name.startswith("Batchflow") for kind in kinds
+    }
+    assert ours == {"openai-batch", "openai-batch-upload-file", "openai-batch-download-files"}
+
+
+# -- what goes wrong, and what the user is told ---------------------------------------------------
+
+
+def test_a_bad_file_is_refused_before_anything_is_uploaded(
+    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> None:
+    good = requests(1)
+    content = good + b'{"custom_id": "x"\n' + good + b"[1, 2]\n"
+    task = flyte.create(template_of(upload_task(org)), file_inputs(put(node.folder, content)), node)
+    message = task.fails()
+    for line in ("line 2: not valid JSON", "line 3: custom_id 'r-0' was already used on line 1"):
+        assert line in message
+    assert "line 4: it is an array, not an object" in message
+    assert emulator.files(org) == []
+
+
+def test_a_missing_file_is_named(
+    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> None:
+    uri = str(node.folder / "nowhere.jsonl")
+    message = flyte.create(template_of(upload_task(org)), file_inputs(uri), node).fails()
+    assert uri in message
+    assert is_sentence(message)
+    assert emulator.files(org) == []
+
+
+def test_openai_refuses_a_batch(emulator: Emulator, org: str, start_batch: Any) -> None:
+    message = start_batch("file-unknown").fails()
+    assert "No such File object: file-unknown" in message
+    assert emulator.batches(org) == []
+
+
+def test_a_batch_fails_validation_at_openai(
+    emulator: Emulator, org: str, start_batch: Callable[..., Task]
+) -> None:
+    # What only OpenAI sees: the file is for another endpoint.
+    file_id = emulator.upload(org, jsonl([request_line("a", url="/v1/embeddings")]))
+    run = start_batch(file_id).follow()
+    assert run.answer.phase == "FAILED"
+    assert "line 1" in run.answer.message
+    assert "does not match the batch endpoint" in run.answer.message
+    [batch] = emulator.batches(org)
+    assert run.answer.custom_info["openai_status"] == "failed"
+    assert run.answer.custom_info["batch_id"] == batch["id"]
+
+
+def test_an_expired_batch_leaves_what_was_done(
+    emulator: Emulator, org: str, start_batch: Callable[..., Task]
+) -> None:
+    emulator.next("expired", done_share=0.5)
+    run = start_batch(emulator.upload(org, requests(4))).follow()
+    assert run.answer.phase == "FAILED"
+    assert "expired" in run.answer.message
+    assert "2 of 4" in run.answer.message
+    [batch] = emulator.batches(org)
+    info = run.answer.custom_info
+    assert info["output_file_id"] == batch["output_file_id"]
+    assert info["error_file_id"] == batch["error_file_id"]
+    assert batch["output_file_id"] in run.answer.message
+    assert batch["error_file_id"] in run.answer.message
+
+
+def test_a_batch_that_was_cancelled_elsewhere_fails(
+    emulator: Emulator, org: str, start_batch: Callable[..., Task]
+) -> None:
+    emulator.next("cancelled", done_share=0.5)
+    message = start_batch(emulator.upload(org, requests(2))).fails()
+    assert "cancelled at OpenAI" in message
+    assert "1 of 2" in message
+
+
+def test_a_batch_waits_for_capacity(
+    emulator: Emulator, org: str, start_batch: Callable[..., Task]
+) -> None:
+    emulator.next("failed", code="token_limit_exceeded")
+    run = start_batch().follow()
+    assert run.answer.phase == "SUCCEEDED"
+    assert any("capacity" in message for message in run.messages)
+    assert [batch["status"] for batch in emulator.batches(org)] == ["failed", "completed"]
+    assert run.answer.result["id"] == emulator.batches(org)[1]["id"]
+
+
+def test_an_unknown_status_on_the_way_disturbs_nothing(
+    emulator: Emulator, start_batch: Callable[..., Task]
+) -> None:
+    emulator.next("deliberating", shown_s=1.0)
+    task = start_batch()
+    during = task.until(
+        lambda answer: answer.custom_info.get("openai_status") == "deliberating", "that status"
+    )
+    assert during.phase in ("INITIALIZING", "RUNNING")
+    assert task.follow().answer.phase == "SUCCEEDED"
+
+
+# -- delete ---------------------------------------------------------------------------------------
+
+
+def test_delete_cancels_the_batch_at_openai(
+    emulator: Emulator, org: str, start_batch: Callable[..., Task]
+) -> None:
+    emulator.configure(in_progress_s=60)
+    task = start_batch(emulator.upload(org, requests(4)))
+    task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
+    task.delete()
+    task.delete()
+    run = task.follow()
+    assert run.answer.phase == "FAILED"
+    assert "Cancelled by Flyte" in run.answer.message
+    assert "of 4 requests were done" in run.answer.message
+    assert [batch["status"] for batch in emulator.batches(org)] == ["cancelled"]
+    task.delete()
+    assert task.get().message == run.answer.message
+
+
+def test_delete_after_the_end_changes_nothing(start_batch: Callable[..., Task]) -> None:
+    task = start_batch()
+    result = task.succeeds()
+    task.delete()
+    answer = task.get()
+    assert (answer.phase, answer.result) == ("SUCCEEDED", result)
+
+
+def test_delete_before_the_batch_is_made_makes_none(
+    stack: Stack, emulator: Emulator, org: str, start_batch: Callable[..., Task]
+) -> None:
+    file_id = emulator.upload(org, requests())
+    stack.worker.stop()
+    task = start_batch(file_id)
+    assert task.get().phase == "QUEUED"
+    task.delete()
+    assert "Cancelled by Flyte" in task.fails()
+    other = start_batch(file_id, metadata={"after": "it"})
+    stack.worker.start()
+    # The queue is worked off in order: when this one is through, the other's turn has passed.
+    result = other.succeeds()
+    assert [batch["id"] for batch in emulator.batches(org)] == [result["id"]]
+
+
+# -- which job it is ------------------------------------------------------------------------------
+
+
+def test_create_repeated_gives_the_same_job(
+    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
+) -> None:
+    file_id = emulator.upload(org, requests())
+    tasks = [start_batch(file_id, at=node) for _ in range(3)]
+    results = [task.succeeds() for task in tasks]
+    tasks.append(start_batch(file_id, at=node))
+    results.append(tasks[-1].succeeds())
+    assert len({task.meta for task in tasks}) == 1
+    [batch] = emulator.batches(org)
+    assert {result["id"] for result in results} == {batch["id"]}
+
+
+def test_a_later_attempt_adopts_a_live_and_a_succeeded_job(
+    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
+) -> None:
+    file_id = emulator.upload(org, requests())
+    first = start_batch(file_id, at=node)
+    second = start_batch(file_id, at=node.again())
+    assert second.succeeds() == first.succeeds()
+    third = start_batch(file_id, at=node.again().again())
+    assert third.succeeds() == first.get().result
+    assert len(emulator.batches(org)) == 1
+
+
+def test_a_later_attempt_leaves_a_failed_job(
+    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
+) -> None:
+    file_id = emulator.upload(org, requests())
+    emulator.next("expired", done_share=0.0)
+    first = start_batch(file_id, at=node)
+    first.fails()
+    # Flyte asks again what it has asked: still the failure.
+    assert "expired" in start_batch(file_id, at=node).fails()
+    second = start_batch(file_id, at=node.again())
+    result = second.succeeds()
+    assert first.get().phase == "FAILED"
+    assert second.get().custom_info["job_id"] == f"{first.get().custom_info['job_id']}-2"
+    assert [batch["status"] for batch in emulator.batches(org)] == ["expired", "completed"]
+    assert result["id"] == emulator.batches(org)[1]["id"]
+
+
+def test_other_executions_nodes_and_map_elements_have_their_own_batches(
+    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
+) -> None:
+    file_id = emulator.upload(org, requests())
+    places = [
+        node,
+        replace(node, node="n1"),
+        replace(node, execution="another"),
+        *(replace(node, node="map", index=index) for index in range(3)),
+    ]
+    tasks = [start_batch(file_id, at=place) for place in places]
+    ids = {task.succeeds()["id"] for task in tasks}
+    assert len(ids) == len(places)
+    assert {batch["id"] for batch in emulator.batches(org)} == ids
+
+
+def test_without_an_identity_each_create_is_a_job(
+    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> None:
+    inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
+    template = template_of(batch_task(org))
+    tasks = [flyte.create(template, inputs, node, identified=False) for _ in range(2)]
+    assert len({task.succeeds()["id"] for task in tasks}) == 2
+
+
+# -- literals -------------------------------------------------------------------------------------
+
+
+def test_a_dict_may_come_as_msgpack_or_as_a_struct(
+    flyte: FlyteClient, org: str, node: Node, start_batch: Callable[..., Task]
+) -> None:
+    result = start_batch().succeeds()
+    binary, struct = LiteralMap(), LiteralMap()
+    scalar = binary.literals["batch_endpoint_result"].scalar
+    scalar.binary.value, scalar.binary.tag = msgpack.packb(result), "msgpack"
+    generic = struct.literals["batch_endpoint_result"].scalar.generic
+    ParseDict(result, generic)
+    template = template_of(download_task(org))
+    for index, inputs in enumerate((binary, struct)):
+        files = flyte.create(template, inputs, replace(node, node=f"d{index}")).succeeds()
+        assert custom_ids(files["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
+
+
+# -- what can't be read ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        b"",
+        b"\x80\x04\x95garbage",
+        b"null",
+        b"1",
+        b"[]",
+        b"{}",
+        b'"refused"',
+        b'["refused"]',
+        b'{"job_id": "../../etc/passwd"}',
+        b'{"refused": null}',
+        b"\xff\xfe",
+        b"[" * 200_000,
+    ],
+    ids=lambda meta: repr(meta[:20]),
+)
+def test_garbage_as_resource_meta(flyte: FlyteClient, meta: bytes) -> None:
+    for task_type in ("openai-batch", "openai-batch-upload-file", "openai-batch-download-files"):
+        answer = flyte.get(meta, task_type)
+        assert answer.phase == "FAILED"
+        assert is_sentence(answer.message), answer.message
+        flyte.delete(meta, task_type)
+
+
+def custom_with(**changes: Any) -> dict[str, Any]:
+    """What the batch task tells the connector, with changes."""
+    return {"openai_organization": "org-x", "config": {}, **changes}
+
+
+@pytest.mark.parametrize(
+    "custom",
+    [
+        custom_with(config="24h"),
+        custom_with(config=[1]),
+        custom_with(config={"temperature": 1}),
+        custom_with(config={"endpoint": "https://example.org/"}),
+        custom_with(config={"completion_window": 24}),
+        custom_with(config={"metadata": {"batchflow_job": "mine"}}),
+        custom_with(config={"metadata": {"n": 1}}),
+        custom_with(config={"output_expires_after": "1h"}),
+        custom_with(openai_organization="org\nx: y"),
+        custom_with(openai_organization={"id": "org"}),
+        custom_with(secret_arg="sk-1"),
+        custom_with(secret_arg={"group": "../../etc", "key": "passwd"}),
+        custom_with(secret_arg={"group": ["a"], "key": 1}),
+    ],
+    ids=lambda custom: str({k: v for k, v in custom.items() if v not in ({}, "org-x")})[:60],
+)
+def test_garbage_as_custom(flyte: FlyteClient, node: Node, custom: dict[str, Any]) -> None:
+    template = template_of(batch_task("org-x"))
+    template.custom.CopyFrom(ParseDict(custom, Struct()))
+    task = flyte.create(template, inputs_of(input_file_id="file-1"), node)
+    message = task.fails(timeout_s=10)
+    assert is_sentence(message), message
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        LiteralMap(),
+        inputs_of(other="file-1"),
+        inputs_of(input_file_id=7),
+        inputs_of(input_file_id={"id": "file-1"}),
+        inputs_of(input_file_id=""),
+        inputs_of(input_file_id="../batches"),
+        inputs_of(input_file_id="file 1?x=y"),
+        inputs_of(input_file_id="f" * 300),
+    ],
+    ids=["none", "other", "int", "dict", "empty", "path", "query", "long"],
+)
+def test_garbage_as_input_of_a_batch(flyte: FlyteClient, node: Node, inputs: LiteralMap) -> None:
+    task = flyte.create(template_of(batch_task("org-x")), inputs, node)
+    message = task.fails(timeout_s=10)
+    assert is_sentence(message), message
+    assert "input_file_id" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "named"),
+    [
+        (upload_task, LiteralMap(), "jsonl_in"),
+        (upload_task, inputs_of(jsonl_in="requests.jsonl"), "jsonl_in"),
+        (upload_task, file_inputs(""), ""),
+        (upload_task, file_inputs("x" * 5_000), ""),
+        (download_task, LiteralMap(), "batch_endpoint_result"),
+        (download_task, inputs_of(batch_endpoint_result="batch-1"), "batch_endpoint_result"),
+        (download_task, inputs_of(batch_endpoint_result={"output_file_id": 7}), "output_file_id"),
+        (
+            download_task,
+            inputs_of(batch_endpoint_result={"output_file_id": "../x"}),
+            "output_file_id",
+        ),
+    ],
+    ids=["none", "text", "nowhere", "long", "no dict", "text", "number", "path"],
+)
+def test_garbage_as_input_of_a_transfer(
+    flyte: FlyteClient, node: Node, kind: Callable[[str], Any], inputs: LiteralMap, named: str
+) -> None:
+    task = flyte.create(template_of(kind("org-x")), inputs, node)
+    message = task.fails(timeout_s=10)
+    assert is_sentence(message), message
+    assert named in message
+
+
+def test_broken_msgpack_as_input(flyte: FlyteClient, node: Node) -> None:
+    inputs = LiteralMap()
+    scalar = inputs.literals["batch_endpoint_result"].scalar
+    scalar.binary.value, scalar.binary.tag = b"\xc1\xff\x00", "msgpack"
+    message = flyte.create(template_of(download_task("org-x")), inputs, node).fails(timeout_s=10)
+    assert "batch_endpoint_result" in message
+    assert is_sentence(message), message
+
+
+def test_a_task_type_of_somebody_else_is_not_found(flyte: FlyteClient, node: Node) -> None:
+    template = template_of(batch_task("org-x"))
+    template.type = "spark"
+    with pytest.raises(grpc.RpcError) as refused:
+        flyte.create(template, LiteralMap(), node)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_resource_meta_holds_names_and_no_values(
+    stack: Stack, start_batch: Callable[..., Task]
+) -> None:
+    task = start_batch()
+    assert b"FLYTE_OPENAI_API_KEY" in task.meta
+    assert stack.api_key.encode() not in task.meta

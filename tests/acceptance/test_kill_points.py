@@ -1,0 +1,694 @@
+"""A worker that dies at any point of any step loses nothing and does nothing twice.
+
+Each step is taken in a child process that kills itself at one point. First all of them die, while
+nobody else is at work; then healthy workers finish all the jobs together, and each test looks at
+what became of its own.
+"""
+
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from batchflow.jobs import (
+    BatchSpec,
+    Credential,
+    DownloadSpec,
+    Job,
+    Order,
+    Spec,
+    UploadSpec,
+    random_job_id,
+)
+from batchflow.settings import Settings
+from batchflow.states import JobState
+from batchflow.store import JobStore, commands, connect
+from tests.support.flyte_tasks import custom_ids, jsonl, put, request_line, requests
+from tests.support.killing_worker import KillingWorker
+from tests.support.stack import KEY_VARIABLES
+from tests.support.stack_emulator import Emulator
+from tests.support.stack_processes import BIN, Process, clean_environment, until
+
+pytestmark = pytest.mark.timeout(400)
+
+#: Long enough for one step, so that nothing depends on the clock.
+LEASE_S = 2.0
+SETTLE_S = 0.5
+POLL_S = 0.5
+#: A batch takes this long at the emulator, at most.
+BATCH_S = 1.5
+API_KEY = "sk-kill-points"
+#: So long may healthy workers take for all jobs together.
+ALL_END_S = 120.0
+
+
+class World:
+    """Redis, the emulator, and the process whose children die."""
+
+    def __init__(self, redis_url: str, folder: Path) -> None:
+        self.folder = folder
+        self.blobs = folder / "blobs"
+        self.blobs.mkdir()
+        self.prefix = f"kill-{uuid.uuid4().hex[:8]}"
+        simulate: list[str | Path] = [BIN / "batchflow", "simulate", "--port", "0"]
+        options = ["--validating-s", "0.2", "--in-progress-s", "0.5", "--per-request-s", "0"]
+        more = ["--finalizing-s", "0.2", "--cancelling-s", "0.2"]
+        emulator = self._process("emulator", [*simulate, *options, *more], {})
+        self.processes = [emulator]
+        emulator.start()
+        emulator.await_ready(lambda: "OPENAI_BASE_URL=" in emulator.log())
+        base_url = emulator.log().split("OPENAI_BASE_URL=")[1].split()[0]
+        self.emulator = Emulator(base_url, API_KEY)
+        self.http = httpx2.Client(base_url=base_url, timeout=15)
+        self.env = {
+            **clean_environment(),
+            **dict.fromkeys(KEY_VARIABLES, API_KEY),
+            "OPENAI_BASE_URL": base_url,
+            "BATCHFLOW_REDIS_URL": redis_url,
+            "BATCHFLOW_KEY_PREFIX": self.prefix,
+            "BATCHFLOW_ALLOWED_URIS": f"{self.blobs}/",
+            "BATCHFLOW_LEASE_S": str(LEASE_S),
+            "BATCHFLOW_SETTLE_S": str(SETTLE_S),
+            "BATCHFLOW_POLL_INTERVAL_S": str(POLL_S),
+            "BATCHFLOW_SWEEP_INTERVAL_S": "0.3",
+            "BATCHFLOW_OPENAI_TIMEOUT_S": "10",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.killing = KillingWorker(self.env, folder / "killing.log")
+        self._redis_url = redis_url
+        self._stores: dict[str, JobStore] = {}
+
+    def stop(self) -> None:
+        """End everything."""
+        self.killing.stop()
+        for process in reversed(self.processes):
+            process.kill()
+        self.emulator.close()
+        self.http.close()
+
+    def start_healthy_workers(self) -> None:
+        """Real ones, with beat."""
+        celery: list[str | Path] = [BIN / "celery", "-A", "batchflow_workers"]
+        options = ["--concurrency", "4", "--loglevel", "INFO"]
+        self.processes.append(self._process("worker", [*celery, "worker", *options], self.env))
+        self.processes.append(self._process("beat", [*celery, "beat", "--pidfile", ""], self.env))
+        for process in self.processes[1:]:
+            process.start()
+
+    def run(self, command: commands.Command[Any], prefix: str = "") -> Any:
+        """A command of the store."""
+        return self._store(prefix or self.prefix).run(command)
+
+    def run_all(self, many: list[commands.Command[Any]]) -> list[Any]:
+        """Many commands of the store."""
+        return list(self._store(self.prefix).run_all(many))
+
+    def job(self, job_id: str, prefix: str = "") -> Job:
+        """A job's record."""
+        job: Job | None = self.run(commands.get(job_id), prefix)
+        assert job is not None
+        return job
+
+    def _store(self, prefix: str) -> JobStore:
+        if prefix not in self._stores:
+            values = {"redis_url": self._redis_url, "key_prefix": prefix}
+            self._stores[prefix] = connect(Settings.model_validate(values))
+        return self._stores[prefix]
+
+    def _process(self, name: str, command: list[str | Path], env: dict[str, str]) -> Process:
+        return Process(name, command, env or clean_environment(), self.folder / f"{name}.log")
+
+    # -- what is there before a step
+
+    def order(self, spec: Spec, prefix: str = "", due_in_s: float = 0) -> str:
+        """A new job."""
+        order = Order(job_id=random_job_id(), spec=spec, execution="shop/development/e/n")
+        self.run(commands.create(order, due_in_s=due_in_s), prefix)
+        return order.job_id
+
+    def upload(self, org: str, name: str = "given.jsonl", content: bytes = b"") -> str:
+        """A file at OpenAI."""
+        answer = self.http.post(
+            "/files",
+            headers=_headers(org),
+            data={"purpose": "batch"},
+            files={"file": (name, content or requests())},
+        )
+        return str(answer.raise_for_status().json()["id"])
+
+    def make_batch(self, org: str, job_id: str, file_id: str) -> str:
+        """A batch at OpenAI."""
+        answer = self.http.post(
+            "/batches",
+            headers=_headers(org),
+            json={
+                "input_file_id": file_id,
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+                "metadata": {"batchflow_job": job_id},
+            },
+        )
+        return str(answer.raise_for_status().json()["id"])
+
+
+def _headers(org: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {API_KEY}", "OpenAI-Organization": org}
+
+
+@dataclass
+class Case:
+    """Jobs for one death."""
+
+    org: str = field(default_factory=lambda: f"org-{uuid.uuid4().hex}")
+    ids: list[str] = field(default_factory=list)
+    prefix: str = ""
+    #: How the child that took the step ended.
+    status: int | None = None
+
+    @property
+    def credential(self) -> Credential:
+        """Its own, so that no other case is in the way."""
+        return Credential(organization=self.org)
+
+
+# -- situations: what there is before a step ------------------------------------------------------
+
+
+def a_batch_job(world: World, case: Case, *, due_in_s: float = 0) -> str:
+    """Nothing has been done."""
+    spec = BatchSpec(credential=case.credential, input_file_id=world.upload(case.org), config={})
+    case.ids.append(world.order(spec, case.prefix, due_in_s))
+    return case.ids[-1]
+
+
+def a_lost_request(world: World, case: Case) -> str:
+    """A try has begun, and has not reached OpenAI."""
+    job_id = a_batch_job(world, case)
+    world.run(commands.begin(job_id), case.prefix)
+    return job_id
+
+
+def a_lost_reply(world: World, case: Case) -> str:
+    """A try has begun, and has made the batch."""
+    job_id = a_lost_request(world, case)
+    file_id = world.job(job_id, case.prefix).input_file_id
+    assert file_id
+    world.make_batch(case.org, job_id, file_id)
+    return job_id
+
+
+def a_submitted_job(world: World, case: Case) -> str:
+    """Its batch is at OpenAI, and the job knows it."""
+    job_id = a_batch_job(world, case)
+    status, _ = world.killing.step("submit", [job_id], prefix=case.prefix)
+    assert status == 0
+    return job_id
+
+
+def two_submitted_jobs(world: World, case: Case) -> None:
+    """Of one credential."""
+    for _ in range(2):
+        a_submitted_job(world, case)
+
+
+def to_be_cancelled(before: Callable[[World, Case], str]) -> Callable[[World, Case], None]:
+    """A job as before, which runs for hours and which somebody wants cancelled."""
+
+    def setup(world: World, case: Case) -> None:
+        world.emulator.configure(in_progress_s=3_600)
+        job_id = before(world, case)
+        world.emulator.heal()
+        cancel = commands.cancel(job_id, message="Cancelled.", source="delete")
+        assert world.run(cancel) is commands.Cancelled.REQUESTED
+
+    return setup
+
+
+def an_upload_job(world: World, case: Case) -> str:
+    """Nothing has been done."""
+    uri = put(world.blobs, requests(), f"{uuid.uuid4().hex}.jsonl")
+    case.ids.append(world.order(UploadSpec(credential=case.credential, uri=uri), case.prefix))
+    return case.ids[-1]
+
+
+def a_lost_upload(world: World, case: Case) -> str:
+    """A try has begun, and has not reached OpenAI."""
+    job_id = an_upload_job(world, case)
+    world.run(commands.begin(job_id), case.prefix)
+    return job_id
+
+
+def a_lost_upload_reply(world: World, case: Case) -> None:
+    """A try has begun, and has sent the file."""
+    job_id = a_lost_upload(world, case)
+    world.upload(case.org, f"{job_id}.jsonl")
+
+
+def a_download_job(world: World, case: Case) -> None:
+    """Nothing has been done."""
+    batch = _batch_with_both_files(world)
+    case.org = batch["organization"]
+    spec = DownloadSpec(
+        credential=case.credential,
+        output_file_id=batch["output_file_id"],
+        error_file_id=batch["error_file_id"],
+        destination=f"{world.blobs}/{uuid.uuid4().hex}/0",
+    )
+    case.ids.append(world.order(spec))
+
+
+def _batch_with_both_files(world: World) -> dict[str, Any]:
+    org = "org-with-both-files"
+    if not world.emulator.batches(org):
+        lines = [request_line("good-0"), request_line("bad-0", temperature=3)]
+        world.make_batch(org, "none", world.upload(org, content=jsonl(lines)))
+    until(lambda: world.emulator.batches(org)[0]["status"] == "completed", "the batch's end")
+    return world.emulator.batches(org)[0]
+
+
+def jobs_for_the_sweep(world: World, case: Case) -> None:
+    """One for each thing that a sweep can ask for; in Redis they are by themselves."""
+    case.prefix = f"{world.prefix}-{uuid.uuid4().hex[:8]}"
+    a_submitted_job(world, case)
+    a_batch_job(world, case, due_in_s=0)
+    world.emulator.configure(in_progress_s=3_600)
+    unwanted = a_lost_reply(world, case)
+    world.emulator.heal()
+    cancel = commands.cancel(unwanted, message="Cancelled.", source="delete")
+    assert world.run(cancel, case.prefix) is commands.Cancelled.REQUESTED
+
+
+# -- what must have become of it ------------------------------------------------------------------
+
+
+def has_one_batch(world: World, case: Case) -> None:
+    """Each job has one batch, which ended well."""
+    for job_id in case.ids:
+        job = world.job(job_id, case.prefix)
+        assert job.state is JobState.SUCCEEDED, job
+        [batch] = _batches_of(world, case, job_id)
+        assert batch["id"] == job.batch_id
+        assert job.result
+        assert job.result["output_file_id"] == batch["output_file_id"]
+
+
+def is_cancelled(world: World, case: Case) -> None:
+    """The batch is cancelled at OpenAI."""
+    [job_id] = case.ids
+    job = world.job(job_id)
+    assert job.state is JobState.CANCELLED, job
+    assert [batch["status"] for batch in _batches_of(world, case, job_id)] == ["cancelled"]
+
+
+def was_never_made(world: World, case: Case) -> None:
+    """It was cancelled before it reached OpenAI."""
+    [job_id] = case.ids
+    assert world.job(job_id).state is JobState.CANCELLED
+    assert _batches_of(world, case, job_id) == []
+
+
+def has_one_file(world: World, case: Case) -> None:
+    """The file is at OpenAI, once."""
+    [job_id] = case.ids
+    job = world.job(job_id, case.prefix)
+    assert job.state is JobState.SUCCEEDED, job
+    [file] = world.emulator.uploads(case.org)
+    assert file["filename"] == f"{job_id}.jsonl"
+    assert job.result == {"file_id": file["id"]}
+
+
+def has_all_lines(world: World, case: Case) -> None:
+    """Both files are where Flyte wants them, whole."""
+    [job_id] = case.ids
+    job = world.job(job_id)
+    assert job.state is JobState.SUCCEEDED, job
+    assert job.result
+    assert custom_ids(job.result["output_file"]) == ["good-0"]
+    assert custom_ids(job.result["error_file"]) == ["bad-0"]
+
+
+def was_all_attended_to(world: World, case: Case) -> None:
+    """Each job ended as it should, however the sweep did."""
+    *good, unwanted = case.ids
+    has_one_batch(world, Case(case.org, good, case.prefix))
+    assert world.job(unwanted, case.prefix).state is JobState.CANCELLED
+    assert [b["status"] for b in _batches_of(world, case, unwanted)] == ["cancelled"]
+
+
+def _batches_of(world: World, case: Case, job_id: str) -> list[dict[str, Any]]:
+    found = world.emulator.batches(case.org)
+    return [batch for batch in found if batch["metadata"]["batchflow_job"] == job_id]
+
+
+# -- the points -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A step, what there is before it, and all that it does outside its own process, in order."""
+
+    step: str
+    setup: Callable[[World, Case], object]
+    check: Callable[[World, Case], None]
+    does: tuple[str, ...]
+
+    @property
+    def points(self) -> list[str]:
+        """Before and after each of them."""
+        times: Counter[str] = Counter()
+        names = []
+        for what in self.does:
+            times[what] += 1
+            name = what if times[what] == 1 else f"{what} #{times[what]}"
+            names += [f"before {name}", f"after {name}"]
+        return names
+
+
+#: How a step about one job begins, and how it ends if OpenAI answered.
+_TAKE = ("SET lease", "HGETALL job", "TIME", "HMGET backoff")
+_GIVE_BACK = ("DEL backoff", "release lease")
+
+SITUATIONS: dict[str, Situation] = {
+    "submit": Situation(
+        "submit",
+        a_batch_job,
+        has_one_batch,
+        (
+            *_TAKE,
+            "GET openai",
+            "ZRANGE waiting",
+            "begin job",
+            "POST /v1/batches",
+            "all update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "submit after a lost request": Situation(
+        "submit",
+        a_lost_request,
+        has_one_batch,
+        (
+            *_TAKE,
+            "TIME",
+            "GET /v1/batches",
+            "GET openai",
+            "ZRANGE waiting",
+            "begin job",
+            "POST /v1/batches",
+            "all update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "submit after a lost reply": Situation(
+        "submit",
+        a_lost_reply,
+        has_one_batch,
+        (
+            *_TAKE,
+            "TIME",
+            "GET /v1/batches",
+            "all update job",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            *_GIVE_BACK,
+        ),
+    ),
+    "upload": Situation(
+        "upload",
+        an_upload_job,
+        has_one_file,
+        (
+            *_TAKE,
+            "update job",
+            "read the blob",
+            "update job",
+            "begin job",
+            "POST /v1/files",
+            "update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "upload after a lost request": Situation(
+        "upload",
+        a_lost_upload,
+        has_one_file,
+        (
+            *_TAKE,
+            "TIME",
+            "GET /v1/files",
+            "update job",
+            "read the blob",
+            "update job",
+            "begin job",
+            "POST /v1/files",
+            "update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "upload after a lost reply": Situation(
+        "upload",
+        a_lost_upload_reply,
+        has_one_file,
+        (
+            *_TAKE,
+            "TIME",
+            "GET /v1/files",
+            "update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "download": Situation(
+        "download",
+        a_download_job,
+        has_all_lines,
+        (
+            *_TAKE,
+            "update job",
+            "GET /v1/files/{id}/content",
+            "write the blob",
+            "publish the blob",
+            "GET /v1/files/{id}/content",
+            "write the blob",
+            "publish the blob",
+            "update job",
+            "update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "cancel": Situation(
+        "cancel",
+        to_be_cancelled(a_submitted_job),
+        is_cancelled,
+        (
+            *_TAKE,
+            "POST /v1/batches/{id}/cancel",
+            "all update job",
+            "ZREM waiting",
+            "ZREM waiting",
+            *_GIVE_BACK,
+        ),
+    ),
+    "cancel after a lost reply": Situation(
+        "cancel",
+        to_be_cancelled(a_lost_reply),
+        is_cancelled,
+        (
+            *_TAKE,
+            "TIME",
+            "GET /v1/batches",
+            "all update job",
+            "ZREM waiting",
+            "ZREM waiting",
+            "update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "cancel after a lost request": Situation(
+        "cancel",
+        to_be_cancelled(a_lost_request),
+        was_never_made,
+        (
+            *_TAKE,
+            "TIME",
+            "GET /v1/batches",
+            "GET openai",
+            "begin job",
+            "update job",
+            *_GIVE_BACK,
+        ),
+    ),
+    "poll one": Situation(
+        "poll",
+        a_submitted_job,
+        has_one_batch,
+        (
+            "all HGETALL job",
+            "SET lease",
+            "TIME",
+            "HMGET backoff",
+            "GET /v1/batches/{id}",
+            "all update job",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            *_GIVE_BACK,
+        ),
+    ),
+    "poll two": Situation(
+        "poll",
+        two_submitted_jobs,
+        has_one_batch,
+        (
+            "all HGETALL job",
+            "SET lease",
+            "TIME",
+            "HMGET backoff",
+            "GET /v1/batches",
+            "all update job",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            "ZREM waiting",
+            "ZRANGE waiting",
+            *_GIVE_BACK,
+        ),
+    ),
+    "sweep": Situation(
+        "sweep",
+        jobs_for_the_sweep,
+        was_all_attended_to,
+        (
+            "SET lease",
+            "claim due",
+            "TIME",
+            "all HGETALL job",
+            "update job",
+            "send batchflow.submit",
+            "update job",
+            "send batchflow.cancel",
+            "send batchflow.poll",
+            "TIME",
+            "ZRANGE recent",
+            "release lease",
+        ),
+    ),
+}
+
+POINTS = [(name, point) for name, situation in SITUATIONS.items() for point in situation.points]
+
+#: Some of them once more, in a whole Celery worker.
+WHOLE_WORKER_POINTS = [
+    ("submit", "after POST /v1/batches"),
+    ("upload", "after POST /v1/files"),
+    ("download", "before publish the blob"),
+    ("poll one", "after GET /v1/batches/{id}"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """All that these tests need, with nobody at work."""
+    world = World(redis_url, tmp_path_factory.mktemp("kill-points"))
+    yield world
+    world.stop()
+
+
+@pytest.fixture(scope="module")
+def recorded(world: World) -> dict[str, list[str]]:
+    """What each step does when nobody dies."""
+    cases = {name: Case() for name in SITUATIONS}
+    for name, case in cases.items():
+        SITUATIONS[name].setup(world, case)
+    time.sleep(max(SETTLE_S, BATCH_S))
+    return {name: _take(world, name, case)[1] for name, case in cases.items()}
+
+
+def _take(world: World, name: str, case: Case, kill_at: str = "") -> tuple[int, list[str]]:
+    step = SITUATIONS[name].step
+    return world.killing.step(step, case.ids, kill_at=kill_at, prefix=case.prefix)
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_the_list_of_points_is_complete(recorded: dict[str, list[str]], name: str) -> None:
+    did = [point.removeprefix("before ") for point in recorded[name] if point.startswith("before")]
+    assert [what.partition(" #")[0] for what in did] == list(SITUATIONS[name].does)
+
+
+@pytest.fixture(scope="module")
+def cases(world: World) -> dict[tuple[str, str], Case]:
+    """A child has died at each point, and then healthy workers have done the rest."""
+    cases = {(name, point): Case() for name, point in POINTS}
+    cases |= {(f"whole {name}", point): Case() for name, point in WHOLE_WORKER_POINTS}
+    for (name, _), case in cases.items():
+        SITUATIONS[name.removeprefix("whole ")].setup(world, case)
+    time.sleep(max(SETTLE_S, BATCH_S))
+    for (name, point), case in cases.items():
+        if name.startswith("whole "):
+            step = SITUATIONS[name.removeprefix("whole ")].step
+            case.status = world.killing.celery(step, case.ids, kill_at=point)
+        else:
+            case.status, _ = _take(world, name, case, kill_at=point)
+    world.start_healthy_workers()
+    world.killing.take_over([case.prefix for case in cases.values() if case.prefix])
+    ids = [job_id for case in cases.values() if not case.prefix for job_id in case.ids]
+    deadline = time.monotonic() + ALL_END_S
+    while time.monotonic() < deadline and not _all_ended(world, ids):
+        time.sleep(0.5)
+    # Each test looks at its own.
+    return cases
+
+
+def _all_ended(world: World, ids: list[str]) -> bool:
+    jobs = world.run_all([commands.get(job_id) for job_id in ids])
+    return all(job is not None and job.terminal for job in jobs)
+
+
+@pytest.mark.parametrize(("name", "point"), POINTS)
+def test_a_worker_dies(
+    world: World, cases: dict[tuple[str, str], Case], name: str, point: str
+) -> None:
+    case = cases[name, point]
+    assert case.status == -signal.SIGKILL
+    SITUATIONS[name].check(world, case)
+
+
+@pytest.mark.parametrize(("name", "point"), WHOLE_WORKER_POINTS)
+def test_a_whole_celery_worker_dies(
+    world: World, cases: dict[tuple[str, str], Case], name: str, point: str
+) -> None:
+    case = cases[f"whole {name}", point]
+    assert case.status == -signal.SIGKILL
+    SITUATIONS[name].check(world, case)
+
+
+@pytest.mark.parametrize(
+    "name", ["submit", "submit after a lost request", "upload", "upload after a lost request"]
+)
+def test_a_worker_stands_still_until_another_has_done_its_work(world: World, name: str) -> None:
+    situation = SITUATIONS[name]
+    case = Case(prefix=f"{world.prefix}-{uuid.uuid4().hex[:8]}")
+    situation.setup(world, case)
+    time.sleep(SETTLE_S)
+    pid = world.killing.stand_still(
+        situation.step, case.ids, stop_at="before begin job", prefix=case.prefix
+    )
+    assert pid > 0
+    # Its lease runs out, and another worker does the step.
+    time.sleep(LEASE_S)
+    assert _take(world, name, case)[0] == 0
+    assert world.killing.go_on(pid) == 0
+    world.killing.take_over([case.prefix])
+    situation.check(world, case)

@@ -1,0 +1,242 @@
+"""The API key is in the workers' environment and nowhere else, whatever goes well or wrong."""
+
+import base64
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from redis import Redis
+
+from tests.support.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
+from tests.support.flyte_tasks import (
+    batch_task,
+    custom_ids,
+    download_task,
+    put,
+    requests,
+    upload_task,
+)
+from tests.support.stack import KEY_VARIABLES, Stack
+from tests.support.stack_emulator import Emulator
+from tests.support.stack_processes import until
+
+
+@dataclass
+class Seen:
+    """Everything that came to light on the way."""
+
+    metas: list[bytes] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    published: list[bytes] = field(default_factory=list)
+    commands: bytes = b""
+
+    def note(self, task: Task) -> Task:
+        """Keep what Flyte keeps for a task."""
+        self.metas.append(task.meta)
+        return task
+
+    def end(self, task: Task) -> Any:
+        """Follow a task to its success, and keep all that was said."""
+        run = task.follow()
+        self.answers += [str(run.seen), str(run.answer)]
+        assert run.answer.phase == "SUCCEEDED", run.seen
+        return run.answer.result
+
+
+@contextmanager
+def listening_to_redis(stack: Stack, seen: Seen) -> Iterator[None]:
+    """Keep every command that anybody sends to Redis, those of the Lua scripts included."""
+    address = urlsplit(stack.redis_url)
+    assert address.hostname is not None
+    assert address.port is not None
+    received = bytearray()
+    with socket.create_connection((address.hostname, address.port)) as monitor:
+
+        def receive() -> None:
+            while chunk := monitor.recv(1 << 16):
+                received.extend(chunk)
+
+        monitor.sendall(b"MONITOR\r\n")
+        thread = threading.Thread(target=receive, name="monitor")
+        thread.start()
+        try:
+            until(lambda: received.startswith(b"+OK"), "Redis to be listened to")
+            yield
+            # What was sent before this has been seen when this is.
+            stack.redis.echo("end-of-monitoring")
+            until(lambda: b"end-of-monitoring" in received, "the last command")
+        finally:
+            monitor.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    seen.commands = bytes(received)
+
+
+def start_all(
+    flyte: FlyteClient, org: str, node: Node, result: dict[str, Any], file_id: str
+) -> list[Task]:
+    """One task of each kind."""
+    source = file_inputs(put(node.folder, requests(), f"{node.node}.jsonl"))
+    return [
+        flyte.create(template_of(upload_task(org)), source, node),
+        flyte.create(
+            template_of(batch_task(org, metadata={"at": node.node})),
+            inputs_of(input_file_id=file_id),
+            node,
+        ),
+        flyte.create(
+            template_of(download_task(org)), inputs_of(batch_endpoint_result=result), node
+        ),
+    ]
+
+
+@pytest.fixture
+def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node) -> Seen:
+    """What a good day, an outage and a refused key bring to light."""
+    seen = Seen()
+    with listening_to_redis(stack, seen):
+        # A good day, with the first messages still in their queues.
+        stack.worker.stop()
+        source = file_inputs(put(node.folder, requests()))
+        upload = seen.note(flyte.create(template_of(upload_task(org)), source, node))
+        early = seen.note(
+            flyte.create(template_of(batch_task(org)), inputs_of(input_file_id="file-none"), node)
+        )
+        seen.published += queued(stack)
+        assert len(seen.published) >= 2
+        stack.worker.start()
+        file_id = seen.end(upload)
+        seen.answers.append(early.fails())
+        batch = seen.note(
+            flyte.create(template_of(batch_task(org)), inputs_of(input_file_id=file_id), node)
+        )
+        result = seen.end(batch)
+        place = replace(node, node="good")
+        download = seen.note(
+            flyte.create(
+                template_of(download_task(org)), inputs_of(batch_endpoint_result=result), place
+            )
+        )
+        assert custom_ids(seen.end(download)["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
+
+        # An outage of every kind, then a key that is refused: told, and gone through.
+        outages: dict[str, dict[str, Any]] = {
+            "down": {"answer": "status", "status": 503},
+            "garbage": {"answer": "garbage", "operations": ["files.create", "batches.*"]},
+            "dropped": {"answer": "drop"},
+            "limited": {"answer": "status", "status": 429, "retry_after_s": 0.5},
+        }
+        for name, outage in outages.items():
+            emulator.outage(**outage)
+            place = replace(node, node=name)
+            tasks = [*map(seen.note, start_all(flyte, f"{org}-{name}", place, result, file_id))]
+            for task in tasks[:2] if name == "garbage" else tasks:
+                told(seen, task, "Waiting to ask OpenAI again")
+            emulator.end_outages()
+            for task in tasks:
+                task.delete()
+        emulator.configure(refused_keys=[stack.api_key])
+        refused_org = f"{org}-refused"
+        place = replace(node, node="refused")
+        tasks = [*map(seen.note, start_all(flyte, refused_org, place, result, file_id))]
+        for task in tasks:
+            told(seen, task, "refuses the API key")
+        emulator.configure(refused_keys=[])
+        seen.end(tasks[0])
+        for task in tasks:
+            task.delete()
+    return seen
+
+
+def told(seen: Seen, task: Task, words: str) -> None:
+    """Wait until a task says something to the user."""
+    answer = task.until(
+        lambda answer: words in answer.message or words in str(answer.custom_info), words
+    )
+    seen.answers.append(str(answer))
+
+
+def queued(stack: Stack) -> list[bytes]:
+    """The messages in Celery's queues."""
+    with Redis.from_url(stack.redis_url) as redis:
+        names = [f"{stack.key_prefix}.{queue}" for queue in ("submit", "poll", "files")]
+        return [bytes(message) for name in names for message in redis.lrange(name, 0, -1)]
+
+
+def everything_in_redis(url: str) -> bytes:
+    """All keys and values, of whatever type."""
+    found = []
+    with Redis.from_url(url) as redis:
+        for key in redis.scan_iter(count=1_000):
+            found.append(key)
+            match redis.type(key):
+                case b"string":
+                    found.append(redis.get(key) or b"")
+                case b"hash":
+                    found += [part for pair in redis.hgetall(key).items() for part in pair]
+                case b"list":
+                    found += redis.lrange(key, 0, -1)
+                case b"set":
+                    found += redis.smembers(key)
+                case b"zset":
+                    found += redis.zrange(key, 0, -1)
+                case b"stream":
+                    found.append(repr(redis.xrange(key)).encode())
+                case b"none":  # it has run out meanwhile
+                    pass
+                case other:
+                    pytest.fail(f"{key!r} has the unexpected type {other!r}")
+    return b"\n".join(found)
+
+
+def test_the_key_is_nowhere(stack: Stack, seen: Seen) -> None:
+    key = stack.api_key.encode()
+    traces = [key, key[10:], key[:18], *_encoded(key)]
+    places = {
+        "resource metas": b"\n".join(seen.metas),
+        "answers to Flyte": "\n".join(seen.answers).encode(),
+        "queued messages": b"\n".join(seen.published),
+        "commands to Redis": seen.commands,
+        "Redis": everything_in_redis(stack.redis_url),
+        **{str(path): path.read_bytes() for path in files_under(stack.folder)},
+    }
+    # It was looked for where there was something to find.
+    assert b"batchflow.upload" in places["queued messages"]
+    assert b'"HSET"' in places["commands to Redis"]
+    assert b"api_key" in places["Redis"]
+    logs = {process.name: process.log_path.read_bytes() for process in stack.processes}
+    for name in ("worker", "beat", "connector"):
+        assert b"DEBUG" in logs[name], name
+    for place, content in places.items():
+        for trace in traces:
+            assert trace not in content, f"{place} has the API key, as {trace[:3]!r}..."
+
+
+def _encoded(key: bytes) -> list[bytes]:
+    """As Celery, HTTP and others would disguise it: base64 at each of three offsets, and hex."""
+    inner = [base64.b64encode(b"x" * offset + key)[4:-4] for offset in range(3)]
+    return [*inner, key.hex().encode()]
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Every file there: logs, blobs, what processes have left in their temporary folders."""
+    paths = [Path(root, name) for root, _, names in os.walk(folder) for name in names]
+    return [path for path in paths if path.is_file()]
+
+
+def test_only_workers_have_a_key_and_a_way_to_openai(stack: Stack) -> None:
+    for process in stack.processes:
+        given = psutil.Process(process.pid).environ()
+        has_key = {name for name, value in given.items() if stack.api_key in value}
+        if process.name == "worker":
+            assert has_key == set(KEY_VARIABLES)
+        else:
+            assert not has_key
+            assert not any(name.startswith(("OPENAI_", "_FSEC_")) for name in given)

@@ -1,0 +1,297 @@
+"""How batches end: late file ids, only errors, a part of the work. What was done is delivered."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batchflow_connector.answers import answer
+from batchflow_workers import capacity
+from flytekit.configuration import SerializationSettings
+from openai.types import Batch
+
+from batchflow import BatchEndpointTask
+from batchflow.flyte.orders import batch_spec, download_spec
+from batchflow.jobs import Job
+from batchflow.openai_api import connect_openai
+from batchflow.settings import Settings
+from batchflow.states import JobState, Phase
+from batchflow.store import commands
+from tests.support.orders import an_order
+from tests.support.runtime import KEY, Team, team
+from tests.support.stack_emulator import Emulator
+from tests.support.steps import lines, running_emulator
+
+COUNT = 8
+ALL = [str(number) for number in range(COUNT)]
+WAITING = "; waiting for OpenAI to show its files"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Emulator]:
+    with running_emulator(KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(server: Emulator) -> Iterator[Emulator]:
+    yield server
+    server.heal()
+
+
+@pytest.fixture
+def workers(
+    emulator: Emulator,
+    settings: Callable[..., Settings],
+    key_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Team]:
+    with team(emulator, settings, key_prefix, monkeypatch, allowed_uris=f"{tmp_path}/") as workers:
+        yield workers
+
+
+def custom(**options: Any) -> dict[str, Any]:
+    """What Flyte hands on of a task."""
+    task = BatchEndpointTask(name="batch", config={}, **options)
+    custom = task.get_custom(SerializationSettings(image_config=None))
+    # It travels as a protobuf Struct.
+    passed: dict[str, Any] = json.loads(json.dumps(custom))
+    return passed
+
+
+def in_progress(workers: Team, **options: Any) -> str:
+    """A job whose batch is being worked on, as the task with these options orders it."""
+    file_id = workers.emulator.upload(workers.organization, lines(COUNT))
+    asked = custom(openai_organization=workers.organization, **options)
+    job_id = workers.placed(an_order(spec=batch_spec(asked, file_id)))
+    workers.step(job_id)
+
+    def seen() -> bool:
+        return workers.job(job_id).openai_status == "in_progress"
+
+    workers.work_until(seen, "a batch in progress")
+    return job_id
+
+
+def ended(workers: Team, job_id: str, status: str, **order: Any) -> Job:
+    """The job, after its batch has come to this."""
+    workers.emulator.end(str(workers.job(job_id).batch_id), status, **order)
+    workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
+    return workers.job(job_id)
+
+
+def downloaded(workers: Team, result: Any, folder: Path) -> dict[str, list[str] | None]:
+    """What the download task fetches of a batch: the custom_ids in each file."""
+    asked = custom(openai_organization=workers.organization)
+    job_id = workers.placed(an_order(spec=download_spec(asked, result, f"{folder}/out")))
+    workers.step(job_id)
+    job = workers.job(job_id)
+    assert job.succeeded, job.message
+    assert job.result is not None
+    return {
+        name: None if uri is None else ids_in(Path(uri), name == "output_file")
+        for name, uri in job.result.items()
+    }
+
+
+def ids_in(path: Path, answered: bool) -> list[str]:
+    """The custom_ids of a result file, each with an answer or an error."""
+    found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for line in found:
+        response = line["response"]
+        assert (response is not None and response["status_code"] == 200) is answered
+    return sorted(line["custom_id"] for line in found)
+
+
+def details(job: Job) -> dict[str, Any]:
+    """What the Flyte console shows."""
+    info: dict[str, Any] = answer(job, None).custom_info
+    return info
+
+
+# Completed
+
+
+def test_completed(workers: Team, tmp_path: Path) -> None:
+    job = ended(workers, in_progress(workers), "completed")
+    assert (job.total, job.completed, job.failed) == (COUNT, COUNT, 0)
+    assert downloaded(workers, job.result, tmp_path) == {"output_file": ALL, "error_file": None}
+
+
+def test_completed_before_the_output_file_is_there(workers: Team, tmp_path: Path) -> None:
+    workers.emulator.configure(output_file_lag_s=1)
+    job_id = in_progress(workers)
+    workers.emulator.end(str(workers.job(job_id).batch_id))
+    workers.poll(job_id)
+    job = workers.job(job_id)
+    assert (job.state, job.openai_status) == (JobState.RUNNING, "completed")
+    assert (job.message, job.output_file_id) == (f"The batch is completed{WAITING}", None)
+    assert workers.phase(job_id) is Phase.RUNNING
+    # Asked again soon, however old the batch is.
+    assert workers.due_in_s(job_id) <= workers.runtime.settings.poll_interval_s
+    workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
+    job = workers.job(job_id)
+    assert job.succeeded
+    assert downloaded(workers, job.result, tmp_path) == {"output_file": ALL, "error_file": None}
+
+
+def test_every_request_failed_and_there_is_only_an_error_file(
+    workers: Team, tmp_path: Path
+) -> None:
+    workers.emulator.configure(request_failure_share=1)
+    job = ended(workers, in_progress(workers), "completed")
+    assert job.succeeded
+    assert (job.completed, job.failed, job.output_file_id) == (0, COUNT, None)
+    assert downloaded(workers, job.result, tmp_path) == {"output_file": None, "error_file": ALL}
+
+
+def test_some_requests_failed(workers: Team, tmp_path: Path) -> None:
+    workers.emulator.configure(request_failure_share=0.5, output_file_lag_s=0.5)
+    job = ended(workers, in_progress(workers), "completed")
+    assert 0 < job.completed < COUNT
+    files = downloaded(workers, job.result, tmp_path)
+    assert files["output_file"] is not None
+    assert files["error_file"] is not None
+    assert len(files["output_file"]) == job.completed
+    assert sorted(files["output_file"] + files["error_file"]) == ALL
+
+
+# A part of the work
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        ("expired", "The batch expired at OpenAI before it was finished; "),
+        ("cancelled", "The batch was cancelled at OpenAI; "),
+    ],
+)
+def test_a_part_was_done(workers: Team, tmp_path: Path, status: str, message: str) -> None:
+    job = ended(workers, in_progress(workers), status, done_share=0.25)
+    assert job.state is JobState.FAILED
+    kept = f"output file {job.output_file_id}, error file {job.error_file_id}"
+    done = f"2 of {COUNT} requests were done. What was done is kept: {kept}."
+    assert job.message == message + done
+    told = details(job)
+    assert told["message"] == job.message
+    assert (told["output_file_id"], told["error_file_id"]) == (
+        job.output_file_id,
+        job.error_file_id,
+    )
+    assert told["request_counts"]["completed"] == 2
+    # What custom_info gives is enough to fetch it.
+    files = downloaded(workers, told, tmp_path)
+    assert files["output_file"] is not None
+    assert files["error_file"] is not None
+    assert len(files["output_file"]) == 2
+    assert sorted(files["output_file"] + files["error_file"]) == ALL
+
+
+def test_a_part_was_done_before_flyte_cancelled_it(workers: Team, tmp_path: Path) -> None:
+    workers.emulator.configure(in_progress_s=1, cancelling_s=0.2)
+    job_id = in_progress(workers)
+    workers.work_until(lambda: workers.job(job_id).completed, "some requests that are done")
+    workers.ask_to_cancel(job_id)
+    workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
+    job = workers.job(job_id)
+    assert job.state is JobState.CANCELLED
+    assert 0 < job.completed < COUNT
+    done = f"Cancelled by Flyte. {job.completed} of {COUNT} requests were done."
+    assert job.message.startswith(f"{done} What was done is kept: output file ")
+    files = downloaded(workers, details(job), tmp_path)
+    assert len(files["output_file"] or []) == job.completed
+
+
+def test_nothing_was_done(workers: Team) -> None:
+    job = ended(workers, in_progress(workers), "expired", done_share=0)
+    assert job.state is JobState.FAILED
+    assert f"0 of {COUNT} requests were done. What was done is kept: error file " in job.message
+    assert "output_file_id" not in details(job)
+
+
+def test_accept_partial_is_off_unless_it_is_asked_for() -> None:
+    assert custom() == {"openai_organization": None, "config": {}}
+    assert custom(accept_partial=False) == custom()
+    assert custom(accept_partial=True) == custom() | {"accept_partial": True}
+
+
+def test_an_expired_batch_with_output_is_a_success_for_who_accepts_a_part(
+    workers: Team, tmp_path: Path
+) -> None:
+    job_id = in_progress(workers, accept_partial=True)
+    job = ended(workers, job_id, "expired", done_share=0.5)
+    assert job.state is JobState.SUCCEEDED
+    assert f"; 4 of {COUNT} requests were done. " in job.message
+    assert job.result is not None
+    assert job.result["status"] == "expired"
+    files = downloaded(workers, job.result, tmp_path)
+    assert len(files["output_file"] or []) == len(files["error_file"] or []) == COUNT / 2
+
+
+@pytest.mark.parametrize(
+    ("status", "done_share"), [("expired", 0), ("cancelled", 0.5), ("failed", None)]
+)
+def test_accepting_a_part_makes_nothing_else_a_success(
+    workers: Team, status: str, done_share: float | None
+) -> None:
+    job_id = in_progress(workers, accept_partial=True)
+    assert ended(workers, job_id, status, done_share=done_share).state is JobState.FAILED
+
+
+# File ids that come late, of ends for which the emulator shows them at once
+
+
+@pytest.mark.parametrize(
+    ("status", "cancel", "state"),
+    [
+        ("completed", False, JobState.SUCCEEDED),
+        ("expired", False, JobState.SUCCEEDED),
+        ("cancelled", False, JobState.FAILED),
+        ("cancelled", True, JobState.CANCELLED),
+    ],
+)
+@pytest.mark.parametrize("late", ["output_file_id", "error_file_id"])
+def test_file_ids_are_waited_for_however_a_batch_ends(
+    workers: Team, status: str, cancel: bool, state: JobState, late: str
+) -> None:
+    if status == "completed":
+        workers.emulator.configure(request_failure_share=0.5)
+    job_id = in_progress(workers, accept_partial=True)
+    before = workers.job(job_id)
+    if cancel:
+        workers.ask_to_cancel(job_id)
+    workers.emulator.end(str(before.batch_id), status)
+    shown = connect_openai(before.spec.credential, 5).retrieve_batch(str(before.batch_id))
+    done = COUNT // 2
+    counts = {"total": COUNT, "completed": done, "failed": COUNT - done}
+    files = {"output_file_id": "file-out", "error_file_id": "file-err"}
+    complete = Batch.model_validate(shown.to_dict() | {"request_counts": counts} | files)
+    see(workers, job_id, complete.model_copy(update={late: None}))
+    job = workers.job(job_id)
+    assert job.state is JobState.RUNNING
+    asked_for = "Cancelled by Flyte." if cancel else f"The batch is {status}{WAITING}"
+    assert job.message == asked_for
+    see(workers, job_id, complete)
+    job = workers.job(job_id)
+    assert job.state is state
+    assert {name: getattr(job, name) for name in files} == files
+
+
+def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Team) -> None:
+    job_id = in_progress(workers)
+    workers.emulator.end(str(workers.job(job_id).batch_id), "failed", code="server_error")
+    job = workers.job(job_id)
+    shown = connect_openai(job.spec.credential, 5).retrieve_batch(str(job.batch_id))
+    see(workers, job_id, shown.model_copy(update={"output_file_id": "file-out"}))
+    job = workers.job(job_id)
+    assert job.state is JobState.FAILED
+    assert job.message.endswith(" What was done is kept: output file file-out.")
+
+
+def see(workers: Team, job_id: str, batch: Batch) -> None:
+    """A poll sees this of a job's batch."""
+    job = workers.runtime.store.run(commands.get(job_id))
+    assert job is not None
+    capacity.record(workers.runtime, [(job, batch)], "poll")

@@ -1,0 +1,491 @@
+"""Redis as operators have it: with a password, TLS, a socket, Sentinel; and how long it keeps."""
+
+import asyncio
+import contextlib
+import datetime
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from batchflow_workers import sweep
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from redis import Redis, RedisError
+
+from batchflow import keys
+from batchflow.errors import StoreUnavailable
+from batchflow.jobs import BatchSpec, Credential, Job, Order
+from batchflow.queue import QueueUnavailable, Sender, Step, make_app
+from batchflow.settings import Settings
+from batchflow.states import JobKind, JobState
+from batchflow.store import (
+    AsyncJobStore,
+    JobStore,
+    commands,
+    connect,
+    connect_async,
+    warn_of_eviction,
+)
+from tests.support.orders import an_order
+from tests.support.runtime import KEY, Team, team
+from tests.support.stack_emulator import Emulator
+from tests.support.stack_processes import BIN, Process, clean_environment, free_port, until
+from tests.support.steps import lines, running_emulator
+
+#: With everything that a URL has a meaning for.
+PASSWORD = "p@ss:/w?rd#%"
+ENCODED = quote(PASSWORD, safe="")
+TIMINGS = {
+    "BATCHFLOW_POLL_INTERVAL_S": "0.3",
+    "BATCHFLOW_SWEEP_INTERVAL_S": "0.3",
+    "BATCHFLOW_SETTLE_S": "0.5",
+    "BATCHFLOW_LEASE_S": "2",
+}
+EVICTION = "it will throw away jobs that are live"
+MASTER = "mymaster"
+DOWN_AFTER_MS = 1_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Emulator]:
+    with running_emulator(KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(server: Emulator) -> Iterator[Emulator]:
+    server.configure(in_progress_s=0.3)
+    yield server
+    server.heal()
+
+
+class Place:
+    """Processes of a test, in a folder of their own."""
+
+    def __init__(self, folder: Path, emulator: Emulator, key_prefix: str) -> None:
+        self.folder = folder
+        self.emulator = emulator
+        self.key_prefix = key_prefix
+        self.organization = f"org-{key_prefix}"
+        self._processes: list[Process] = []
+
+    def start(self, name: str, *command: str | Path, **env: str) -> Process:
+        """Start a process; the end of the test stops it."""
+        env = clean_environment() | env
+        process = Process(name, command, env, self.folder / f"{name}.log")
+        self._processes.append(process)
+        process.start()
+        return process
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            process.stop()
+
+    def redis(self, name: str, *options: str | Path) -> Process:
+        """A Redis of our own."""
+        binary = shutil.which("redis-server")
+        assert binary is not None, "these tests need a redis-server on PATH"
+        folder = self.folder / name
+        folder.mkdir()
+        usual: list[str | Path] = [
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
+        process = self.start(name, binary, *usual, *options)
+        process.await_ready(lambda: "eady to accept connections" in process.log())
+        return process
+
+    def settings(self, url: str) -> Settings:
+        return Settings.model_validate({"redis_url": url, "key_prefix": self.key_prefix})
+
+    @contextlib.contextmanager
+    def store(self, url: str) -> Iterator[JobStore]:
+        store = connect(self.settings(url))
+        with store.redis:
+            yield store
+
+    def workers(self, url: str) -> list[Process]:
+        """A worker and a scheduler, ready."""
+        env = {
+            **TIMINGS,
+            "BATCHFLOW_REDIS_URL": url,
+            "BATCHFLOW_KEY_PREFIX": self.key_prefix,
+            "OPENAI_BASE_URL": self.emulator.base_url,
+            "_FSEC_FLYTE_OPENAI_API_KEY": KEY,
+        }
+        celery = (BIN / "celery", "-A", "batchflow_workers")
+        options = ["-P", "threads", "--concurrency", "4", "--loglevel", "DEBUG"]
+        worker = self.start("worker", *celery, "worker", *options, **env)
+        beat = self.start("beat", *celery, "beat", "--pidfile", "", "--loglevel", "DEBUG", **env)
+        worker.await_ready(lambda: " ready." in worker.log())
+        return [worker, beat]
+
+    def order(self) -> Order:
+        """A batch of this test's organization."""
+        spec = BatchSpec(
+            credential=Credential(organization=self.organization),
+            input_file_id=self.emulator.upload(self.organization, lines()),
+            config={},
+        )
+        return an_order(spec=spec)
+
+    def batches_of(self, order: Order) -> list[str]:
+        """What a job has made at OpenAI."""
+        return [
+            batch["id"]
+            for batch in self.emulator.batches(self.organization)
+            if batch["metadata"]["batchflow_job"] == order.job_id
+        ]
+
+    def logs(self) -> str:
+        """All that was ever logged."""
+        return "".join(path.read_text("utf-8", "replace") for path in self.folder.glob("*.log"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, emulator: Emulator, key_prefix: str) -> Iterator[Place]:
+    place = Place(tmp_path, emulator, key_prefix)
+    try:
+        yield place
+    finally:
+        place.stop()
+
+
+@contextlib.asynccontextmanager
+async def async_store(settings: Settings) -> AsyncIterator[AsyncJobStore]:
+    """The connector's store, whose connections are closed in its own loop."""
+    store = connect_async(settings)
+    try:
+        yield store
+    finally:
+        await store.redis.aclose()
+        sentinel = getattr(store.redis.connection_pool, "sentinel_manager", None)
+        for asked in sentinel.sentinels if sentinel else []:
+            await asked.aclose()
+
+
+def read(store: JobStore, order: Order) -> Job:
+    job = store.run(commands.get(order.job_id))
+    assert job is not None
+    return job
+
+
+def runs_a_batch(place: Place, url: str) -> None:
+    """The connector's client, Celery's, and the workers' all find the way to this Redis."""
+    order = place.order()
+    settings = place.settings(url)
+
+    async def created() -> bool:
+        async with async_store(settings) as store:
+            new = (await store.run(commands.create(order, due_in_s=60))).new
+            job = await store.run(commands.get(order.job_id))
+            return new and job is not None and job.state is JobState.QUEUED
+
+    assert asyncio.run(created())
+    app = make_app(settings)
+    Sender(app).send(Step.SUBMIT, order.job_id)
+    app.close()
+    with place.store(url) as store:
+        until(lambda: read(store, order).succeeded, "a batch that succeeds", every_s=0.1)
+    assert len(place.batches_of(order)) == 1
+
+
+def tells_no_password(place: Place) -> None:
+    logs = place.logs()
+    for form in (PASSWORD, ENCODED, repr(PASSWORD)):
+        assert form not in logs
+
+
+# A password, and a limit
+
+
+def test_a_password_and_a_memory_limit(place: Place) -> None:
+    port = free_port()
+    limit = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]
+    place.redis("redis", "--port", str(port), "--requirepass", PASSWORD, *limit)
+    url = f"redis://:{ENCODED}@127.0.0.1:{port}/0"
+    [worker, _] = place.workers(url)
+    until(lambda: EVICTION in worker.log(), "a warning of the eviction policy")
+    assert "eviction policy allkeys-lru" in worker.log()
+    runs_a_batch(place, url)
+    tells_no_password(place)
+    assert PASSWORD not in repr(place.settings(url))
+    assert ENCODED not in repr(place.settings(url))
+
+
+def test_a_wrong_password_is_told_without_it(place: Place) -> None:
+    port = free_port()
+    place.redis("redis", "--port", str(port), "--requirepass", "another-one")
+    url = f"redis://:{ENCODED}@127.0.0.1:{port}/0"
+    settings = place.settings(url)
+    with place.store(url) as store, pytest.raises(StoreUnavailable) as caught:
+        store.run(commands.counts())
+    told = [str(caught.value), repr(caught.value.__cause__)]
+
+    async def ask() -> None:
+        async with async_store(settings) as store:
+            await store.run(commands.counts())
+
+    with pytest.raises(StoreUnavailable) as caught:
+        asyncio.run(ask())
+    told += [str(caught.value), repr(caught.value.__cause__)]
+    app = make_app(settings)
+    with pytest.raises(QueueUnavailable) as unsent:
+        Sender(app).send(Step.SUBMIT, "bf-1")
+    app.close()
+    told += [str(unsent.value), repr(unsent.value.__cause__)]
+    for text in told:
+        assert PASSWORD not in text
+        assert ENCODED not in text
+    env = {"BATCHFLOW_REDIS_URL": url}
+    command = (BIN / "celery", "-A", "batchflow_workers", "worker", "-P", "solo")
+    worker = place.start("worker", *command, "--loglevel", "DEBUG", **env)
+    until(lambda: "Redis can't be reached" in worker.log(), "a worker that says so")
+    until(lambda: "consumer" in worker.log() or not worker.running, "a consumer that says so")
+    tells_no_password(place)
+
+
+def test_the_warning_is_for_limits_with_eviction_only(
+    place: Place, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with place.store(redis_url) as store:
+        policy: Any = store.redis.config_get("maxmemory-policy")
+        assert policy == {"maxmemory-policy": "noeviction"}
+        warn_of_eviction(store)
+        assert not caplog.records
+
+
+# TLS and sockets
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A key, and a certificate for this machine that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    key_path, path = folder / "key.pem", folder / "certificate.pem"
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return key_path, path
+
+
+def test_tls(place: Place, tmp_path: Path) -> None:
+    port = free_port()
+    key, certificate = make_certificate(tmp_path)
+    tls = ("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key)
+    authority = ("--tls-ca-cert-file", certificate, "--tls-auth-clients", "no")
+    place.redis("redis", "--port", "0", *tls, *authority, "--requirepass", PASSWORD)
+    host = f"rediss://:{ENCODED}@localhost:{port}/0"
+    url = f"{host}?ssl_ca_certs={certificate}"
+    # Neither client takes a certificate that nobody vouches for.
+    with place.store(host) as store, pytest.raises(StoreUnavailable, match="certificate"):
+        store.run(commands.counts())
+    # By its other name, because kombu keeps connections by host and port.
+    app = make_app(place.settings(host.replace("localhost", "127.0.0.1")))
+    with pytest.raises(QueueUnavailable, match="certificate"):
+        Sender(app).send(Step.SUBMIT, "bf-1")
+    app.close()
+    [worker, _] = place.workers(url)
+    runs_a_batch(place, url)
+    assert EVICTION not in worker.log()
+    tells_no_password(place)
+
+
+def test_a_socket(place: Place) -> None:
+    # A socket's path may have 107 characters, which a test's folder can have by itself.
+    path = Path(f"/tmp/{place.key_prefix[:20]}.sock")
+    place.redis("redis", "--port", "0", "--unixsocket", path, "--requirepass", PASSWORD)
+    url = f"unix://:{ENCODED}@{path}?db=3"
+    place.workers(url)
+    runs_a_batch(place, url)
+    queue = keys.queue(place.key_prefix, "submit")
+    with place.store(url) as store, place.store(url.replace("db=3", "db=0")) as other:
+        assert store.redis.keys(f"*{queue}*")
+        assert not other.redis.keys(f"*{queue}*")
+    tells_no_password(place)
+
+
+# Sentinel
+
+
+class Sentinels:
+    """A master, a replica, and a Sentinel that makes the one the other."""
+
+    def __init__(self, place: Place, password: str, sentinel_password: str) -> None:
+        login = ["--requirepass", password, "--masterauth", password]
+        ports = free_port(), free_port()
+        self.ports = ports
+        self.master = place.redis("master", "--port", str(ports[0]), *login)
+        follow = ["--replicaof", f"127.0.0.1 {ports[0]}"]
+        self.replica = place.redis("replica", "--port", str(ports[1]), *login, *follow)
+        until(lambda: "Finished with success" in self.replica.log(), "a replica that has all")
+        port, folder = free_port(), place.folder / "sentinel"
+        folder.mkdir()
+        (folder / "sentinel.conf").write_text(
+            f"port {port}\n"
+            f"bind 127.0.0.1\n"
+            f"dir {folder}\n"
+            f'requirepass "{sentinel_password}"\n'
+            f"sentinel monitor {MASTER} 127.0.0.1 {ports[0]} 1\n"
+            f'sentinel auth-pass {MASTER} "{password}"\n'
+            f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}\n"
+            f"sentinel failover-timeout {MASTER} 5000\n"
+        )
+        binary = str(shutil.which("redis-server"))
+        self.sentinel = place.start("sentinel", binary, folder / "sentinel.conf", "--sentinel")
+        # The first of them is away, as a Sentinel may be.
+        hosts = f"127.0.0.1:{free_port()},127.0.0.1:{port}"
+        login_of_sentinel = f"?sentinel_password={quote(sentinel_password, safe='')}"
+        self.url = f"sentinel://:{quote(password, safe='')}@{hosts}/{MASTER}/0{login_of_sentinel}"
+        until(self._knows_the_replica(port, sentinel_password), "a Sentinel that knows the replica")
+
+    def _knows_the_replica(self, port: int, password: str) -> Callable[[], bool]:
+        def knows() -> bool:
+            with Redis(port=port, password=password) as client, contextlib.suppress(RedisError):
+                return bool(client.sentinel_slaves(MASTER))
+            return False
+
+        return knows
+
+
+def test_a_failover_in_the_middle_of_work(place: Place, emulator: Emulator) -> None:
+    other = "s3ntinel#/pw"
+    sentinels = Sentinels(place, PASSWORD, other)
+    url = sentinels.url
+    place.workers(url)
+    emulator.configure(in_progress_s=600)
+    with place.store(url) as store:
+        running, asked = place.order(), place.order()
+        store.run(commands.create(running, due_in_s=0))
+        until(lambda: read(store, running).openai_status == "in_progress", "a batch in progress")
+        # The reply to this one comes when no Redis is there to write it down.
+        emulator.outage(answer="normal", operations=["batches.create"], delay_s=1.5)
+        store.run(commands.create(asked, due_in_s=0))
+        until(lambda: read(store, asked).tries == 1, "a request that is under way")
+        until(lambda: replicated(store), "a replica that has all", every_s=0.01)
+        sentinels.master.kill()
+        with pytest.raises(StoreUnavailable):
+            store.run(commands.get(asked.job_id))
+
+        def is_back() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                return read(store, asked).kind is JobKind.BATCH
+            return False
+
+        until(is_back, "a new master")
+        emulator.end_outages()
+        until(lambda: read(store, asked).batch_id, "the batch whose reply was lost", every_s=0.2)
+        for order in (running, asked):
+            [batch_id] = place.batches_of(order)
+            emulator.end(batch_id)
+        until(lambda: read(store, running).succeeded, "the end of the first batch")
+        until(lambda: read(store, asked).succeeded, "the end of the other batch")
+        assert [len(place.batches_of(order)) for order in (running, asked)] == [1, 1]
+    # What came after the failover works for all clients.
+    emulator.configure(in_progress_s=0)
+    runs_a_batch(place, url)
+    tells_no_password(place)
+    assert other not in place.logs()
+    assert quote(other, safe="") not in place.logs()
+
+
+def replicated(store: JobStore) -> bool:
+    """Whether the replica has all that the master has."""
+    info: Any = store.redis.info("replication")
+    return bool(info["slave0"]["offset"] == info["master_repl_offset"])
+
+
+# How long records are kept
+
+
+@pytest.fixture
+def old_team(
+    emulator: Emulator,
+    settings: Callable[..., Settings],
+    key_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Team]:
+    monkeypatch.setattr(sweep, "_PURGE", 5)
+    with team(emulator, settings, key_prefix, monkeypatch, retention_s=60) as workers:
+        yield workers
+
+
+def made_s_ago(workers: Team, age_s: float, *, ended: bool) -> str:
+    """A job that last changed so long ago."""
+    store = workers.runtime.store
+    job_id = workers.placed(an_order(JobKind.DOWNLOAD))
+    store.run(commands.update(job_id, source="test", due_in_s=1_000))
+    if ended:
+        store.run(commands.update(job_id, source="test", to=JobState.SUCCEEDED))
+    at = store.run(commands.time()) - age_s
+    workers.change(job_id, updated_at=at)
+    store.redis.zadd(workers.redis_key(keys.RECENT), {job_id: at})
+    return job_id
+
+
+def known(workers: Team) -> set[str]:
+    """The jobs that have a record."""
+    prefix = workers.redis_key(keys.job(""))
+    found = workers.runtime.store.redis.scan_iter(f"{prefix}*")
+    return {str(key).removeprefix(prefix) for key in found}
+
+
+def test_old_records_go_and_live_ones_never(old_team: Team) -> None:
+    live = {made_s_ago(old_team, 1_000 + n, ended=False) for n in range(12)}
+    young = made_s_ago(old_team, 50, ended=True)
+    old = {made_s_ago(old_team, 100 + n, ended=True) for n in range(12)}
+    for _ in range(len(old)):
+        old_team.sweep()
+    assert known(old_team) == live | {young}
+    redis = old_team.runtime.store.redis
+    for index in (keys.RECENT, keys.DUE):
+        ids: Any = redis.zrange(old_team.redis_key(index), 0, -1)
+        assert set(ids) == (live if index == keys.DUE else live | {young})
+    counts = old_team.runtime.store.run(commands.counts())
+    assert counts[JobKind.DOWNLOAD, JobState.QUEUED] == len(live)
+    assert counts[JobKind.DOWNLOAD, JobState.SUCCEEDED] == 1
+    for job_id in old:
+        assert old_team.runtime.store.run(commands.get(job_id)) is None
+    # A job that was forgotten can be ordered again.
+    assert old_team.placed(an_order(job_id=old.pop()))
+
+
+def test_a_record_that_cannot_go_holds_none_up(old_team: Team) -> None:
+    """Live ones whose due time was lost look as if they had ended."""
+    live = {made_s_ago(old_team, 1_000 + n, ended=False) for n in range(7)}
+    old_team.runtime.store.redis.delete(old_team.redis_key(keys.DUE))
+    made_s_ago(old_team, 100, ended=True)
+    old_team.sweep()
+    assert known(old_team) == live
