@@ -12,7 +12,7 @@ name                  type    what                                       goes aw
                               attention, epoch seconds
 ``recent``            ZSET    job id -> last change, epoch seconds       with the record
 ``counts``            HASH    ``<kind>:<state>`` -> number of jobs       never
-``openai:<batch>``    STRING  job id that made this OpenAI batch         after OPENAI_TTL_S
+``openai:<id>``       STRING  job id that made this batch or file        after OPENAI_TTL_S
 ``lease:<what>``      STRING  owner's token                              TTL, renewed by the owner
 ``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s   TTL, or the next success
 ``waiting:<line>``    ZSET    job id -> when it was made; who waits      with the last one
