@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -31,19 +31,22 @@ from batchflow.jobs import Credential
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+L = TypeVar("L", Batch, FileObject)
 
 #: The metadata key by which a batch is found again.
 JOB_METADATA_KEY = "batchflow_job"
 #: OpenAI's limit on metadata pairs.
 MAX_METADATA_PAIRS = 16
-#: The largest page that OpenAI's list of batches has.
-BATCH_PAGE = 100
-_FILE_PAGE = 1_000
+#: The largest page that OpenAI's list of batches has; servers like it have no larger ones of files.
+_PAGE = 100
 #: OpenAI's clock and ours may differ by less than this, in seconds.
 _CLOCK_SKEW_S = 3_600
 
 #: OpenAI is not believed that it wants to be left alone for longer than this, in seconds.
 _LONGEST_RETRY_AFTER_S = 3_600.0
+
+#: How a server answers that speaks the API but for its lists.
+_NO_LIST = frozenset({404, 405, 501})
 
 _PASSING_STATUS = frozenset({408, 409, 425, 429})
 
@@ -119,22 +122,8 @@ class OpenAIApi:
 
     def batch_pages(self, *, not_before: datetime | None = None) -> Iterator[list[Batch]]:
         """GET /v1/batches, newest first, a page at a time; none if the server has no lists."""
-        after: str | openai.Omit = openai.omit
-        while True:
-            with _translated(), _page_or_garbage():
-                try:
-                    page = self._client.batches.list(limit=BATCH_PAGE, after=after)
-                except _NO_LISTS as error:
-                    logger.warning("%s has no list of batches (%s)", self._client.base_url, error)
-                    return
-                batches = _listed(Batch, page)
-                more = page.has_next_page()
-            yield batches
-            if not more or not batches or batches[-1].id == after:
-                return
-            if _is_before(batches[-1], not_before):
-                return
-            after = batches[-1].id
+        batches = self._client.batches
+        return self._pages(Batch, lambda after: batches.list(limit=_PAGE, after=after), not_before)
 
     def upload_file(self, path: Path, name: str) -> FileObject:
         """POST /v1/files, once, streamed from disk."""
@@ -146,27 +135,13 @@ class OpenAIApi:
 
     def find_file(self, name: str, *, not_before: datetime) -> FileObject | None:
         """The batch file with this name that was uploaded since then, if OpenAI lists one."""
-        after: str | openai.Omit = openai.omit
-        while True:
-            with _translated(), _page_or_garbage():
-                try:
-                    page = self._client.files.list(
-                        purpose="batch", order="desc", limit=_FILE_PAGE, after=after
-                    )
-                except _NO_LISTS as error:
-                    logger.warning("%s has no list of files (%s)", self._client.base_url, error)
-                    return None
-                files = _listed(FileObject, page)
-                more = page.has_next_page()
-            for file in files:
-                if file.filename == name:
-                    return file
-            last = files[-1] if files else None
-            if last is None or last.id == after or not more:
-                return None
-            if _is_before(last, not_before):
-                return None
-            after = last.id
+        files = self._client.files
+        pages = self._pages(
+            FileObject,
+            lambda after: files.list(purpose="batch", order="desc", limit=_PAGE, after=after),
+            not_before,
+        )
+        return next((file for page in pages for file in page if file.filename == name), None)
 
     def delete_file(self, file_id: str) -> None:
         """DELETE /v1/files/{id}."""
@@ -177,6 +152,30 @@ class OpenAIApi:
         """GET /v1/files/{id}."""
         with _translated():
             return _checked(FileObject, self._client.files.retrieve(file_id))
+
+    def _pages(
+        self,
+        expected: type[L],
+        ask: Callable[[str | openai.Omit], Any],
+        not_before: datetime | None,
+    ) -> Iterator[list[L]]:
+        """Pages of a list, newest first, back to ``not_before``."""
+        after: str | openai.Omit = openai.omit
+        while True:
+            with _translated(), _page_or_garbage():
+                try:
+                    page = ask(after)
+                except openai.APIStatusError as error:
+                    if error.status_code in _NO_LIST:
+                        logger.warning("%s has no lists: %s", self._client.base_url, error)
+                        return
+                    raise
+                items = _listed(expected, page)
+                more = page.has_next_page()
+            yield items
+            if not more or not items or items[-1].id == after or _is_before(items[-1], not_before):
+                return
+            after = items[-1].id
 
     @contextmanager
     def file_content(self, file_id: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
@@ -226,10 +225,6 @@ def _checked(expected: type[T], answer: object) -> T:
     raise OpenAIUnavailable(
         f"OpenAI answered something that is no {expected.__name__}.", outcome_unknown=True
     )
-
-
-#: How a server answers that speaks the API but for its lists.
-_NO_LISTS = (openai.NotFoundError,)
 
 
 def _is_before(item: Batch | FileObject, moment: datetime | None) -> bool:

@@ -777,6 +777,36 @@ def test_a_single_batch_is_polled_by_its_id(steps: Steps) -> None:
     assert steps.job(job_id).checked_at > steps.job(other).checked_at  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_without_lists_will_do(steps: Steps, status: int) -> None:
+    steps.emulator.outage(answer="status", status=status, operations=["batches.list"])
+    lost = steps.batch()
+    steps.emulator.outage(answer="status", status=500, operations=CREATE, count=1)
+    steps.step(lost)
+    steps.emulator.end_outages()
+    steps.emulator.outage(answer="status", status=status, operations=["batches.list"])
+    steps.pass_time()
+    steps.step(lost)
+    ids = [lost, steps.submitted(), steps.submitted()]
+    for job_id in ids:
+        steps.emulator.end(str(steps.job(job_id).batch_id))
+    with steps.calls(batches_list=1, batches_retrieve=3):
+        steps.poll(*ids)
+    assert [steps.job(job_id).state for job_id in ids] == [JobState.SUCCEEDED] * 3
+
+
+def test_one_search_finds_the_batches_of_all_that_search(steps: Steps) -> None:
+    lost = [steps.batch() for _ in range(3)]
+    steps.emulator.outage(answer="drop", after_acting=True, operations=CREATE, count=3)
+    for job_id in lost:
+        steps.step(job_id)
+        steps.pass_time()
+    with steps.calls(batches_list=1, batches_create=0):
+        steps.step(lost[0])
+    assert {steps.job(job_id).batch_id for job_id in lost} == {b["id"] for b in ours(steps)}
+    assert len(ours(steps)) == 3
+
+
 def test_a_page_tells_of_others_for_free(steps: Steps) -> None:
     one, two, other = (steps.submitted() for _ in range(3))
     steps.emulator.end(str(steps.job(other).batch_id))
