@@ -129,7 +129,7 @@ class World:
 
     def order(self, spec: Spec, prefix: str = "", due_in_s: float = 0) -> str:
         """A new job."""
-        order = Order(job_id=random_job_id(), spec=spec, execution="shop/development/e/n")
+        order = Order(job_id=random_job_id(), spec=spec)
         self.run(commands.create(order, due_in_s=due_in_s), prefix)
         return order.job_id
 

@@ -74,6 +74,8 @@ class Stack:
         for process in self.processes:
             process.start()
         self.redis_server.await_ready(self.redis_answers)
+        # A store that has been there for long, and so knows every job.
+        self.redis.set(self.key("born"), 0)
         self.emulator_process.await_ready(lambda: _READY_LINE.search(self.emulator_process.log()))
         ready = _READY_LINE.search(self.emulator_process.log())
         assert ready is not None
