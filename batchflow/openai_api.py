@@ -38,7 +38,7 @@ JOB_METADATA_KEY = "batchflow_job"
 #: OpenAI's limit on metadata pairs.
 MAX_METADATA_PAIRS = 16
 #: The largest page that OpenAI's list of batches has; servers like it have no larger ones of files.
-_PAGE = 100
+PAGE = 100
 #: OpenAI's clock and ours may differ by less than this, in seconds.
 _CLOCK_SKEW_S = 3_600
 
@@ -123,7 +123,7 @@ class OpenAIApi:
     def batch_pages(self, *, not_before: datetime | None = None) -> Iterator[list[Batch]]:
         """GET /v1/batches, newest first, a page at a time; none if the server has no lists."""
         batches = self._client.batches
-        return self._pages(Batch, lambda after: batches.list(limit=_PAGE, after=after), not_before)
+        return self._pages(Batch, lambda after: batches.list(limit=PAGE, after=after), not_before)
 
     def upload_file(self, path: Path, name: str) -> FileObject:
         """POST /v1/files, once, streamed from disk."""
@@ -138,7 +138,7 @@ class OpenAIApi:
         files = self._client.files
         pages = self._pages(
             FileObject,
-            lambda after: files.list(purpose="batch", order="desc", limit=_PAGE, after=after),
+            lambda after: files.list(purpose="batch", order="desc", limit=PAGE, after=after),
             not_before,
         )
         return next((file for page in pages for file in page if file.filename == name), None)

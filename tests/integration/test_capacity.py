@@ -476,7 +476,7 @@ def test_redis_is_emptied_while_a_job_waits(workers: Team) -> None:
 def test_redis_is_emptied_and_the_batch_is_far_down_the_list(
     workers: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_api, "BATCH_PAGE", 2)
+    monkeypatch.setattr(openai_api, "PAGE", 2)
     # So that all batches count as made long before the record, which was made again just now.
     monkeypatch.setattr(openai_api, "_CLOCK_SKEW_S", -60)
     order = an_order(spec=workers.job(running(workers)).spec)

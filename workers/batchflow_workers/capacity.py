@@ -56,7 +56,9 @@ def record(
         if out_of_tokens(batch):
             _after_refusal(runtime, job, batch, updated, source, joined=job.id in joined)
     for job, batch in observed:
-        if not out_of_tokens(batch) and stage_of(batch.status) >= Stage.IN_PROGRESS:
+        stage = stage_of(batch.status)
+        admitted = job.stage < Stage.IN_PROGRESS <= stage
+        if not out_of_tokens(batch) and (admitted or stage is Stage.ENDED):
             _move_on(runtime, job, batch)
     return updates
 
