@@ -74,8 +74,7 @@ class Stack:
         for process in self.processes:
             process.start()
         self.redis_server.await_ready(self.redis_answers)
-        # A store that has been there for long, and so knows every job.
-        self.redis.set(self.key("born"), 0)
+        self.make_store_old()
         self.emulator_process.await_ready(lambda: _READY_LINE.search(self.emulator_process.log()))
         ready = _READY_LINE.search(self.emulator_process.log())
         assert ready is not None
@@ -112,6 +111,11 @@ class Stack:
         for process in ended:
             self.await_ready(process)
         self.emulator.heal()
+        self.make_store_old()
+
+    def make_store_old(self) -> None:
+        """From now on it has been there for long, and so knows every job."""
+        self.redis.set(self.key("born"), 0)
 
     def extra(self, process: Process) -> Process:
         """Start a further process, until the end of the test."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import fakeredis
@@ -54,6 +55,13 @@ def existing(store: JobStore, order: Order) -> Job:
 
 
 Observed = Callable[..., Job]
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is NOW, however long the tests have been running."""
+    stopped = SimpleNamespace(time=lambda: float(NOW))
+    monkeypatch.setattr("batchflow_workers.observe.time", stopped)
 
 
 @pytest.fixture
