@@ -217,6 +217,7 @@ def test_a_job_that_redis_forgot_finds_its_batch_again(steps: Steps) -> None:
     steps.runtime.store.redis.delete(f"{steps.runtime.settings.key_prefix}:job:{job_id}")
     order = an_order(job_id=job_id, spec=job.spec)
     steps.runtime.store.run(commands.create(order, due_in_s=0, source="get", remade=True))
+    steps.pass_time()
     with steps.calls(batches_create=0):
         steps.step(job_id)
     assert steps.job(job_id).batch_id == job.batch_id

@@ -301,5 +301,5 @@ def test_the_result_has_all_of_the_users_metadata(observed: Observed) -> None:
 )
 def test_old_batches_are_asked_about_less_often(age_s: int, wait_s: float) -> None:
     aged = batch("in_progress")
-    aged.created_at = int(time.time()) - age_s
+    aged.created_at = NOW - age_s
     assert next_poll_s(aged, SETTINGS) == pytest.approx(wait_s, abs=0.3)
