@@ -39,9 +39,9 @@ def job(job_id: str) -> str:
     return f"job:{job_id}"
 
 
-def openai(batch_id: str) -> str:
-    """Which job an OpenAI batch belongs to."""
-    return f"openai:{batch_id}"
+def openai(openai_id: str) -> str:
+    """Which job has made an OpenAI batch or uploaded a file."""
+    return f"openai:{openai_id}"
 
 
 def lease(what: str) -> str:

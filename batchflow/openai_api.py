@@ -27,16 +27,13 @@ from batchflow.errors import (
     OpenAIUnavailable,
 )
 from batchflow.jobs import Credential
+from batchflow.metadata import JOB_KEY
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 L = TypeVar("L", Batch, FileObject)
 
-#: The metadata key by which a batch is found again.
-JOB_METADATA_KEY = "batchflow_job"
-#: OpenAI's limit on metadata pairs.
-MAX_METADATA_PAIRS = 16
 #: The largest page that OpenAI's list of batches has; servers like it have no larger ones of files.
 PAGE = 100
 #: OpenAI's clock and ours may differ by less than this, in seconds.
@@ -88,7 +85,7 @@ def api_key(credential: Credential) -> str:
 
 def job_of(batch: Batch) -> str | None:
     """The id of the job that made a batch, which the batch itself carries."""
-    return (batch.metadata or {}).get(JOB_METADATA_KEY)
+    return (batch.metadata or {}).get(JOB_KEY)
 
 
 class OpenAIApi:

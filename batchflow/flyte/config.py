@@ -3,15 +3,11 @@
 import re
 from collections.abc import Mapping
 
+from batchflow import metadata as metadata_rules
 from batchflow.errors import InvalidInput
 
-#: OpenAI's limits on ``metadata``: pairs, characters of a key, characters of a value.
+#: How long an output file may be kept, in seconds:
 #: https://developers.openai.com/api/reference/resources/batches/methods/create
-MAX_METADATA_PAIRS = 16
-MAX_METADATA_KEY = 64
-MAX_METADATA_VALUE = 512
-
-#: How long an output file may be kept, in seconds, from the same page.
 MIN_EXPIRY_S = 3_600
 MAX_EXPIRY_S = 2_592_000
 
@@ -59,26 +55,26 @@ def _check_metadata(metadata: object) -> None:
     where = "config['metadata']"
     if not isinstance(metadata, Mapping):
         raise InvalidInput(f"{where} must be a dict of texts, not {_type(metadata)}.")
-    if len(metadata) > MAX_METADATA_PAIRS:
+    if len(metadata) > metadata_rules.MAX_PAIRS:
         raise InvalidInput(
-            f"{where} has {len(metadata)} pairs; OpenAI takes at most {MAX_METADATA_PAIRS}."
+            f"{where} has {len(metadata)} pairs; OpenAI takes at most {metadata_rules.MAX_PAIRS}."
         )
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidInput(f"{where} must map texts to texts; look at {_shown(key)}.")
-        if not 0 < len(key) <= MAX_METADATA_KEY:
+        if not 0 < len(key) <= metadata_rules.MAX_KEY_CHARS:
             raise InvalidInput(
                 f"{where} has a key of {len(key)} characters, {_shown(key)}; "
-                f"OpenAI takes 1 to {MAX_METADATA_KEY}."
+                f"OpenAI takes 1 to {metadata_rules.MAX_KEY_CHARS}."
             )
         if not _is_unicode(key) or not _is_unicode(value):
             raise InvalidInput(f"{where} must hold valid Unicode; look at {_shown(key)}.")
-        if key == "batchflow_job":
-            raise InvalidInput(f"{where} must not have the key 'batchflow_job'; Batchflow sets it.")
-        if len(value) > MAX_METADATA_VALUE:
+        if key == metadata_rules.JOB_KEY:
+            raise InvalidInput(f"{where} must not have the key {key!r}; Batchflow sets it.")
+        if len(value) > metadata_rules.MAX_VALUE_CHARS:
             raise InvalidInput(
                 f"{where}[{_shown(key)}] has {len(value)} characters; "
-                f"OpenAI takes at most {MAX_METADATA_VALUE}."
+                f"OpenAI takes at most {metadata_rules.MAX_VALUE_CHARS}."
             )
 
 

@@ -28,7 +28,7 @@ PLUGINS = {"group": "flytekit.plugins"}
 """
 
 #: Module or package -> the only parts of Batchflow that it may import.
-LEAVES = {"batchflow.errors", "batchflow.states", "batchflow.keys"}
+LEAVES = {"batchflow.errors", "batchflow.states", "batchflow.keys", "batchflow.metadata"}
 SHARED = LEAVES | {
     "batchflow.jobs",
     "batchflow.jsonl",
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "batchflow.errors": set[str](),
     "batchflow.states": set[str](),
     "batchflow.keys": set[str](),
+    "batchflow.metadata": set[str](),
     "batchflow.jobs": LEAVES,
     "batchflow.jsonl": LEAVES,
     "batchflow.broker": set(),

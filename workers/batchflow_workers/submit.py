@@ -6,7 +6,8 @@ from typing import Any
 from openai.types import Batch
 
 from batchflow.jobs import BatchSpec, Job
-from batchflow.openai_api import JOB_METADATA_KEY, MAX_METADATA_PAIRS, OpenAIApi, job_of
+from batchflow.metadata import JOB_KEY, MAX_PAIRS
+from batchflow.openai_api import OpenAIApi, job_of
 from batchflow.states import JobState
 from batchflow.store import commands
 from batchflow_workers.capacity import has_to_wait, out_of_tokens, record, with_model
@@ -108,8 +109,8 @@ def _parameters(job_id: str, config: dict[str, Any]) -> dict[str, Any]:
         # A protobuf Struct, as which the config travels, knows no whole numbers.
         parameters["output_expires_after"] = {**expiry, "seconds": int(expiry["seconds"])}
     metadata = dict(parameters.get("metadata") or {})
-    if len(metadata) >= MAX_METADATA_PAIRS:
+    if len(metadata) >= MAX_PAIRS:
         # All 16 are in the job's record and in the task's result.
         del metadata[max(metadata)]
-    parameters["metadata"] = {**metadata, JOB_METADATA_KEY: job_id}
+    parameters["metadata"] = {**metadata, JOB_KEY: job_id}
     return parameters
