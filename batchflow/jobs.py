@@ -218,6 +218,15 @@ class Job(_Frozen):
     checked_at: datetime | None = None
     #: Who made the last change: ``create``, ``submit``, ``poll``, ``webhook``, ``cancel`` ...
     source: str = ""
+    #: When OpenAI gives a batch up.
+    expires_at: datetime | None = None
+    #: Tokens that OpenAI counted, once the batch has ended.
+    input_tokens: int = 0
+    output_tokens: int = 0
+    #: The most frequent error among its failed requests, once somebody wanted to know.
+    top_error: str = ""
+    #: Its transitions, a line each, see ``overview.timeline``.
+    history: str = ""
     version: int = RECORD_VERSION
 
     @property

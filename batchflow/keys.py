@@ -19,6 +19,20 @@ name                  type    what                                       goes aw
                               for capacity, ``<credential>|<model>``
 ``born``              STRING  when the first job was recorded, epoch s   never
 ``events``            STREAM  every transition                           trimmed to MAX_EVENTS
+``index``             ZSET    ``<facet> <kind> <state> <time> <job id>`` with the record
+                              in the order of the letters; facets are
+                              ``all``, ``org=<organization>`` and
+                              ``execution=<name>``; the time is when it
+                              ended, for a live job when it was made
+``credentials``       HASH    credential -> which secret, in JSON        never
+``lines``             SET     every ``waiting:<line>`` that there is     with its last job
+``delivery:<id>``     STRING  a webhook that was taken                   after DELIVERY_TTL_S
+``pushed:<cred>``     STRING  OpenAI sends webhooks for a credential     after PUSHED_TTL_S
+``metrics``           HASH    ``<name>|<label>|<label>`` -> a counter    never
+``pulse``             HASH    ``sweep``, ``poll``, ``webhook`` -> when   never
+                              last, epoch s
+``workers``           ZSET    ``<worker> <queue>,<queue>`` -> last       a day after the last
+                              heartbeat, epoch s
 ====================  ======  =========================================  ======================
 """
 
@@ -27,11 +41,22 @@ MAX_EVENTS = 100_000
 #: How long a batch leads to its job, in seconds: as long as OpenAI may keep the files it made.
 OPENAI_TTL_S = 30 * 86_400
 
+#: OpenAI sends a webhook again for 72 hours.
+DELIVERY_TTL_S = 96 * 3_600
+#: For so long after a webhook it is relied on that OpenAI sends them.
+PUSHED_TTL_S = 6 * 3_600
+
 DUE = "due"
 RECENT = "recent"
 COUNTS = "counts"
 EVENTS = "events"
 BORN = "born"
+INDEX = "index"
+CREDENTIALS = "credentials"
+LINES = "lines"
+METRICS = "metrics"
+PULSE = "pulse"
+WORKERS = "workers"
 
 
 def job(job_id: str) -> str:
@@ -57,6 +82,16 @@ def backoff(credential: str) -> str:
 def waiting(line: str) -> str:
     """Who waits for capacity at OpenAI, in order."""
     return f"waiting:{line}"
+
+
+def delivery(webhook_id: str) -> str:
+    """A webhook, by the id that it keeps when it is sent again."""
+    return f"delivery:{webhook_id}"
+
+
+def pushed(credential: str) -> str:
+    """Whether webhooks come for the batches of a credential."""
+    return f"pushed:{credential}"
 
 
 def full(prefix: str, name: str) -> str:

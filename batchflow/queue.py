@@ -45,6 +45,10 @@ class Step(StrEnum):
     CANCEL = "batchflow.cancel"
     SWEEP = "batchflow.sweep"
     POLL = "batchflow.poll"
+    #: Look at one batch now: a webhook says that it has ended.
+    REFRESH = "batchflow.refresh"
+    #: Read a batch's error file for its most frequent error: somebody looks at the job.
+    EXPLAIN = "batchflow.explain"
     UPLOAD = "batchflow.upload"
     DOWNLOAD = "batchflow.download"
 
@@ -54,6 +58,8 @@ QUEUE_OF: Final[dict[Step, Queue]] = {
     Step.CANCEL: Queue.SUBMIT,
     Step.SWEEP: Queue.POLL,
     Step.POLL: Queue.POLL,
+    Step.REFRESH: Queue.POLL,
+    Step.EXPLAIN: Queue.FILES,
     Step.UPLOAD: Queue.FILES,
     Step.DOWNLOAD: Queue.FILES,
 }

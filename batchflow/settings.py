@@ -3,7 +3,14 @@
 from functools import cache
 from typing import Annotated
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchflow.errors import InvalidSettings
@@ -11,12 +18,23 @@ from batchflow.jsonl import Validation
 
 _PREFIX = "BATCHFLOW_"
 
+#: An address of this installation, without the slash at its end.
+_HttpUrl = Annotated[
+    str,
+    StringConstraints(pattern=r"^https?://[^\s?#]+$"),
+    AfterValidator(lambda url: url.rstrip("/")),
+]
+
 
 class Settings(BaseSettings):
     """Every setting of every process, as ``BATCHFLOW_<NAME>``."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix=_PREFIX,
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        populate_by_name=True,
     )
 
     #: Where the job records are: ``redis://``, ``rediss://`` or ``unix://``.
@@ -44,8 +62,19 @@ class Settings(BaseSettings):
     quota_wait_s: float = Field(default=86_400, ge=0)
     #: A worker that has not renewed its lease for so long is taken for dead.
     lease_s: float = Field(default=30, ge=0.5, le=3_600)
+    #: What signs OpenAI's webhooks: one secret per OpenAI project, and old ones while they are
+    #: rotated, with commas. The variable is OpenAI's own.
+    webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), validation_alias="OPENAI_WEBHOOK_SECRET"
+    )
+    #: What the gateway asks for, everywhere but on the loopback.
+    api_token: Annotated[SecretStr | None, Field(min_length=16)] = None
+    #: Where people reach the gateway; links from the Flyte console begin with it.
+    public_url: _HttpUrl | None = None
+    #: Where people reach the Flyte console; links to executions begin with it.
+    flyte_console_url: _HttpUrl | None = None
 
-    @field_validator("allowed_uris", mode="before")
+    @field_validator("allowed_uris", "webhook_secrets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -74,9 +103,13 @@ def load_settings() -> Settings:
     except ValidationError as error:
         # Not the value: it may be a password.
         wrong = "; ".join(
-            f"{_PREFIX}{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+            f"{_variable(str(problem['loc'][0]))}: {problem['msg']}"
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise InvalidSettings(
             f"The environment has settings that can't be used. {wrong}."
         ) from None
+
+
+def _variable(name: str) -> str:
+    return _PREFIX + name.upper() if name in Settings.model_fields else name

@@ -7,7 +7,8 @@ from typing import Any
 from rich.text import Text
 
 from batchflow.cli import text, views
-from batchflow.cli.account import Account, RequestError
+from batchflow.cli.account import Account
+from batchflow.failures import RequestError
 
 #: Kinds of errors in a summary.
 _TOP_ERRORS = 5
@@ -88,10 +89,8 @@ def _requests(account: Account) -> Text:
 
 
 def _error_line(error: RequestError) -> Text:
-    what = " ".join(str(part) for part in (error.status, error.code) if part)
-    words = ": ".join(part for part in (what, error.message) if part) or "no reason given"
     line = Text(f"{error.count:,} x ", style="red")
-    line.append(text.one_line(words, _ERROR_CHARS), style="default")
+    line.append(text.one_line(error.words, _ERROR_CHARS), style="default")
     return line
 
 

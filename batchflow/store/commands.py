@@ -30,6 +30,9 @@ NO_BATCH = "none"
 #: A store is young for so long. Until then Flyte has asked about all that an older one had held.
 _YOUNG_S = 900
 
+#: Sorts after every time.
+_AFTER_ALL = "~"
+
 #: Shared backoff of a credential, in seconds.
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 300.0
@@ -97,6 +100,36 @@ class Created:
     new: bool
 
 
+@dataclass(frozen=True, order=True)
+class Listed:
+    """A job's place in the index, which sorts by time: epoch seconds as Redis wrote them."""
+
+    time: str
+    job_id: str
+
+    @classmethod
+    def parse(cls, member: str) -> "Listed":
+        """From a member of the index."""
+        _, time_s, job_id = member.rsplit(" ", 2)
+        return cls(time_s, job_id)
+
+    def __str__(self) -> str:
+        return f"{self.time} {self.job_id}"
+
+
+class Facet(str):
+    """What jobs are listed under."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, *, organization: str | None = None, execution: str | None = None) -> "Facet":
+        """The one that leaves fewest: an execution's name, an organization, or all there is."""
+        if execution:
+            return cls(f"execution={execution}")
+        return cls(f"org={organization}" if organization else "all")
+
+
 @dataclass(frozen=True)
 class Backoff:
     """Why and for how long nobody is to ask OpenAI with a credential."""
@@ -128,7 +161,7 @@ def create(
         fields["tries"] = "1"
     return Command(
         "create",
-        [*_job_keys(order.job_id), keys.BORN],
+        [*_job_keys(order.job_id), keys.BORN, keys.CREDENTIALS],
         [
             order.job_id,
             state,
@@ -136,6 +169,7 @@ def create(
             keys.MAX_EVENTS,
             source,
             _YOUNG_S if order.execution else 0,
+            order.spec.credential.model_dump_json(exclude_none=True),
             *_flat(fields),
         ],
         lambda raw: Created(_job(order.job_id, _pairs(raw[1])), bool(raw[0])),
@@ -253,6 +287,39 @@ def unchanged_since(epoch_s: float, limit: int, *, offset: int = 0) -> Command[l
     )
 
 
+def listed(
+    facet: Facet, kind: JobKind, state: JobState, *, limit: int, before: str = ""
+) -> Command[list[Listed]]:
+    """Jobs in the index, newest first: the live ones by when they were made, the others by when
+    they ended. ``before`` is the place of the last one of the page before."""
+    prefix = f"{facet} {kind} {state} "
+    return Command(
+        "ZRANGE",
+        [keys.INDEX],
+        [f"({prefix}{before or _AFTER_ALL}", f"[{prefix}", "BYLEX", "REV", "LIMIT", 0, limit],
+        lambda raw: [Listed.parse(member) for member in raw],
+    )
+
+
+def longest_listed(kind: JobKind, state: JobState) -> Command[Listed | None]:
+    """The job that has been in a state for longest, a live one since it was made."""
+    prefix = f"all {kind} {state} "
+    return Command(
+        "ZRANGE",
+        [keys.INDEX],
+        [f"[{prefix}", f"({prefix}{_AFTER_ALL}", "BYLEX", "LIMIT", 0, 1],
+        lambda raw: Listed.parse(raw[0]) if raw else None,
+    )
+
+
+def listed_since(kind: JobKind, state: JobState, epoch_s: float) -> Command[int]:
+    """How many jobs ended in this state since then."""
+    prefix = f"all {kind} {state} "
+    return Command(
+        "ZLEXCOUNT", [keys.INDEX], [f"[{prefix}{epoch_s:.6f}", f"({prefix}{_AFTER_ALL}"], int
+    )
+
+
 def counts() -> Command[dict[tuple[JobKind, JobState], int]]:
     """How many jobs of each kind are in each state."""
     return Command("HGETALL", [keys.COUNTS], [], _counts)
@@ -263,10 +330,18 @@ def find_batch(batch_id: str) -> Command[str | None]:
     return Command("GET", [keys.openai(batch_id)], [], lambda raw: raw)
 
 
+def annotate(job_id: str, fields: Mapping[str, str]) -> Command[bool]:
+    """Add to the record of a job, live or ended, what says nothing about its state; False if
+    there is no record."""
+    return Command("annotate", [keys.job(job_id)], _flat(fields), bool, is_script=True)
+
+
 def join_line(line: str, job: Job) -> Command[bool]:
     """Wait for capacity, in the order in which the jobs were made."""
     score = job.created_at.timestamp()
-    return Command("ZADD", [keys.waiting(line)], ["NX", score, job.id], bool)
+    return Command(
+        "join", [keys.waiting(line), keys.LINES], [job.id, score, line], bool, is_script=True
+    )
 
 
 def find_upload(file_id: str) -> Command[str | None]:
@@ -283,7 +358,7 @@ def live(job_ids: Sequence[str]) -> Command[list[bool]]:
 
 def leave_line(line: str, job_id: str) -> Command[bool]:
     """Wait no longer; False if it did not."""
-    return Command("ZREM", [keys.waiting(line)], [job_id], bool)
+    return Command("leave", [keys.waiting(line), keys.LINES], [job_id, line], bool, is_script=True)
 
 
 def first_in_line(line: str) -> Command[str | None]:
@@ -357,7 +432,15 @@ def clear_backoff(credential: str) -> Command[bool]:
 
 
 def _job_keys(job_id: str) -> list[str]:
-    return [keys.job(job_id), keys.DUE, keys.RECENT, keys.COUNTS, keys.EVENTS]
+    return [
+        keys.job(job_id),
+        keys.DUE,
+        keys.RECENT,
+        keys.COUNTS,
+        keys.EVENTS,
+        keys.INDEX,
+        keys.METRICS,
+    ]
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

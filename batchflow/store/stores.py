@@ -103,11 +103,21 @@ class AsyncJobStore:
 
     async def run(self, command: Command[T]) -> T:
         """Carry out a command."""
-        names = [keys.full(self._prefix, name) for name in command.keys]
         async with _translated_in_time():
-            if command.is_script:
-                raw = await self._scripts[command.name](keys=names, args=list(command.args))
-            else:
-                client: Any = self.redis  # its execute_command is untyped
-                raw = await client.execute_command(command.name, *names, *command.args)
+            raw = await self._send(command, self.redis)
         return command.parse(raw)
+
+    async def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+        """Carry out many commands in one round trip; they are not one transaction."""
+        async with _translated_in_time(), self.redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                await self._send(command, pipeline)
+            answers = await pipeline.execute()
+        return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
+
+    async def _send(self, command: Command[T], client: Any) -> Any:
+        names = [keys.full(self._prefix, name) for name in command.keys]
+        if command.is_script:
+            script = self._scripts[command.name]
+            return await script(keys=names, args=list(command.args), client=client)
+        return await client.execute_command(command.name, *names, *command.args)

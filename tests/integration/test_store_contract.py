@@ -1,18 +1,15 @@
 """One contract for every job store: blocking and asyncio, over fakeredis and a real Redis."""
 
-import asyncio
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import product
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar
 from uuid import uuid4
 
-import fakeredis
 import pytest
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
@@ -20,146 +17,20 @@ from redis.asyncio import Redis as AsyncRedis
 
 from batchflow import keys
 from batchflow.errors import StoreUnavailable
-from batchflow.jobs import Job, Order, random_job_id
+from batchflow.jobs import BatchSpec, Credential, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
-from batchflow.store import AsyncJobStore, JobStore, commands
+from batchflow.store import JobStore, commands, telemetry
 from batchflow.store.commands import Begun, Cancelled, Command, Outcome
 from batchflow.store.stores import script_names, script_source
 from tests.support.orders import an_order
+from tests.support.rigs import LATER_S, Rig, loop
 
 T = TypeVar("T")
 
 TERMINAL = sorted(set(JobState) - LIVE)
-LATER_S, EARLIER_S = 1_000, -1_000
+EARLIER_S = -1_000
 #: How long a test waits for what has to come.
 PATIENCE_S = 10.0
-
-
-class Face(Protocol):
-    """A store that blocks."""
-
-    def run(self, command: Command[T]) -> T: ...
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """The asyncio store, for tests that know of no loop."""
-
-    store: AsyncJobStore
-    runner: asyncio.Runner
-
-    def run(self, command: Command[T]) -> T:
-        return self.runner.run(self.store.run(command))
-
-
-@dataclass(frozen=True)
-class Rig:
-    """A store, and a look past it at what Redis has."""
-
-    store: Face
-    redis: Redis
-    prefix: str
-
-    def run(self, command: Command[T]) -> T:
-        return self.store.run(command)
-
-    def job(self, order: Order) -> Job:
-        job = self.run(commands.get(order.job_id))
-        assert job is not None
-        return job
-
-    def created(self, kind: JobKind = JobKind.BATCH, *, due_in_s: float = LATER_S) -> Order:
-        order = an_order(kind)
-        assert self.run(commands.create(order, due_in_s=due_in_s)).new
-        return order
-
-    def changed(self, order: Order, **change: Any) -> Outcome:
-        return self.run(commands.update(order.job_id, **{"source": "test"} | change)).outcome
-
-    def in_state(self, state: JobState, kind: JobKind = JobKind.BATCH) -> Order:
-        order = self.created(kind)
-        assert self.changed(order, to=state) is Outcome.APPLIED
-        return order
-
-    def raw(self, name: str) -> Any:
-        key, redis = f"{self.prefix}:{name}", cast(Any, self.redis)
-        match redis.type(key):
-            case "hash":
-                return redis.hgetall(key)
-            case "zset":
-                return dict(redis.zrange(key, 0, -1, withscores=True))
-            case "stream":
-                return redis.xrange(key)
-            case _:
-                return redis.get(key)
-
-    def due(self) -> dict[str, float]:
-        return cast(dict[str, float], self.raw(keys.DUE) or {})
-
-    def events(self) -> list[dict[str, str]]:
-        return [fields for _, fields in self.raw(keys.EVENTS) or []]
-
-    def everything(self) -> dict[str, Any]:
-        found = sorted(str(key) for key in self.redis.scan_iter(f"{self.prefix}:*"))
-        return {key: self.raw(key.removeprefix(f"{self.prefix}:")) for key in found}
-
-
-@contextmanager
-def loop(redis: AsyncRedis, prefix: str) -> Iterator[Blocking]:
-    with asyncio.Runner() as runner:
-        yield Blocking(AsyncJobStore(redis, prefix), runner)
-        runner.run(redis.aclose())
-
-
-@contextmanager
-def over_fakeredis(prefix: str, blocking: bool) -> Iterator[Rig]:
-    server = fakeredis.FakeServer()
-
-    def client(kind: Callable[..., Any]) -> Any:
-        return kind(server=server, decode_responses=True)
-
-    with closing(cast(Redis, client(fakeredis.FakeRedis))) as redis:
-        if blocking:
-            yield Rig(JobStore(redis, prefix), redis, prefix)
-        else:
-            with loop(client(fakeredis.FakeAsyncRedis), prefix) as face:
-                yield Rig(face, redis, prefix)
-        assert all(str(key).startswith(f"{prefix}:") for key in redis.scan_iter())
-
-
-@contextmanager
-def over_redis(prefix: str, blocking: bool, url: str) -> Iterator[Rig]:
-    # The store's user may touch no key outside of its namespace.
-    user: dict[str, Any] = {"username": prefix, "password": "secret", "decode_responses": True}
-    with closing(Redis.from_url(url, decode_responses=True)) as redis:
-        redis.acl_setuser(
-            prefix,
-            enabled=True,
-            passwords=["+secret"],
-            keys=[f"{prefix}:*"],
-            categories=["+@all"],
-        )
-        if blocking:
-            with closing(Redis.from_url(url, **user)) as own:
-                yield Rig(JobStore(own, prefix), redis, prefix)
-        else:
-            with loop(AsyncRedis.from_url(url, **user), prefix) as face:
-                yield Rig(face, redis, prefix)
-        redis.acl_deluser(prefix)
-
-
-@pytest.fixture(
-    params=["fakeredis-blocking", "fakeredis-asyncio", "redis-blocking", "redis-asyncio"]
-)
-def rig(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[Rig]:
-    server, _, face = request.param.partition("-")
-    blocking = face == "blocking"
-    if server == "fakeredis":
-        with over_fakeredis(key_prefix, blocking) as rig:
-            yield rig
-    else:
-        with over_redis(key_prefix, blocking, request.getfixturevalue("redis_url")) as rig:
-            yield rig
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -247,6 +118,11 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
     }
     rig.changed(order, to=JobState.SUCCEEDED, stage=Stage.ENDED, fields=observed)
     record = rig.raw(keys.job(order.job_id))
+    history = record.pop("history").split("\n")
+    assert [line.split("\t")[1:] for line in history] == [
+        ["queued", "", "create", ""],
+        ["succeeded", "completed", "test", "Done."],
+    ]
     at = {name: record.pop(name) for name in list(record) if name.endswith("_at")}
     assert set(at) == {"created_at", "updated_at", "checked_at", "tried_at"}
     assert all(re.fullmatch(r"\d{10}\.\d{6}", time_) for time_ in at.values())
@@ -803,6 +679,111 @@ def test_a_line_is_in_the_order_in_which_jobs_were_made(rig: Rig) -> None:
     assert not rig.run(commands.leave_line("key|m", jobs[0].id))
     assert rig.run(commands.first_in_line("key|m")) == jobs[1].id
     assert rig.run(commands.first_in_line("key|other")) is None
+
+
+def test_lines_are_known_while_somebody_waits_in_them(rig: Rig) -> None:
+    first, second = (rig.job(rig.created()) for _ in range(2))
+    rig.run(commands.join_line("key|m", first))
+    rig.run(commands.join_line("key|m", second))
+    rig.run(commands.join_line("key|n", second))
+    assert rig.run(telemetry.lines()) == ["key|m", "key|n"]
+    assert rig.run(telemetry.length_of_line("key|m")) == 2
+    rig.run(commands.leave_line("key|n", second.id))
+    rig.run(commands.leave_line("key|m", first.id))
+    assert rig.run(telemetry.lines()) == ["key|m"]
+
+
+# The index
+
+
+def places(rig: Rig, kind: JobKind, state: JobState, **facet: str) -> list[str]:
+    """Ids as the index has them, read two at a time."""
+    found: list[commands.Listed] = []
+    while page := rig.run(
+        commands.listed(
+            commands.Facet.of(**facet), kind, state, limit=2, before=str(found[-1]) if found else ""
+        )
+    ):
+        found += page
+    return [listed.job_id for listed in found]
+
+
+def test_live_jobs_are_listed_by_when_they_were_made(rig: Rig) -> None:
+    made = [rig.created() for _ in range(5)]
+    rig.changed(made[1], fields={"message": "News."})
+    newest_first = [order.job_id for order in reversed(made)]
+    assert places(rig, JobKind.BATCH, JobState.QUEUED) == newest_first
+    oldest = rig.run(commands.longest_listed(JobKind.BATCH, JobState.QUEUED))
+    assert oldest is not None
+    assert oldest.job_id == made[0].job_id
+    assert float(oldest.time) == pytest.approx(rig.job(made[0]).created_at.timestamp(), abs=1e-5)
+
+
+def test_ended_jobs_are_listed_by_when_they_ended(rig: Rig) -> None:
+    first, second = rig.created(), rig.created()
+    for order in (second, first):
+        rig.changed(order, to=JobState.FAILED)
+    assert places(rig, JobKind.BATCH, JobState.FAILED) == [first.job_id, second.job_id]
+    assert places(rig, JobKind.BATCH, JobState.QUEUED) == []
+    since = commands.listed_since
+    ended_s = rig.job(first).updated_at.timestamp()
+    assert rig.run(since(JobKind.BATCH, JobState.FAILED, ended_s - 60)) == 2
+    assert rig.run(since(JobKind.BATCH, JobState.FAILED, ended_s + 60)) == 0
+
+
+def test_jobs_are_listed_under_organization_and_execution(rig: Rig) -> None:
+    spec = BatchSpec(credential=Credential(organization="org-a"), input_file_id="file-1", config={})
+    order = an_order(spec=spec, execution="p/d/f123/n0")
+    rig.run(commands.create(order, due_in_s=0))
+    rig.created()
+    rig.changed(order, to=JobState.RUNNING)
+    for facet in ({"organization": "org-a"}, {"execution": "f123"}):
+        assert places(rig, JobKind.BATCH, JobState.RUNNING, **facet) == [order.job_id]
+    assert places(rig, JobKind.BATCH, JobState.RUNNING, organization="org-") == []
+    rig.changed(order, to=JobState.FAILED)
+    rig.run(commands.purge(order.job_id, retention_s=-10))
+    assert all(order.job_id not in member for member in rig.raw(keys.INDEX))
+
+
+def test_every_credential_that_was_used_is_known(rig: Rig) -> None:
+    spec = BatchSpec(
+        credential=Credential(organization="org-a", group="g", key="k"),
+        input_file_id="file-1",
+        config={},
+    )
+    rig.run(commands.create(an_order(spec=spec), due_in_s=0))
+    rig.created()
+    known = rig.run(telemetry.credentials())
+    assert known == {"g/k@org-a": spec.credential, "FLYTE_OPENAI_API_KEY": Credential()}
+
+
+# History
+
+
+def test_history_keeps_the_first_and_the_last_of_very_many_changes(rig: Rig) -> None:
+    order = rig.created()
+    for number in range(200):
+        rig.changed(order, fields={"message": f"Change {number}. " + "ü" * 250})
+    lines = rig.job(order).history.split("\n")
+    assert lines[0].split("\t")[3] == "create"
+    assert lines[-1].split("\t")[4].startswith("Change 199.")
+    assert 5 < len(lines) < 50
+    assert all(len(line.split("\t")) == 5 for line in lines)
+
+
+def test_history_has_a_line_for_a_change_whatever_its_message(rig: Rig) -> None:
+    order = rig.created()
+    rig.changed(order, fields={"message": "One\ttwo\nthree\x00."})
+    assert len(rig.job(order).history.split("\n")) == 2
+
+
+def test_what_is_added_to_an_ended_job_changes_nothing_else(rig: Rig) -> None:
+    order = rig.in_state(JobState.SUCCEEDED)
+    before, events = rig.job(order), len(rig.events())
+    assert rig.run(commands.annotate(order.job_id, {"top_error": "3 x 429"}))
+    assert rig.job(order) == before.model_copy(update={"top_error": "3 x 429"})
+    assert len(rig.events()) == events
+    assert not rig.run(commands.annotate(random_job_id(), {"top_error": "3 x 429"}))
 
 
 # Redis

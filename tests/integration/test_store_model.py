@@ -284,6 +284,16 @@ class StoreMachine(RuleBasedStateMachine):
             assert score == pytest.approx(self.record(job_id).updated_at.timestamp(), abs=1e-5)
 
     @invariant()
+    def the_index_has_every_job_in_its_place(self) -> None:
+        places = set()
+        for job_id in self.model:
+            record = self.redis.hgetall(f"{self.prefix}:{keys.job(job_id)}")
+            live = JobState(record["state"]) in LIVE
+            time_s = record["created_at"] if live else record["updated_at"]
+            places.add(f"all {record['kind']} {record['state']} {time_s} {job_id}")
+        assert set(self.index(keys.INDEX)) == places
+
+    @invariant()
     def every_change_was_told(self) -> None:
         assert self.redis.xlen(f"{self.prefix}:{keys.EVENTS}") == self.events
 

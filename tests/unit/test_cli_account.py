@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from batchflow.cli.account import RequestError, account_for, request_ids
+from batchflow.cli.account import account_for, request_ids
+from batchflow.failures import RequestError
 
 
 def _file(path: Path, *lines: dict[str, Any]) -> Path:

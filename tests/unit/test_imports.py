@@ -28,7 +28,13 @@ PLUGINS = {"group": "flytekit.plugins"}
 """
 
 #: Module or package -> the only parts of Batchflow that it may import.
-LEAVES = {"batchflow.errors", "batchflow.states", "batchflow.keys", "batchflow.metadata"}
+LEAVES = {
+    "batchflow.errors",
+    "batchflow.states",
+    "batchflow.keys",
+    "batchflow.metadata",
+    "batchflow.failures",
+}
 SHARED = LEAVES | {
     "batchflow.jobs",
     "batchflow.jsonl",
@@ -44,6 +50,7 @@ MAY_IMPORT = {
     "batchflow.states": set[str](),
     "batchflow.keys": set[str](),
     "batchflow.metadata": set[str](),
+    "batchflow.failures": set[str](),
     "batchflow.jobs": LEAVES,
     "batchflow.jsonl": LEAVES,
     "batchflow.broker": set(),
@@ -53,7 +60,8 @@ MAY_IMPORT = {
     "batchflow.openai_api": SHARED - {"batchflow.store", "batchflow.queue"},
     "batchflow.store": SHARED - {"batchflow.queue", "batchflow.openai_api"},
     "batchflow.simulator": {"batchflow.simulator"},
-    "batchflow.gateway": SHARED | {"batchflow.gateway"},
+    "batchflow.overview": SHARED - {"batchflow.openai_api"} | {"batchflow.overview"},
+    "batchflow.gateway": SHARED | {"batchflow.overview", "batchflow.gateway"},
     "batchflow_workers": SHARED | {"batchflow_workers"},
     "batchflow_connector": SHARED | {"batchflow.flyte", "batchflow_connector"},
 }

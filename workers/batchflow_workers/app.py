@@ -8,7 +8,16 @@ from batchflow.errors import InvalidSettings, StoreUnavailable
 from batchflow.queue import STEP_LIMIT_S, Sender, Step, make_app
 from batchflow.settings import load_settings
 from batchflow.store import connect, warn_of_eviction
-from batchflow_workers import cancel, download, poll, submit, sweep, upload
+from batchflow_workers import (
+    cancel,
+    download,
+    explain,
+    poll,
+    refresh,
+    submit,
+    sweep,
+    upload,
+)
 from batchflow_workers.blobs import clear_scratch
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import take_step
@@ -68,6 +77,16 @@ def download_step(job_id: str) -> None:
 @app.task(name=Step.POLL)
 def poll_step(ids: list[str]) -> None:
     poll.poll(_runtime, ids)
+
+
+@app.task(name=Step.REFRESH)
+def refresh_step(job_id: str) -> None:
+    take_step(_runtime, refresh.SOURCE, job_id, refresh.refresh)
+
+
+@app.task(name=Step.EXPLAIN)
+def explain_step(job_id: str) -> None:
+    explain.explain(_runtime, job_id)
 
 
 @app.task(name=Step.SWEEP)

@@ -12,8 +12,8 @@ from openai.types import Batch
 
 from batchflow.jobs import Job
 from batchflow.states import JobState, Stage, stage_of
-from batchflow.store import commands
-from batchflow_workers.observe import errors_of, observe
+from batchflow.store import commands, telemetry
+from batchflow_workers.observe import ended_at, errors_of, observe
 from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,11 @@ def record(
 ) -> list[commands.Updated]:
     """Write what was seen of batches into their jobs, and move the lines on.
 
-    ``new`` says that the batches were made, or found again, just now.
+    They share a credential. ``new`` says that they were made, or found again, just now.
     """
+    pushed = bool(observed) and runtime.store.run(
+        telemetry.is_pushed(str(observed[0][0].spec.credential))
+    )
     refused = [(job, batch) for job, batch in observed if out_of_tokens(batch)]
     # First of all, so that each learns its place.
     joined = {
@@ -48,10 +51,13 @@ def record(
         [
             _wait(runtime, job, batch, source, new=new)
             if out_of_tokens(batch)
-            else observe(job, batch, source=source, settings=runtime.settings, new=new)
+            else observe(
+                job, batch, source=source, settings=runtime.settings, new=new, pushed=pushed
+            )
             for job, batch in observed
         ]
     )
+    _count_ends(runtime, observed, updates, source)
     for (job, batch), updated in zip(observed, updates, strict=True):
         if out_of_tokens(batch):
             _after_refusal(runtime, job, batch, updated, source, joined=job.id in joined)
@@ -61,6 +67,31 @@ def record(
         if not out_of_tokens(batch) and (admitted or stage is Stage.ENDED):
             _move_on(runtime, job, batch)
     return updates
+
+
+def _count_ends(
+    runtime: Runtime,
+    observed: list[tuple[Job, Batch]],
+    updates: list[commands.Updated],
+    source: str,
+) -> None:
+    """Count the tokens of batches that ended by this, and how long nobody here knew."""
+    ended = [
+        batch
+        for (_, batch), updated in zip(observed, updates, strict=True)
+        if updated.outcome is commands.Outcome.APPLIED and updated.state and updated.state.terminal
+    ]
+    if not ended:
+        return
+    counted: list[commands.Command[float]] = []
+    now_s = runtime.store.run(commands.time())
+    for batch in ended:
+        if batch.usage:
+            counted.append(telemetry.count("tokens", "input", by=batch.usage.input_tokens))
+            counted.append(telemetry.count("tokens", "output", by=batch.usage.output_tokens))
+        if ended_s := ended_at(batch):
+            counted += telemetry.observation("knowing", max(0.0, now_s - ended_s), source)
+    runtime.store.run_all(counted)
 
 
 def with_model(runtime: Runtime, job: Job, source: str) -> Job:

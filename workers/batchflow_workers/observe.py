@@ -22,14 +22,24 @@ _QUOTED_ERRORS = 10
 _SLOWEST = 8
 #: After this share of a batch's age it is asked about again.
 _AGE_SHARE = 0.1
+#: So many times less often is asked about a batch whose end a webhook will tell, and at most.
+_PUSHED = 4
+_PUSHED_SLOWEST = 40
 
 
 def observe(
-    job: Job, batch: Batch, *, source: str, settings: Settings, new: bool = False
+    job: Job,
+    batch: Batch,
+    *,
+    source: str,
+    settings: Settings,
+    new: bool = False,
+    pushed: bool = False,
 ) -> commands.Command[commands.Updated]:
     """The change that an observation makes. It is guarded: late and repeated ones do no harm.
 
     ``new`` says that the batch was made, or found again, just now; else it must be the job's.
+    ``pushed`` says that OpenAI's webhooks come for it.
     """
     state = _state(job, batch)
     stage = Stage.FINISHING if _lagging(batch) else stage_of(batch.status)
@@ -44,9 +54,12 @@ def observe(
         "completed": counts.completed if counts else 0,
         "failed": counts.failed if counts else 0,
     }
-    for name in ("input_file_id", "output_file_id", "error_file_id"):
+    for name in ("input_file_id", "output_file_id", "error_file_id", "expires_at"):
         if value := getattr(batch, name, None):
             fields[name] = str(value)
+    if state.terminal and batch.usage:
+        fields["input_tokens"] = batch.usage.input_tokens
+        fields["output_tokens"] = batch.usage.output_tokens
     if batch.model and not job.model:
         # OpenAI names the exact version of what was asked for; lines are for what was asked for.
         fields["model"] = batch.model
@@ -61,18 +74,26 @@ def observe(
         of_batch=commands.NO_BATCH if new else batch.id,
         # A record that was made again claims a stage that its batch may have yet to reach.
         stage=max(stage, job.stage) if new else stage,
-        due_in_s=None if state.terminal else next_poll_s(batch, settings),
+        due_in_s=None if state.terminal else next_poll_s(batch, settings, pushed=pushed),
         fields=fields,
     )
 
 
-def next_poll_s(batch: Batch, settings: Settings) -> float:
-    """In how many seconds to ask again: often while a batch is young, less often later."""
-    fastest_s = settings.poll_interval_s
+def next_poll_s(batch: Batch, settings: Settings, *, pushed: bool = False) -> float:
+    """In how many seconds to ask again: often while a batch is young, less often later, and
+    seldom when its end will be told."""
+    interval_s = settings.poll_interval_s
     if _lagging(batch):
-        return fastest_s
+        return interval_s
     age_s = time.time() - batch.created_at
-    return min(max(fastest_s, age_s * _AGE_SHARE), fastest_s * _SLOWEST)
+    told = pushed and stage_of(batch.status) is Stage.IN_PROGRESS
+    fastest, slowest = (_PUSHED, _PUSHED_SLOWEST) if told else (1, _SLOWEST)
+    return min(max(interval_s * fastest, age_s * _AGE_SHARE), interval_s * slowest)
+
+
+def ended_at(batch: Batch) -> int | None:
+    """When OpenAI says that a batch ended, epoch seconds; None if it hasn't."""
+    return batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
 
 
 def _state(job: Job, batch: Batch) -> JobState:
@@ -89,12 +110,12 @@ def _state(job: Job, batch: Batch) -> JobState:
 
 def _lagging(batch: Batch) -> bool:
     """Whether a batch has ended and the file ids that its counts call for have yet to appear."""
-    ended_at = {
+    ended = {
         "completed": batch.completed_at,
         "expired": batch.expired_at,
         "cancelled": batch.cancelled_at,
     }
-    if batch.status not in ended_at:
+    if batch.status not in ended:
         return False
     counts = batch.request_counts
     completed, failed, total = (
@@ -107,7 +128,7 @@ def _lagging(batch: Batch) -> bool:
         lag_s = _ERRORS_LAG_S
     else:
         return False
-    return time.time() - (ended_at[batch.status] or batch.created_at) < lag_s
+    return time.time() - (ended[batch.status] or batch.created_at) < lag_s
 
 
 def _result(job: Job, batch: Batch) -> dict[str, Any]:

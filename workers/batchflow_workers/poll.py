@@ -15,7 +15,7 @@ from batchflow.errors import (
 from batchflow.jobs import Credential, Job
 from batchflow.openai_api import OpenAIApi, job_of
 from batchflow.states import JobState, Stage
-from batchflow.store import commands
+from batchflow.store import commands, telemetry
 from batchflow_workers.capacity import record
 from batchflow_workers.leases import lease
 from batchflow_workers.runtime import Runtime
@@ -66,6 +66,7 @@ def _ask(runtime: Runtime, credential: Credential, jobs: list[Job]) -> None:
                 _write(runtime, due, [batch])
             due.pop(batch_id, None)
         runtime.store.run(commands.clear_backoff(str(credential)))
+        runtime.store.run(telemetry.note("poll"))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
         # An outage changes nothing but the message and checked_at.
         delay_s = back_off(runtime, credential, error)

@@ -7,9 +7,7 @@
 -- returns  [1] begun | cancelled | refused | missing  [2] tries, this one included
 local known = redis.call('HMGET', KEYS[1], 'state', 'cancel_requested', 'tries', 'batch_id')
 if not known[1] then return {'missing', 0} end
-if not string.find(',' .. ARGV[1] .. ',', ',' .. known[1] .. ',', 1, true) then
-  return {'refused', 0}
-end
+if not holds(ARGV[1], known[1]) then return {'refused', 0} end
 if ARGV[2] ~= '' and tonumber(ARGV[2]) ~= tonumber(known[3] or 0) then return {'refused', 0} end
 if known[4] then return {'refused', 0} end
 if known[2] then return {'cancelled', 0} end

@@ -1,27 +1,29 @@
 -- Record a new job, unless it is there.
 -- A job that has an identity, in a store so young that it may have been emptied: the job may have
 -- been recorded before, and at OpenAI something may be. Its record says so.
--- KEYS     job, due, recent, counts, events, born
+-- KEYS     job, due, recent, counts, events, index, metrics, born, credentials
 -- ARGV     [1] job id  [2] state  [3] seconds until it is due  [4] length of the events stream
 --          [5] source  [6] for how many seconds a store is young, 0 if the job has no identity
---          [7...] further fields and values
+--          [7] the secret that the credential names, in JSON  [8...] further fields and values
 -- returns  [1] 1 if it was made, 0 if it was there  [2] the record, flat
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return {0, redis.call('HGETALL', KEYS[1])}
 end
 local at = now()
 local fields = {'state', ARGV[2], 'source', ARGV[5], 'created_at', at, 'updated_at', at}
-local record = {message = '', kind = ''}
-for i = 7, #ARGV, 2 do
+local record = {message = ''}
+for i = 8, #ARGV, 2 do
   fields[#fields + 1] = ARGV[i]
   fields[#fields + 1] = ARGV[i + 1]
   record[ARGV[i]] = ARGV[i + 1]
 end
-redis.call('SET', KEYS[6], at, 'NX')
-if not record.tries and tonumber(at) - tonumber(redis.call('GET', KEYS[6])) < tonumber(ARGV[6]) then
+redis.call('SET', KEYS[8], at, 'NX')
+if not record.tries and tonumber(at) - tonumber(redis.call('GET', KEYS[8])) < tonumber(ARGV[6]) then
   for _, pair in ipairs({'tries', '1', 'tried_at', '0'}) do fields[#fields + 1] = pair end
 end
+redis.call('HSET', KEYS[9], record.credential, ARGV[7])
 redis.call('HSET', KEYS[1], unpack(fields))
-index(ARGV[1], record.kind, nil, ARGV[2], false, ARGV[3], at,
+record.id, record.created_at = ARGV[1], at
+index(record, nil, ARGV[2], false, ARGV[3], at,
   {max = ARGV[4], openai_status = '', message = record.message, source = ARGV[5]})
 return {1, redis.call('HGETALL', KEYS[1])}

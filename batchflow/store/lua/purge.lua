@@ -1,12 +1,14 @@
 -- Forget a job that ended longer ago than the retention time. A live one stays.
--- KEYS     job, due, recent, counts, events
+-- KEYS     job, due, recent, counts, events, index, metrics
 -- ARGV     [1] job id  [2] live states, with commas  [3] retention in seconds
 -- returns  1 if nothing is left of it, 0 if it stays
-local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'updated_at')
+local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'updated_at', 'organization',
+  'execution')
 if known[1] then
-  if string.find(',' .. ARGV[2] .. ',', ',' .. known[1] .. ',', 1, true) then return 0 end
+  if holds(ARGV[2], known[1]) then return 0 end
   if tonumber(known[3]) > tonumber(now()) - tonumber(ARGV[3]) then return 0 end
   redis.call('HINCRBY', KEYS[4], known[2] .. ':' .. known[1], -1)
+  list('ZREM', ARGV[1], known[4], known[5], known[2], known[1], known[3])
 end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])

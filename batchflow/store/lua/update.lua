@@ -1,6 +1,6 @@
 -- Change a job's record, if its state and stage allow it.
 -- A state that may not follow and an observation older than what is known change nothing.
--- KEYS     job, due, recent, counts, events, and the key that leads from what OpenAI has to its
+-- KEYS     job, due, recent, counts, events, index, metrics, and the key that leads from what OpenAI has to its
 --          job, if the fields hold a batch_id or an upload's input_file_id
 -- ARGV     [1] job id  [2] states that may be changed, with commas  [3] new state, '' to keep it
 --          [4] '1' if the new state is terminal  [5] stage that was observed, '' if none was
@@ -12,11 +12,11 @@
 local GROWING = {total = true, completed = true, failed = true, bytes_done = true}
 
 local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'stage', 'cancel_requested',
-  'openai_status', 'message', 'batch_id')
+  'openai_status', 'message', 'batch_id', 'organization', 'execution', 'created_at')
 local state, kind, stage, cancel = known[1], known[2], tonumber(known[3] or 0), known[4] or ''
 local status, message = known[5] or '', known[6] or ''
 if not state then return {'missing', '', ''} end
-if not string.find(',' .. ARGV[2] .. ',', ',' .. state .. ',', 1, true) then
+if not holds(ARGV[2], state) then
   return {'refused', state, cancel}
 end
 
@@ -48,7 +48,7 @@ if not stale then
     end
     if name == 'message' then message = value end
   end
-  if KEYS[6] then redis.call('SET', KEYS[6], ARGV[1], 'EX', ARGV[7]) end
+  if KEYS[8] then redis.call('SET', KEYS[8], ARGV[1], 'EX', ARGV[7]) end
   if observed and observed > stage then
     set[#set + 1] = 'stage'
     set[#set + 1] = ARGV[5]
@@ -64,5 +64,7 @@ if after ~= state or status ~= (known[5] or '') or message ~= (known[6] or '') t
 end
 if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
 if #removed > 0 then redis.call('HDEL', KEYS[1], unpack(removed)) end
-index(ARGV[1], kind, state, after, ARGV[4] == '1' and not stale, ARGV[6], at, event)
+local job = {id = ARGV[1], kind = kind, organization = known[8], execution = known[9],
+  created_at = known[10]}
+index(job, state, after, ARGV[4] == '1' and not stale, ARGV[6], at, event)
 return {stale and 'stale' or 'applied', after, cancel}
