@@ -9,16 +9,21 @@ from flytekit.extend.backend.base_connector import Resource
 from flytekit.models.literals import Binary, Literal, LiteralMap, Primitive, Scalar
 
 from batchflow.jobs import Job, Order
+from batchflow.links import batch_page, file_page, job_page
 from batchflow.states import JobKind, JobState, Phase, phase_of
 
-_BATCH_PAGE = "https://platform.openai.com/batches/"
-_FILE_PAGE = "https://platform.openai.com/storage/files/"
 
-
-def answer(job: Job, outputs: LiteralMap | None, *, told_running: bool = False) -> Resource:
-    """A job's phase, message, details, link, and its outputs if it succeeded.
+def answer(
+    job: Job,
+    outputs: LiteralMap | None,
+    *,
+    told_running: bool = False,
+    public_url: str | None = None,
+) -> Resource:
+    """A job's phase, message, details, links, and its outputs if it succeeded.
 
     ``told_running`` says that Flyte has been told RUNNING already: its phase must not go back.
+    ``public_url`` is where people reach the gateway, which has a page about the job.
     """
     phase = phase_of(job.kind, job.state, job.stage)
     if told_running and phase in (Phase.QUEUED, Phase.INITIALIZING):
@@ -26,8 +31,8 @@ def answer(job: Job, outputs: LiteralMap | None, *, told_running: bool = False) 
     return Resource(
         phase=_phase(phase),
         message=job.message or _default_message(job),
-        custom_info=_details(job),
-        log_links=_links(job),
+        custom_info=_details(job, public_url),
+        log_links=_links(job, public_url),
         outputs=outputs,
     )
 
@@ -102,10 +107,11 @@ def _default_message(job: Job) -> str | None:
             return f"The job has ended as {job.state}"
 
 
-def _details(job: Job) -> dict[str, Any]:
+def _details(job: Job, public_url: str | None) -> dict[str, Any]:
     """What the Flyte console shows beside the task, of which RUNNING shows nothing else."""
     details: dict[str, Any] = {
         "job_id": job.id,
+        "page": job_page(public_url, job.id) if public_url else None,
         "state": job.state,
         "message": job.message,
         "model": job.model,
@@ -127,9 +133,12 @@ def _details(job: Job) -> dict[str, Any]:
     return {name: value for name, value in details.items() if value not in (None, "")}
 
 
-def _links(job: Job) -> list[TaskLog]:
+def _links(job: Job, public_url: str | None) -> list[TaskLog]:
+    links = []
+    if public_url:
+        links.append(TaskLog(name="Batchflow", uri=job_page(public_url, job.id)))
     if job.batch_id:
-        return [TaskLog(name="OpenAI batch", uri=f"{_BATCH_PAGE}{job.batch_id}")]
-    if job.kind is JobKind.UPLOAD and job.input_file_id:
-        return [TaskLog(name="OpenAI file", uri=f"{_FILE_PAGE}{job.input_file_id}")]
-    return []
+        links.append(TaskLog(name="OpenAI batch", uri=batch_page(job.batch_id)))
+    elif job.kind is JobKind.UPLOAD and job.input_file_id:
+        links.append(TaskLog(name="OpenAI file", uri=file_page(job.input_file_id)))
+    return links

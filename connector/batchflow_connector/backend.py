@@ -16,6 +16,8 @@ class Backend:
 
     store: AsyncJobStore
     sender: Sender
+    #: Where people reach the gateway, if anywhere.
+    public_url: str | None
 
 
 _BACKENDS: WeakKeyDictionary[asyncio.AbstractEventLoop, Backend] = WeakKeyDictionary()
@@ -26,7 +28,8 @@ def backend() -> Backend:
     in another loop than ``create``, and an async client belongs to one."""
     loop = asyncio.get_running_loop()
     if loop not in _BACKENDS:
-        _BACKENDS[loop] = Backend(connect_async(load_settings()), _sender())
+        settings = load_settings()
+        _BACKENDS[loop] = Backend(connect_async(settings), _sender(), settings.public_url)
     return _BACKENDS[loop]
 
 

@@ -87,7 +87,12 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
             _remember_told_running(order.job_id)
             return answers.store_unreachable(order)
         outputs = self.outputs(job) if job.succeeded else None
-        return answers.answer(job, outputs, told_running=job.id in _TOLD_RUNNING)
+        return answers.answer(
+            job,
+            outputs,
+            told_running=job.id in _TOLD_RUNNING,
+            public_url=backend().public_url,
+        )
 
     async def delete(self, resource_meta: JobMeta, **_: Any) -> None:
         """Cancel the job, if it has not ended. Idempotent."""

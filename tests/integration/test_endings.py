@@ -295,3 +295,17 @@ def see(workers: Team, job_id: str, batch: Batch) -> None:
     job = workers.runtime.store.run(commands.get(job_id))
     assert job is not None
     capacity.record(workers.runtime, [(job, batch)], "poll")
+
+
+def test_links_lead_to_the_page_of_the_job(workers: Team) -> None:
+    job = workers.job(workers.submitted())
+    shown = answer(job, None, public_url="https://batchflow.example.com")
+    page = f"https://batchflow.example.com/jobs/{job.id}"
+    assert shown.custom_info["page"] == page
+    assert [(link.name, link.uri) for link in shown.log_links] == [
+        ("Batchflow", page),
+        ("OpenAI batch", f"https://platform.openai.com/batches/{job.batch_id}"),
+    ]
+    without = answer(job, None)
+    assert "page" not in without.custom_info
+    assert [link.name for link in without.log_links] == ["OpenAI batch"]

@@ -90,7 +90,7 @@ def _count_ends(
             counted.append(telemetry.count("tokens", "input", by=batch.usage.input_tokens))
             counted.append(telemetry.count("tokens", "output", by=batch.usage.output_tokens))
         if ended_s := ended_at(batch):
-            counted += telemetry.observation("knowing", max(0.0, now_s - ended_s), source)
+            counted += telemetry.observation("knowing", now_s - ended_s, source)
     runtime.store.run_all(counted)
 
 
