@@ -84,4 +84,5 @@ def team(
     store = connect(chosen)
     with store.redis:
         yield Team(Runtime(chosen, store, notes), emulator, f"org-{key_prefix}", notes)
+    openai_api._client(KEY, f"org-{key_prefix}", chosen.openai_timeout_s).close()
     openai_api._client.cache_clear()
