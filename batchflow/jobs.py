@@ -4,8 +4,9 @@ import base64
 import hashlib
 import re
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, TypeAdapter
 from pydantic_core import PydanticCustomError
@@ -238,6 +239,56 @@ class Job(_Frozen):
     def succeeded(self) -> bool:
         """Whether the outputs are there."""
         return self.state is JobState.SUCCEEDED
+
+
+class Standing(NamedTuple):
+    """The part of a job's record that Flyte is told about. It is read for each running task, all
+    the time, so it is small and quickly made; absent texts are empty."""
+
+    kind: JobKind
+    state: JobState
+    stage: Stage
+    message: str
+    openai_status: str
+    model: str
+    batch_id: str
+    input_file_id: str
+    output_file_id: str
+    error_file_id: str
+    organization: str
+    total: int
+    completed: int
+    failed: int
+    bytes_done: int
+    bytes_total: int
+    #: The task's outputs in JSON, once it has succeeded.
+    result: str
+
+    @classmethod
+    def parse(cls, values: Sequence[str | None]) -> "Standing":
+        """From the record's fields of the same names; raises ValueError."""
+        kind, state, stage, *rest = [value or "" for value in values]
+        message, status, model, batch, given, output, error, organization, *numbers, result = rest
+        total, completed, failed, done, size = [int(number or 0) for number in numbers]
+        return cls(
+            JobKind(kind),
+            JobState(state),
+            Stage(int(stage or 0)),
+            message,
+            status,
+            model,
+            batch,
+            given,
+            output,
+            error,
+            organization,
+            total,
+            completed,
+            failed,
+            done,
+            size,
+            result,
+        )
 
 
 def is_job_id(text: str) -> bool:

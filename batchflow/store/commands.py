@@ -9,12 +9,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from batchflow import keys
-from batchflow.jobs import Job, Order
+from batchflow.jobs import Job, Order, Standing
 from batchflow.states import LIVE, JobKind, JobState, Stage, may_follow
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class Command(Generic[T]):
     args: Sequence[str | int | float]
     parse: Callable[[Any], T]
     is_script: bool = False
+    #: What some Redis commands want before their keys.
+    options: Sequence[str | int] = ()
 
 
 class Outcome(StrEnum):
@@ -100,8 +102,7 @@ class Created:
     new: bool
 
 
-@dataclass(frozen=True, order=True)
-class Listed:
+class Listed(NamedTuple):
     """A job's place in the index, which sorts by time: epoch seconds as Redis wrote them."""
 
     time: str
@@ -181,6 +182,23 @@ def get(job_id: str) -> Command[Job | None]:
     """Read a job's record; None if there is none, or none that this code can read."""
     return Command(
         "HGETALL", [keys.job(job_id)], [], lambda raw: _job(job_id, raw) if raw else None
+    )
+
+
+def glance(job_id: str, fields: Sequence[str]) -> Command[list[str | None]]:
+    """Some fields of a job's record; None for each that it doesn't have."""
+    return Command("HMGET", [keys.job(job_id)], [*fields], list)
+
+
+def standings(job_ids: Sequence[str]) -> Command[list[Standing | None]]:
+    """Read what Flyte is told of some jobs; None for one that has no record, or none that can be
+    read."""
+    return Command(
+        "standings",
+        [keys.job(job_id) for job_id in job_ids],
+        Standing._fields,
+        lambda raw: [_standing(values) for values in raw],
+        is_script=True,
     )
 
 
@@ -457,6 +475,13 @@ def _job(job_id: str, record: Mapping[str, str]) -> Job | None:
     except ValidationError as error:
         fields = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
         logger.error("%s: the record can't be read, look at: %s", job_id, fields)  # noqa: TRY400 - the fields say it all
+        return None
+
+
+def _standing(raw: Sequence[str | None]) -> Standing | None:
+    try:
+        return Standing.parse(raw)
+    except ValueError:
         return None
 
 

@@ -11,9 +11,13 @@ from redis.asyncio import Redis as AsyncRedis
 
 from batchflow import keys
 from batchflow.errors import StoreUnavailable
-from batchflow.store.commands import Command
+from batchflow.jobs import Standing
+from batchflow.store.commands import Command, standings
 
 T = TypeVar("T")
+
+#: A job's id, and who waits for its standing.
+_Question = tuple[str, asyncio.Future[Standing | None]]
 
 _SCRIPTS = resources.files("batchflow.store") / "lua"
 _SHARED = "_shared"
@@ -88,7 +92,7 @@ class JobStore:
         names = [keys.full(self._prefix, name) for name in command.keys]
         if command.is_script:
             return self._scripts[command.name](keys=names, args=list(command.args), client=client)
-        return client.execute_command(command.name, *names, *command.args)
+        return client.execute_command(command.name, *command.options, *names, *command.args)
 
 
 class AsyncJobStore:
@@ -97,6 +101,8 @@ class AsyncJobStore:
     def __init__(self, redis: "AsyncRedis", prefix: str) -> None:
         self.redis = redis
         self._prefix = prefix
+        self._asked: list[_Question] = []
+        self._asking: asyncio.Task[None] | None = None
         self._scripts = {
             name: redis.register_script(script_source(name)) for name in script_names()
         }
@@ -106,6 +112,35 @@ class AsyncJobStore:
         async with _translated_in_time():
             raw = await self._send(command, self.redis)
         return command.parse(raw)
+
+    async def standing(self, job_id: str) -> Standing | None:
+        """What Flyte is told of a job. All questions that come while Redis answers the ones
+        before share a round trip; a lone one is asked at once."""
+        answer: asyncio.Future[Standing | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((job_id, answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return await answer
+
+    async def _ask(self) -> None:
+        try:
+            while self._asked:
+                together, self._asked = self._asked, []
+                await self._answer(together)
+        finally:
+            self._asking = None
+
+    async def _answer(self, asked: list[_Question]) -> None:
+        try:
+            found = await self.run(standings([job_id for job_id, _ in asked]))
+        except StoreUnavailable as error:
+            for _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(StoreUnavailable(str(error)))
+        else:
+            for (_, answer), standing in zip(asked, found, strict=True):
+                if not answer.done():
+                    answer.set_result(standing)
 
     async def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         """Carry out many commands in one round trip; they are not one transaction."""
@@ -120,4 +155,4 @@ class AsyncJobStore:
         if command.is_script:
             script = self._scripts[command.name]
             return await script(keys=names, args=list(command.args), client=client)
-        return await client.execute_command(command.name, *names, *command.args)
+        return await client.execute_command(command.name, *command.options, *names, *command.args)

@@ -29,17 +29,23 @@ SUM = "_sum"
 
 #: A worker that was silent for so long is forgotten, in seconds.
 _FORGOTTEN_S = 86_400
+#: One that was silent for so long is taken for dead; it beats every ten seconds.
+_DEAD_S = 60.0
 _SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process and the queues that it takes messages from."""
+    """A worker process and the queues that it takes messages from, without the prefix."""
 
     name: str
     queues: tuple[str, ...]
     #: Its last heartbeat, epoch seconds.
     seen_s: float
+
+    def lives(self, now_s: float) -> bool:
+        """Whether it was heard of lately, at Redis' time ``now_s``."""
+        return now_s - self.seen_s < _DEAD_S
 
 
 def count(name: str, *labels: str, by: float = 1) -> Command[float]:
@@ -88,13 +94,29 @@ def pulse() -> Command[dict[str, float]]:
 def alive(worker: str, queues: Sequence[str]) -> Command[int]:
     """A worker's heartbeat."""
     return Command(
-        "alive", [keys.WORKERS], [f"{worker} {','.join(queues)}", _FORGOTTEN_S], int, is_script=True
+        "alive", [keys.WORKERS], [_member(worker, queues), _FORGOTTEN_S], int, is_script=True
     )
+
+
+def gone(worker: str, queues: Sequence[str]) -> Command[int]:
+    """A worker ends."""
+    return Command("ZREM", [keys.WORKERS], [_member(worker, queues)], int)
 
 
 def workers() -> Command[list[Worker]]:
     """The workers that were heard of in the last day."""
     return Command("ZRANGE", [keys.WORKERS], [0, -1, "WITHSCORES"], _workers)
+
+
+def first_due() -> Command[float | None]:
+    """Since when, epoch seconds, the job is due that has been due for longest; in the future if
+    none is; None if no job is live."""
+    return Command(
+        "ZRANGE",
+        [keys.DUE],
+        [0, 0, "WITHSCORES"],
+        lambda raw: next((score for _, score in _scored(raw)), None),
+    )
 
 
 def credentials() -> Command[dict[str, Credential]]:
@@ -142,6 +164,10 @@ def is_pushed(credential: str) -> Command[bool]:
     return Command("EXISTS", [keys.pushed(credential)], [], bool)
 
 
+def _member(worker: str, queues: Sequence[str]) -> str:
+    return f"{worker} {','.join(queues)}"
+
+
 def _field(name: str, labels: Sequence[str]) -> str:
     # A label that held the separator would be read as two.
     return _SEPARATOR.join([name, *(label.replace(_SEPARATOR, "/") for label in labels)])
@@ -151,13 +177,17 @@ def _numbers(raw: Mapping[str, str]) -> dict[str, float]:
     return {name: float(value) for name, value in raw.items()}
 
 
-def _workers(raw: Sequence[Any]) -> list[Worker]:
-    # RESP3 pairs them up, RESP2 does not.
+def _scored(raw: Sequence[Any]) -> list[tuple[str, float]]:
+    # RESP3 pairs members and scores up, RESP2 does not.
     pairs = (
         raw if raw and isinstance(raw[0], list | tuple) else zip(raw[::2], raw[1::2], strict=True)
     )
+    return [(member, float(score)) for member, score in pairs]
+
+
+def _workers(raw: Sequence[Any]) -> list[Worker]:
     found = []
-    for member, seen_s in pairs:
+    for member, seen_s in _scored(raw):
         name, _, queues = member.rpartition(" ")
-        found.append(Worker(name, tuple(queues.split(",")), float(seen_s)))
+        found.append(Worker(name, tuple(queues.split(",")), seen_s))
     return sorted(found, key=lambda worker: worker.name)

@@ -1,6 +1,7 @@
 """create, get and delete for the three task types. No OpenAI call is made and no key is held."""
 
 import asyncio
+import json
 import logging
 from abc import abstractmethod
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from google.protobuf.json_format import MessageToDict
 
 from batchflow.errors import InvalidInput, StoreUnavailable
 from batchflow.flyte.orders import batch_spec, download_spec, make_order, next_order, upload_spec
-from batchflow.jobs import Job, Order, Spec
+from batchflow.jobs import Order, Spec
 from batchflow.queue import FIRST_NUDGE_S, STEP_OF, QueueUnavailable, Step
 from batchflow.states import JobKind
 from batchflow.store import commands
@@ -45,8 +46,8 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         """What the task asks for; raises InvalidInput."""
 
     @abstractmethod
-    def outputs(self, job: Job) -> LiteralMap:
-        """The outputs of a job that succeeded."""
+    def outputs(self, result: dict[str, Any]) -> LiteralMap:
+        """The outputs of a job that succeeded, from its record's ``result``."""
 
     async def create(
         self,
@@ -68,49 +69,56 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
             order = make_order(
                 spec, execution=execution, output_prefix=output_prefix, attempt=attempt
             )
-            return JobMeta(order=await _place(order))
+            return JobMeta.of(await _place(order))
         except InvalidInput as error:
             logger.info("Refused a task of type %s: %s", self.task_type, error)
-            return JobMeta(refused=str(error))
+            return JobMeta.refusing(str(error))
 
     async def get(self, resource_meta: JobMeta, **_: Any) -> Resource:
-        """One Redis read. It raises for nothing that passes by itself."""
-        order = resource_meta.order
-        if order is None:
+        """One Redis read, shared with the questions about other tasks that came meanwhile. It
+        raises for nothing that passes by itself."""
+        job_id = resource_meta.job_id
+        if not job_id:
             return answers.refused(resource_meta.refused)
         try:
-            job = await backend().store.run(commands.get(order.job_id))
+            job = await backend().store.standing(job_id)
             if job is None:
-                return await _find_again(order)
+                return await _find_again(resource_meta.order())
         except StoreUnavailable as error:
-            logger.warning("%s: %s", order.job_id, error)
-            _remember_told_running(order.job_id)
-            return answers.store_unreachable(order)
-        outputs = self.outputs(job) if job.succeeded else None
+            logger.warning("%s: %s", job_id, error)
+            _remember_told_running(job_id)
+            return answers.store_unreachable(job_id)
+        except InvalidInput as error:
+            return answers.refused(str(error))
         return answers.answer(
+            job_id,
             job,
-            outputs,
-            told_running=job.id in _TOLD_RUNNING,
+            self.outputs(json.loads(job.result)) if job.result else None,
+            told_running=job_id in _TOLD_RUNNING,
             public_url=backend().public_url,
         )
 
     async def delete(self, resource_meta: JobMeta, **_: Any) -> None:
         """Cancel the job, if it has not ended. Idempotent."""
-        order = resource_meta.order
-        if order is None:
+        job_id = resource_meta.job_id
+        if not job_id:
             return
         what = await backend().store.run(
-            commands.cancel(order.job_id, message="Cancelled by Flyte.", source="delete")
+            commands.cancel(job_id, message="Cancelled by Flyte.", source="delete")
         )
-        logger.info("%s: cancel: %s", order.job_id, what)
+        logger.info("%s: cancel: %s", job_id, what)
         if what is commands.Cancelled.MISSING:
             # Its batch may be running all the same: find it, then cancel it.
+            try:
+                order = resource_meta.order()
+            except InvalidInput:
+                return
             await backend().store.run(
                 commands.create(order, due_in_s=0, source="delete", remade=True)
             )
             await self.delete(resource_meta)
         elif what is commands.Cancelled.REQUESTED:
-            await _send(Step.CANCEL, order.job_id)
+            await _send(Step.CANCEL, job_id)
 
 
 class BatchEndpointConnector(BatchflowConnector):
@@ -122,8 +130,8 @@ class BatchEndpointConnector(BatchflowConnector):
     def spec(self, custom: dict[str, Any], inputs: LiteralMap, output_prefix: str) -> Spec:
         return batch_spec(custom, _native(inputs, "input_file_id", str))
 
-    def outputs(self, job: Job) -> LiteralMap:
-        return answers.outputs(answers.struct(job.result or {}))
+    def outputs(self, result: dict[str, Any]) -> LiteralMap:
+        return answers.outputs(answers.struct(result))
 
 
 class UploadConnector(BatchflowConnector):
@@ -138,8 +146,8 @@ class UploadConnector(BatchflowConnector):
             raise InvalidInput("The task's input jsonl_in must be a JSONL file.")
         return upload_spec(custom, literal.scalar.blob.uri)
 
-    def outputs(self, job: Job) -> LiteralMap:
-        return answers.outputs(answers.text((job.result or {})["file_id"]))
+    def outputs(self, result: dict[str, Any]) -> LiteralMap:
+        return answers.outputs(answers.text(result["file_id"]))
 
 
 class DownloadConnector(BatchflowConnector):
@@ -152,8 +160,8 @@ class DownloadConnector(BatchflowConnector):
         batch = _native(inputs, "batch_endpoint_result", dict)
         return download_spec(custom, batch, output_prefix)
 
-    def outputs(self, job: Job) -> LiteralMap:
-        return answers.outputs(answers.batch_result(job.result or {}))
+    def outputs(self, result: dict[str, Any]) -> LiteralMap:
+        return answers.outputs(answers.batch_result(result))
 
 
 def register() -> None:
@@ -192,9 +200,9 @@ async def _find_again(order: Order) -> Resource:
         commands.create(order, due_in_s=0, source="get", remade=True)
     )
     if not created.new:
-        return answers.unreadable(order)
+        return answers.unreadable(order.job_id)
     logger.warning("%s: Redis had no record; made it again", order.job_id)
-    return answers.being_found_again(order)
+    return answers.being_found_again(order.job_id)
 
 
 async def _send(step: Step, job_id: str) -> None:

@@ -1,13 +1,18 @@
 """What Flyte keeps for us between calls."""
 
-import json
 from dataclasses import dataclass
 
+import orjson
 from flytekit.extend.backend.base_connector import ResourceMeta
 
 from batchflow.errors import InvalidInput
 from batchflow.flyte.config import check_batch_config
-from batchflow.jobs import BatchSpec, Order
+from batchflow.jobs import BatchSpec, Order, is_job_id
+
+_FOREIGN = (
+    "This task was started by another connector than Batchflow's, which can't follow it. Run it "
+    "again; a batch that it started runs on at OpenAI."
+)
 
 
 @dataclass
@@ -17,28 +22,49 @@ class JobMeta(ResourceMeta):  # type: ignore[misc]  # flytekit is untyped
     Encoded as JSON. It holds names of secrets, never their values.
     """
 
-    order: Order | None = None
+    #: As Flyte keeps it.
+    data: bytes
+    #: Empty for a task that can't work.
+    job_id: str = ""
     refused: str = ""
+
+    @classmethod
+    def of(cls, order: Order) -> "JobMeta":
+        """For a job."""
+        return cls(order.model_dump_json().encode(), job_id=order.job_id)
+
+    @classmethod
+    def refusing(cls, reason: str) -> "JobMeta":
+        """For a task that can't work."""
+        return cls(orjson.dumps({"refused": reason}), refused=reason)
 
     def encode(self) -> bytes:
         """As Flyte keeps it."""
-        if self.order is None:
-            return json.dumps({"refused": self.refused}).encode()
-        return self.order.model_dump_json().encode()
+        return self.data
 
     @classmethod
     def decode(cls, data: bytes) -> "JobMeta":
-        """As Flyte hands it back; what can't be read becomes a task that is refused."""
+        """As Flyte hands it back; what can't be read becomes a task that is refused.
+
+        This runs for each question about each task: the order is read when it is needed.
+        """
         try:
-            fields = json.loads(data)
-            if isinstance(fields, dict) and isinstance(fields.get("refused"), str):
-                return cls(refused=fields["refused"])
-            order = Order.model_validate(fields)
+            fields = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            fields = None
+        if isinstance(fields, dict):
+            if isinstance(fields.get("refused"), str):
+                return cls.refusing(fields["refused"])
+            if isinstance(fields.get("job_id"), str) and is_job_id(fields["job_id"]):
+                return cls(data, job_id=fields["job_id"])
+        return cls.refusing(_FOREIGN)
+
+    def order(self) -> Order:
+        """What was ordered; raises InvalidInput."""
+        try:
+            order = Order.model_validate_json(self.data)
             if isinstance(order.spec, BatchSpec):
                 check_batch_config(order.spec.config)
-            return cls(order=order)
-        except (ValueError, RecursionError, InvalidInput):
-            return cls(
-                refused="This task was started by another connector than Batchflow's, which can't "
-                "follow it. Run it again; a batch that it started runs on at OpenAI."
-            )
+        except (ValueError, InvalidInput) as error:
+            raise InvalidInput(_FOREIGN) from error
+        return order

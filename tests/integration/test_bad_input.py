@@ -17,6 +17,7 @@ from batchflow_workers.allowed import allowed_uris, check_uri
 from flyteidl.core.literals_pb2 import Literal, LiteralMap
 
 from batchflow.errors import InvalidInput
+from batchflow.jobs import random_job_id
 from batchflow.jsonl import MAX_BYTES, MAX_EMBEDDING_INPUTS, MAX_LINES
 from batchflow.settings import Settings
 from tests.support.bad_input import (
@@ -804,7 +805,9 @@ def test_a_bad_resource_meta(bench: Bench, good: Task, change: Mapping[str, Any]
     with bench.nothing_else_stops(good):
         meta = change if isinstance(change, bytes) else b""
         if isinstance(change, Mapping):
-            meta = json.dumps({**json.loads(bench.create(batch())), **change}).encode()
+            # Of a job that Redis doesn't have: a record would answer for it.
+            order = {**json.loads(bench.create(batch())), "job_id": random_job_id()}
+            meta = json.dumps({**order, **change}).encode()
         answers = set()
         for task_type in (BATCH, UPLOAD, DOWNLOAD):
             bench.delete(task_type, meta)

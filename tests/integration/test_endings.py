@@ -105,9 +105,16 @@ def ids_in(path: Path, answered: bool) -> list[str]:
     return sorted(line["custom_id"] for line in found)
 
 
-def details(job: Job) -> dict[str, Any]:
+def shown(workers: Team, job: Job, **options: Any) -> Any:
+    """What Flyte is told."""
+    [standing] = workers.runtime.store.run(commands.standings([job.id]))
+    assert standing is not None
+    return answer(job.id, standing, None, **options)
+
+
+def details(workers: Team, job: Job) -> dict[str, Any]:
     """What the Flyte console shows."""
-    info: dict[str, Any] = answer(job, None).custom_info
+    info: dict[str, Any] = shown(workers, job).custom_info
     return info
 
 
@@ -174,7 +181,7 @@ def test_a_part_was_done(workers: Team, tmp_path: Path, status: str, message: st
     kept = f"output file {job.output_file_id}, error file {job.error_file_id}"
     done = f"2 of {COUNT} requests were done. What was done is kept: {kept}."
     assert job.message == message + done
-    told = details(job)
+    told = details(workers, job)
     assert told["message"] == job.message
     assert (told["output_file_id"], told["error_file_id"]) == (
         job.output_file_id,
@@ -200,7 +207,7 @@ def test_a_part_was_done_before_flyte_cancelled_it(workers: Team, tmp_path: Path
     assert 0 < job.completed < COUNT
     done = f"Cancelled by Flyte. {job.completed} of {COUNT} requests were done."
     assert job.message.startswith(f"{done} What was done is kept: output file ")
-    files = downloaded(workers, details(job), tmp_path)
+    files = downloaded(workers, details(workers, job), tmp_path)
     assert len(files["output_file"] or []) == job.completed
 
 
@@ -208,7 +215,7 @@ def test_nothing_was_done(workers: Team) -> None:
     job = ended(workers, in_progress(workers), "expired", done_share=0)
     assert job.state is JobState.FAILED
     assert f"0 of {COUNT} requests were done. What was done is kept: error file " in job.message
-    assert "output_file_id" not in details(job)
+    assert "output_file_id" not in details(workers, job)
 
 
 def test_accept_partial_is_off_unless_it_is_asked_for() -> None:
@@ -299,13 +306,13 @@ def see(workers: Team, job_id: str, batch: Batch) -> None:
 
 def test_links_lead_to_the_page_of_the_job(workers: Team) -> None:
     job = workers.job(workers.submitted())
-    shown = answer(job, None, public_url="https://batchflow.example.com")
+    told = shown(workers, job, public_url="https://batchflow.example.com")
     page = f"https://batchflow.example.com/jobs/{job.id}"
-    assert shown.custom_info["page"] == page
-    assert [(link.name, link.uri) for link in shown.log_links] == [
+    assert told.custom_info["page"] == page
+    assert [(link.name, link.uri) for link in told.log_links] == [
         ("Batchflow", page),
         ("OpenAI batch", f"https://platform.openai.com/batches/{job.batch_id}"),
     ]
-    without = answer(job, None)
+    without = shown(workers, job)
     assert "page" not in without.custom_info
     assert [link.name for link in without.log_links] == ["OpenAI batch"]

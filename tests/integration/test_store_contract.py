@@ -1,5 +1,6 @@
 """One contract for every job store: blocking and asyncio, over fakeredis and a real Redis."""
 
+import asyncio
 import re
 import threading
 import time
@@ -19,7 +20,7 @@ from batchflow import keys
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import BatchSpec, Credential, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
-from batchflow.store import JobStore, commands, telemetry
+from batchflow.store import AsyncJobStore, JobStore, commands, telemetry
 from batchflow.store.commands import Begun, Cancelled, Command, Outcome
 from batchflow.store.stores import script_names, script_source
 from tests.support.orders import an_order
@@ -143,6 +144,55 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
 
 def test_get_of_nothing(rig: Rig) -> None:
     assert rig.run(commands.get(random_job_id())) is None
+
+
+def test_standings_are_read_together(rig: Rig) -> None:
+    running, done = rig.created(), rig.created(JobKind.UPLOAD)
+    seen = {"batch_id": "batch_1", "openai_status": "in_progress", "total": 3, "completed": 1}
+    rig.changed(running, to=JobState.RUNNING, stage=Stage.IN_PROGRESS, fields=seen)
+    rig.changed(done, to=JobState.SUCCEEDED, fields={"result": '{"file_id": "file-9"}'})
+    broken = rig.created()
+    rig.redis.hset(f"{rig.prefix}:{keys.job(broken.job_id)}", "state", "of-the-future")
+    asked = [running.job_id, random_job_id(), done.job_id, broken.job_id]
+    first, unknown, second, unreadable = rig.run(commands.standings(asked))
+    assert (unknown, unreadable) == (None, None)
+    for standing, order in ((first, running), (second, done)):
+        assert standing is not None
+        job = rig.job(order).model_dump() | {"result": standing.result}
+        told = {name: "" if job[name] is None else job[name] for name in standing._fields}
+        assert standing._asdict() == told
+    assert second is not None
+    assert second.result == '{"file_id": "file-9"}'
+
+
+def test_many_questions_share_a_round_trip(redis_url: str, key_prefix: str) -> None:
+    async def ask() -> None:
+        async with AsyncRedis.from_url(redis_url, decode_responses=True) as redis:
+            store = AsyncJobStore(redis, key_prefix)
+            orders = [an_order() for _ in range(200)]
+            for order in orders:
+                await store.run(commands.create(order, due_in_s=0))
+            before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            found = await asyncio.gather(*(store.standing(order.job_id) for order in orders))
+            assert all(standing and standing.state is JobState.QUEUED for standing in found)
+            after = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            assert after - before <= 5
+            assert await store.standing(random_job_id()) is None
+
+    asyncio.run(ask())
+
+
+def test_every_question_hears_that_redis_is_away(key_prefix: str) -> None:
+    async def ask() -> None:
+        async with AsyncRedis.from_url("redis://127.0.0.1:1/0", decode_responses=True) as redis:
+            store = AsyncJobStore(redis, key_prefix)
+            asked = (store.standing(random_job_id()) for _ in range(3))
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(answer) for answer in found] == [StoreUnavailable] * 3
+            with pytest.raises(StoreUnavailable):
+                await store.standing(random_job_id())
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,7 @@ class Bench:
 
     def step(self, meta: bytes) -> None:
         """A worker's step of a job."""
-        order = JobMeta.decode(meta).order
-        assert order is not None
-        self.steps.step(order.job_id)
+        self.steps.step(JobMeta.decode(meta).job_id)
 
     def asked(self) -> dict[str, Any]:
         """How often OpenAI was asked what, which files and which batches it got."""

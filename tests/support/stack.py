@@ -1,4 +1,7 @@
-"""The whole of Batchflow as real processes, as an operator starts them, with small timings."""
+"""The whole of Batchflow as real processes, as an operator starts them, with small timings.
+
+A stack is told of batches by polling alone, or by webhooks and a poll that is rare.
+"""
 
 import re
 import shutil
@@ -10,6 +13,7 @@ from typing import Any
 import grpc
 from redis import Redis, RedisError
 
+from tests.support.deliveries import SECRET
 from tests.support.flyte_client import FlyteClient
 from tests.support.stack_emulator import Emulator
 from tests.support.stack_processes import BIN, Process, clean_environment, free_port
@@ -26,6 +30,9 @@ TIMINGS = {
 #: for `api_key` in the group `openai-api-key`. A shell can't export the second one.
 KEY_VARIABLES = ("_FSEC_FLYTE_OPENAI_API_KEY", "_FSEC_OPENAI-API-KEY_API_KEY")
 
+#: With webhooks, nothing in a test waits for a poll.
+RARELY_POLLED = {"BATCHFLOW_POLL_INTERVAL_S": "600"}
+
 _EMULATOR_OPTIONS = {
     "--validating-s": 0.1,
     "--in-progress-s": 0.3,
@@ -37,10 +44,12 @@ _READY_LINE = re.compile(r"^OpenAI emulator ready: OPENAI_BASE_URL=(http://\S+/v
 
 
 class Stack:
-    """Redis, emulator, worker, beat and connector; each can be stopped and started again."""
+    """Redis, emulator, worker, beat, connector and gateway; each can be stopped and started
+    again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, webhooks: bool = False) -> None:
         self.folder = folder
+        self._timings = TIMINGS | (RARELY_POLLED if webhooks else {})
         #: What plays the blob storage: workers touch no other files.
         self.blobs = folder / "blobs"
         self.blobs.mkdir()
@@ -56,7 +65,12 @@ class Stack:
         self.redis_url = f"redis://127.0.0.1:{port}/0"
         self.redis: Redis = Redis.from_url(self.redis_url, decode_responses=True)
         self.redis_server = self._add("redis", self._redis_command(port), {})
+        gateway_port = free_port()
+        self.gateway_url = f"http://127.0.0.1:{gateway_port}"
         options = [str(part) for pair in _EMULATOR_OPTIONS.items() for part in pair]
+        if webhooks:
+            options += ["--webhook-url", f"{self.gateway_url}/webhooks/openai"]
+            options += ["--webhook-secret", SECRET]
         simulate: list[str | Path] = [
             BIN / "batchflow",
             "simulate",
@@ -68,6 +82,11 @@ class Stack:
         self.emulator_process = self._add("emulator", [*simulate, *options], {})
         self.beat = self._add("beat", self._celery("beat", "--pidfile", ""))
         self.connector = self._add_connector("connector", ["batchflow_connector"])
+        self.gateway = self._add(
+            "gateway",
+            [BIN / "batchflow", "gateway", "--port", str(gateway_port)],
+            {"OPENAI_WEBHOOK_SECRET": SECRET},
+        )
 
     def start(self) -> None:
         """Start everything, and wait until all of it is ready."""
@@ -140,6 +159,8 @@ class Stack:
             process.await_ready(lambda: " ready." in process.log())
         elif process.name.startswith("beat"):
             process.await_ready(lambda: "beat: Starting" in process.log())
+        elif process is self.gateway:
+            process.await_ready(lambda: "Gateway ready" in process.log())
         elif process.name in self._connector_ports:
             with FlyteClient(f"127.0.0.1:{self._connector_ports[process.name]}") as client:
                 process.await_ready(lambda: _serves(client))
@@ -171,7 +192,7 @@ class Stack:
         temp.mkdir(exist_ok=True)
         return {
             **clean_environment(),
-            **TIMINGS,
+            **self._timings,
             "BATCHFLOW_ALLOWED_URIS": f"{self.blobs}/",
             "BATCHFLOW_REDIS_URL": self.redis_url,
             "BATCHFLOW_KEY_PREFIX": self.key_prefix,

@@ -43,8 +43,10 @@ local function remember(event, state, at)
     -- Not in the middle of a character.
     message = string.gsub(message, '[\192-\255][\128-\191]*$', '') .. '…'
   end
+  -- Other servers than OpenAI's may report anything; its own status has no control character.
+  local status = string.gsub(event.openai_status, '%c', ' ')
   local line = table.concat(
-    {string.format('%.3f', at), state, event.openai_status, event.source, message}, '\t')
+    {string.format('%.3f', at), state, status, event.source, message}, '\t')
   local history = redis.call('HGET', KEYS[1], 'history')
   history = history and history .. '\n' .. line or line
   while #history > MOST_HISTORY_BYTES do

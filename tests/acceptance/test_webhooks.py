@@ -1,0 +1,117 @@
+"""Events instead of waiting: OpenAI's webhooks end tasks that nobody would poll for minutes."""
+
+import signal
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+
+from tests.support.flyte_client import ORDER, Node, Task, inputs_of, template_of
+from tests.support.flyte_tasks import batch_task, requests
+from tests.support.stack import Stack
+from tests.support.stack_processes import until
+
+pytestmark = pytest.mark.timeout(180)
+
+BATCHES = 25
+
+
+@pytest.fixture(scope="module")
+def pushed_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose polls come after ten minutes, and webhooks at once."""
+    stack = Stack(tmp_path_factory.mktemp("pushed"), webhooks=True)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def pushed(pushed_stack: Stack) -> Iterator[Stack]:
+    yield pushed_stack
+    pushed_stack.heal()
+
+
+def started(stack: Stack, count: int = BATCHES) -> list[tuple[Task, str]]:
+    """Tasks whose batches are at OpenAI until a test ends them, and the batches."""
+    stack.emulator.configure(in_progress_s=600)
+    org = f"org-{uuid.uuid4().hex}"
+    file_id = stack.emulator.upload(org, requests())
+    template, inputs = template_of(batch_task(org)), inputs_of(input_file_id=file_id)
+    tasks = [stack.flyte.create(template, inputs, Node(stack.blobs)) for _ in range(count)]
+    return [(task, batch_of(task)) for task in tasks]
+
+
+def batch_of(task: Task) -> str:
+    """The batch of a task, once it is there."""
+    answer = task.until(lambda answer: "batch_id" in answer.custom_info, "the batch")
+    return str(answer.custom_info["batch_id"])
+
+
+def end_all(stack: Stack, tasks: list[tuple[Task, str]]) -> None:
+    """All the batches complete, several at once."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(stack.emulator.end, (batch_id for _, batch_id in tasks)))
+
+
+def test_webhooks_bring_every_end_before_any_poll(pushed: Stack) -> None:
+    tasks = started(pushed)
+    end_all(pushed, tasks)
+    for task, batch_id in tasks:
+        assert task.succeeds()["id"] == batch_id
+    sources = {pushed.record(job_id)["source"] for job_id in pushed.job_ids()}
+    assert sources == {"webhook"}
+
+
+def test_duplicated_and_reordered_webhooks_are_harmless(pushed: Stack) -> None:
+    pushed.emulator.configure(webhook_duplicate_share=1, webhook_reorder_s=1)
+    tasks = started(pushed, 8)
+    for number, (_, batch_id) in enumerate(tasks):
+        pushed.emulator.end(batch_id, ("completed", "failed", "expired", "cancelled")[number % 4])
+    phases = [task.follow().answer.phase for task, _ in tasks]
+    assert phases == ["SUCCEEDED", "FAILED", "FAILED", "FAILED"] * 2
+
+
+def test_a_gateway_that_was_away_gets_what_it_missed(pushed: Stack) -> None:
+    tasks = started(pushed, 4)
+    pushed.gateway.kill()
+    end_all(pushed, tasks)
+    pushed.heal()
+    for task, _ in tasks:
+        task.succeeds()
+
+
+def test_webhooks_wait_for_redis(pushed: Stack) -> None:
+    tasks = started(pushed, 4)
+    pushed.redis_server.signal(signal.SIGSTOP)
+    try:
+        end_all(pushed, tasks)
+        with httpx2.Client(base_url=pushed.gateway_url, timeout=20) as http:
+            assert http.get("/readyz").status_code == 503
+            assert http.get("/healthz").status_code == 200
+    finally:
+        pushed.redis_server.signal(signal.SIGCONT)
+    for task, _ in tasks:
+        task.succeeds()
+
+
+def test_forged_webhooks_move_nothing(pushed: Stack) -> None:
+    [(task, batch_id)] = started(pushed, 1)
+    forged = {"webhook-id": "wh_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
+    body = {"type": "batch.completed", "data": {"id": batch_id}}
+    with httpx2.Client(base_url=pushed.gateway_url, timeout=20) as http:
+        assert http.post("/webhooks/openai", json=body, headers=forged).status_code == 400
+    assert task.get().phase in ORDER
+    pushed.emulator.end(batch_id)
+    task.succeeds()
+
+
+def test_without_webhooks_polling_alone_brings_every_end(stack: Stack) -> None:
+    tasks = started(stack)
+    end_all(stack, tasks)
+    for task, _ in tasks:
+        task.succeeds()
+    until(lambda: not stack.redis.zcard(stack.key("due")), "nothing to be left to do")
