@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, TypeAdapter
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from batchflow.states import JobKind, JobState, Stage
@@ -100,6 +109,13 @@ class Credential(_Frozen):
     key: _SecretName | None = DEFAULT_SECRET_KEY
     group_version: _SecretName | None = None
 
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, str | None]:
+        """Only what differs from the defaults: it stands in every record."""
+        values: dict[str, str | None] = handler(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in values.items() if value != fields[name].default}
+
     @property
     def secret(self) -> str:
         """The secret's name for people, such as ``openai-api-key/api_key``."""
@@ -162,8 +178,9 @@ class Order(_Frozen):
             "credential": str(credential),
             "execution": self.execution,
             "spec": self.spec.model_dump_json(),
-            "attempt": self.attempt,
-            "generation": self.generation,
+            # What most jobs have is left out: there may be very many of them.
+            "attempt": self.attempt or None,
+            "generation": self.generation if self.generation > 1 else None,
             "version": RECORD_VERSION,
         }
         match self.spec:

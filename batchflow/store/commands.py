@@ -170,7 +170,7 @@ def create(
             keys.MAX_EVENTS,
             source,
             _YOUNG_S if order.execution else 0,
-            order.spec.credential.model_dump_json(exclude_none=True),
+            order.spec.credential.model_dump_json(),
             *_flat(fields),
         ],
         lambda raw: Created(_job(order.job_id, _pairs(raw[1])), bool(raw[0])),

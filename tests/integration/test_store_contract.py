@@ -134,8 +134,6 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
         "input_file_id": "file-1",
         "credential": "FLYTE_OPENAI_API_KEY",
         "spec": order.spec.model_dump_json(),
-        "attempt": "0",
-        "generation": "1",
         "tries": "1",
         "source": "test",
         "version": "1",

@@ -194,7 +194,6 @@ def test_a_record_has_the_fields_that_are_known(
         "credential": DEFAULT_SECRET_KEY,
         "execution": "p/d/e/n",
         "attempt": "1",
-        "generation": "1",
         "version": str(RECORD_VERSION),
     }
 

@@ -46,7 +46,7 @@ local function remember(event, state, at)
   -- Other servers than OpenAI's may report anything; its own status has no control character.
   local status = string.gsub(event.openai_status, '%c', ' ')
   local line = table.concat(
-    {string.format('%.3f', at), state, status, event.source, message}, '\t')
+    {string.format('%d', at), state, status, event.source, message}, '\t')
   local history = redis.call('HGET', KEYS[1], 'history')
   history = history and history .. '\n' .. line or line
   while #history > MOST_HISTORY_BYTES do
