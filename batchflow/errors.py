@@ -56,15 +56,22 @@ class OpenAIRefused(OpenAIError):
 class OpenAIUnavailable(OpenAIError):
     """Raised when OpenAI gave no usable answer: outage, rate limit, timeout, garbage.
 
-    ``retry_after_s`` is what OpenAI asked us to wait, if it did.
+    ``retry_after_s`` is what OpenAI asked us to wait, if it did; ``status_code`` is the HTTP
+    status, if there was an answer.
     """
 
     def __init__(
-        self, message: str, *, outcome_unknown: bool, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        outcome_unknown: bool,
+        retry_after_s: float | None = None,
+        status_code: int | None = None,
     ) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
         self.retry_after_s = retry_after_s
+        self.status_code = status_code
 
 
 class CredentialRefused(OpenAIError):

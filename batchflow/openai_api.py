@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,9 +21,11 @@ import openai
 from flytekit import current_context
 from openai.types import Batch, FileObject
 
+from batchflow.calls import CallOutcome, Operation, outcome_of
 from batchflow.errors import (
     CredentialMissing,
     CredentialRefused,
+    OpenAIError,
     OpenAIRefused,
     OpenAIUnavailable,
 )
@@ -33,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 L = TypeVar("L", Batch, FileObject)
+
+#: Is told of each call: what was asked, how it ended, how many seconds it took.
+Observer = Callable[[Operation, CallOutcome, float], None]
 
 #: The largest page that OpenAI's list of batches has; servers like it have no larger ones of files.
 PAGE = 100
@@ -91,25 +97,26 @@ def job_of(batch: Batch) -> str | None:
 class OpenAIApi:
     """The calls that steps make, for one credential."""
 
-    def __init__(self, client: openai.OpenAI) -> None:
+    def __init__(self, client: openai.OpenAI, observer: Observer | None = None) -> None:
         self._client = client
+        self._observer = observer
 
     def create_batch(self, *, input_file_id: str, config: Mapping[str, Any]) -> Batch:
         """POST /v1/batches, once."""
-        with _translated():
+        with self._call(Operation.BATCHES_CREATE):
             return _checked(
                 Batch, self._client.batches.create(input_file_id=input_file_id, **config)
             )
 
     def retrieve_batch(self, batch_id: str) -> Batch:
         """GET /v1/batches/{id}."""
-        with _translated():
+        with self._call(Operation.BATCHES_RETRIEVE):
             return _checked(Batch, self._client.batches.retrieve(batch_id))
 
     def cancel_batch(self, batch_id: str) -> Batch:
         """POST /v1/batches/{id}/cancel; a batch that ended is answered as it is."""
         try:
-            with _translated():
+            with self._call(Operation.BATCHES_CANCEL):
                 return _checked(Batch, self._client.batches.cancel(batch_id))
         except (OpenAIRefused, OpenAIUnavailable):
             batch = self.retrieve_batch(batch_id)
@@ -120,11 +127,16 @@ class OpenAIApi:
     def batch_pages(self, *, not_before: datetime | None = None) -> Iterator[list[Batch]]:
         """GET /v1/batches, newest first, a page at a time; none if the server has no lists."""
         batches = self._client.batches
-        return self._pages(Batch, lambda after: batches.list(limit=PAGE, after=after), not_before)
+        return self._pages(
+            Operation.BATCHES_LIST,
+            Batch,
+            lambda after: batches.list(limit=PAGE, after=after),
+            not_before,
+        )
 
     def upload_file(self, path: Path, name: str) -> FileObject:
         """POST /v1/files, once, streamed from disk."""
-        with _translated(), path.open("rb") as file:
+        with self._call(Operation.FILES_CREATE), path.open("rb") as file:
             return _checked(
                 FileObject,
                 self._client.files.create(file=(name, file, "application/jsonl"), purpose="batch"),
@@ -134,6 +146,7 @@ class OpenAIApi:
         """The batch file with this name that was uploaded since then, if OpenAI lists one."""
         files = self._client.files
         pages = self._pages(
+            Operation.FILES_LIST,
             FileObject,
             lambda after: files.list(purpose="batch", order="desc", limit=PAGE, after=after),
             not_before,
@@ -142,16 +155,17 @@ class OpenAIApi:
 
     def delete_file(self, file_id: str) -> None:
         """DELETE /v1/files/{id}."""
-        with _translated():
+        with self._call(Operation.FILES_DELETE):
             self._client.files.delete(file_id)
 
     def retrieve_file(self, file_id: str) -> FileObject:
         """GET /v1/files/{id}."""
-        with _translated():
+        with self._call(Operation.FILES_RETRIEVE):
             return _checked(FileObject, self._client.files.retrieve(file_id))
 
     def _pages(
         self,
+        operation: Operation,
         expected: type[L],
         ask: Callable[[str | openai.Omit], Any],
         not_before: datetime | None,
@@ -159,16 +173,16 @@ class OpenAIApi:
         """Pages of a list, newest first, back to ``not_before``."""
         after: str | openai.Omit = openai.omit
         while True:
-            with _translated(), _page_or_garbage():
-                try:
+            try:
+                with self._call(operation), _page_or_garbage():
                     page = ask(after)
-                except openai.APIStatusError as error:
-                    if error.status_code in _NO_LIST:
-                        logger.warning("%s has no lists: %s", self._client.base_url, error)
-                        return
-                    raise
-                items = _listed(expected, page)
-                more = page.has_next_page()
+                    items = _listed(expected, page)
+                    more = page.has_next_page()
+            except (OpenAIRefused, OpenAIUnavailable) as error:
+                if error.status_code in _NO_LIST:
+                    logger.warning("%s has no lists: %s", self._client.base_url, error)
+                    return
+                raise
             yield items
             if not more or not items or items[-1].id == after or _is_before(items[-1], not_before):
                 return
@@ -178,7 +192,7 @@ class OpenAIApi:
     def file_content(self, file_id: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
         """GET /v1/files/{id}/content: its length if the server says so, and its chunks."""
         with (
-            _translated(),
+            self._call(Operation.FILES_CONTENT),
             self._client.files.with_streaming_response.content(
                 file_id, extra_headers={"Accept-Encoding": "identity"}
             ) as response,
@@ -186,6 +200,22 @@ class OpenAIApi:
             encoded = response.headers.get("content-encoding", "identity") != "identity"
             length = None if encoded else response.headers.get("content-length")
             yield (int(length) if length else None), response.iter_bytes(1 << 20)
+
+    @contextmanager
+    def _call(self, operation: Operation) -> Iterator[None]:
+        """One request: its errors become ours, and who observes is told."""
+        began = time.monotonic()
+        outcome = CallOutcome.ABANDONED
+        try:
+            with translated():
+                yield
+            outcome = CallOutcome.OK
+        except OpenAIError as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            if self._observer:
+                self._observer(operation, outcome, time.monotonic() - began)
 
 
 @lru_cache(maxsize=256)
@@ -199,10 +229,22 @@ def _client(key: str, organization: str | None, timeout_s: float) -> openai.Open
     )
 
 
-def connect_openai(credential: Credential, timeout_s: float) -> OpenAIApi:
-    """The API for a credential, whose client is kept. The key is looked up each time, so that a
-    rotated one is used at once."""
-    return OpenAIApi(_client(api_key(credential), credential.organization, timeout_s))
+def base_url() -> str:
+    """Where OpenAI's API is for every client here."""
+    return str(openai.OpenAI(api_key="none").base_url)
+
+
+def client_of(credential: Credential, timeout_s: float) -> openai.OpenAI:
+    """The SDK's client for a credential, which is kept. The key is looked up each time, so that a
+    rotated one is used at once; raises CredentialMissing."""
+    return _client(api_key(credential), credential.organization, timeout_s)
+
+
+def connect_openai(
+    credential: Credential, timeout_s: float, observer: Observer | None = None
+) -> OpenAIApi:
+    """The API for a credential; raises CredentialMissing."""
+    return OpenAIApi(client_of(credential, timeout_s), observer)
 
 
 #: What an answer must have to be of any use. Not more: other servers leave much out.
@@ -251,7 +293,7 @@ def _listed(expected: type[T], page: object) -> list[T]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """The SDK's errors become ours where they enter."""
     try:
         yield
@@ -284,6 +326,7 @@ def _from_status(
             f"OpenAI answered HTTP {status}: {_message(error)}",
             outcome_unknown=status != 429,
             retry_after_s=_retry_after_s(error.response.headers),
+            status_code=status,
         )
     return OpenAIRefused(_message(error), status)
 

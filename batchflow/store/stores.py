@@ -13,11 +13,9 @@ from batchflow import keys
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import Standing
 from batchflow.store.commands import Command, standings
+from batchflow.store.together import Together
 
 T = TypeVar("T")
-
-#: A job's id, and who waits for its standing.
-_Question = tuple[str, asyncio.Future[Standing | None]]
 
 _SCRIPTS = resources.files("batchflow.store") / "lua"
 _SHARED = "_shared"
@@ -101,46 +99,29 @@ class AsyncJobStore:
     def __init__(self, redis: "AsyncRedis", prefix: str) -> None:
         self.redis = redis
         self._prefix = prefix
-        self._asked: list[_Question] = []
-        self._asking: asyncio.Task[None] | None = None
         self._scripts = {
             name: redis.register_script(script_source(name)) for name in script_names()
         }
+        self._commands: Together[Command[Any], Any] = Together(self._run_each)
+        self._standings: Together[str, Standing | None] = Together(
+            lambda job_ids: self.run(standings(job_ids))
+        )
 
     async def run(self, command: Command[T]) -> T:
-        """Carry out a command."""
+        """Carry out a command, in one round trip with others that are given meanwhile."""
+        async with _translated_in_time():
+            answer: T = await self._commands.ask(command)
+        return answer
+
+    async def run_alone(self, command: Command[T]) -> T:
+        """Carry out a command that makes Redis wait, on a connection of its own."""
         async with _translated_in_time():
             raw = await self._send(command, self.redis)
         return command.parse(raw)
 
     async def standing(self, job_id: str) -> Standing | None:
-        """What Flyte is told of a job. All questions that come while Redis answers the ones
-        before share a round trip; a lone one is asked at once."""
-        answer: asyncio.Future[Standing | None] = asyncio.get_running_loop().create_future()
-        self._asked.append((job_id, answer))
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-        return await answer
-
-    async def _ask(self) -> None:
-        try:
-            while self._asked:
-                together, self._asked = self._asked, []
-                await self._answer(together)
-        finally:
-            self._asking = None
-
-    async def _answer(self, asked: list[_Question]) -> None:
-        try:
-            found = await self.run(standings([job_id for job_id, _ in asked]))
-        except StoreUnavailable as error:
-            for _, answer in asked:
-                if not answer.done():
-                    answer.set_exception(StoreUnavailable(str(error)))
-        else:
-            for (_, answer), standing in zip(asked, found, strict=True):
-                if not answer.done():
-                    answer.set_result(standing)
+        """What Flyte is told of a job."""
+        return await self._standings.ask(job_id)
 
     async def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         """Carry out many commands in one round trip; they are not one transaction."""
@@ -149,6 +130,17 @@ class AsyncJobStore:
                 await self._send(command, pipeline)
             answers = await pipeline.execute()
         return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
+
+    async def _run_each(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """What came of each command, be it an error."""
+        async with _translated_in_time(), self.redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                await self._send(command, pipeline)
+            answers = await pipeline.execute(raise_on_error=False)
+        return [
+            raw if isinstance(raw, Exception) else command.parse(raw)
+            for command, raw in zip(commands, answers, strict=True)
+        ]
 
     async def _send(self, command: Command[T], client: Any) -> Any:
         names = [keys.full(self._prefix, name) for name in command.keys]

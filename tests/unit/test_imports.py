@@ -34,6 +34,8 @@ LEAVES = {
     "batchflow.keys",
     "batchflow.metadata",
     "batchflow.failures",
+    "batchflow.links",
+    "batchflow.calls",
 }
 SHARED = LEAVES | {
     "batchflow.jobs",
@@ -42,6 +44,7 @@ SHARED = LEAVES | {
     "batchflow.redis_url",
     "batchflow.settings",
     "batchflow.queue",
+    "batchflow.backlog",
     "batchflow.openai_api",
     "batchflow.store",
 }
@@ -51,14 +54,18 @@ MAY_IMPORT = {
     "batchflow.keys": set[str](),
     "batchflow.metadata": set[str](),
     "batchflow.failures": set[str](),
+    "batchflow.links": set[str](),
+    "batchflow.calls": {"batchflow.errors"},
     "batchflow.jobs": LEAVES,
     "batchflow.jsonl": LEAVES,
     "batchflow.broker": set(),
     "batchflow.redis_url": LEAVES,
     "batchflow.settings": LEAVES | {"batchflow.jobs", "batchflow.jsonl", "batchflow.redis_url"},
     "batchflow.queue": SHARED - {"batchflow.store", "batchflow.openai_api"},
-    "batchflow.openai_api": SHARED - {"batchflow.store", "batchflow.queue"},
-    "batchflow.store": SHARED - {"batchflow.queue", "batchflow.openai_api"},
+    "batchflow.backlog": LEAVES | {"batchflow.queue"},
+    "batchflow.openai_api": SHARED - {"batchflow.store", "batchflow.queue", "batchflow.backlog"},
+    "batchflow.store": SHARED - {"batchflow.queue", "batchflow.backlog", "batchflow.openai_api"},
+    "batchflow.openai_webhooks": LEAVES | {"batchflow.jobs", "batchflow.openai_api"},
     "batchflow.simulator": {"batchflow.simulator"},
     "batchflow.overview": SHARED - {"batchflow.openai_api"} | {"batchflow.overview"},
     "batchflow.gateway": SHARED | {"batchflow.overview", "batchflow.gateway"},
@@ -144,7 +151,12 @@ def test_connector_and_workers_do_not_know_each_other() -> None:
 
 
 def test_only_the_workers_and_the_simulator_know_openai() -> None:
-    allowed = ("batchflow_workers", "batchflow.openai_api", "batchflow.simulator")
+    allowed = (
+        "batchflow_workers",
+        "batchflow.openai_api",
+        "batchflow.openai_webhooks",
+        "batchflow.simulator",
+    )
     for module, path in modules():
         tree = ast.parse(path.read_text("utf-8"))
         names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]

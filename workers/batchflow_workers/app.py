@@ -1,9 +1,11 @@
 """The Celery app: its tasks, and what beat sends when."""
 
 import logging
+from typing import Any
 
-from celery.signals import worker_init
+from celery.signals import heartbeat_sent, worker_init, worker_shutdown
 
+from batchflow import keys
 from batchflow.errors import InvalidSettings, StoreUnavailable
 from batchflow.queue import STEP_LIMIT_S, Sender, Step, make_app
 from batchflow.settings import load_settings
@@ -19,6 +21,7 @@ from batchflow_workers import (
     upload,
 )
 from batchflow_workers.blobs import clear_scratch
+from batchflow_workers.heartbeat import Heartbeat
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import take_step
 
@@ -35,6 +38,15 @@ except InvalidSettings as error:
 _runtime = Runtime(_settings, _store, Sender(app))
 
 
+def _queues() -> list[str]:
+    """What this worker takes messages from; an operator may change it with `celery control`."""
+    begins = keys.queue(_settings.key_prefix, "")
+    return sorted(name.removeprefix(begins) for name in app.amqp.queues.consume_from)
+
+
+_heartbeat = Heartbeat(_store, _queues)
+
+
 @worker_init.connect
 def _before_work(**_: object) -> None:
     clear_scratch(STEP_LIMIT_S)
@@ -42,6 +54,16 @@ def _before_work(**_: object) -> None:
         warn_of_eviction(_runtime.store)
     except StoreUnavailable as error:
         logger.warning("%s", error)
+
+
+@heartbeat_sent.connect
+def _while_it_lives(sender: Any, **_: object) -> None:
+    _heartbeat.beat(sender.eventer.hostname)
+
+
+@worker_shutdown.connect
+def _after_work(sender: Any, **_: object) -> None:
+    _heartbeat.end(sender.hostname)
 
 
 app.conf.beat_schedule = {

@@ -22,6 +22,9 @@ _QUOTED_ERRORS = 10
 _SLOWEST = 8
 #: After this share of a batch's age it is asked about again.
 _AGE_SHARE = 0.1
+#: A batch that OpenAI has yet to begin with is asked about after this at the latest, in seconds.
+#: It may fail before its webhook finds the job's record.
+_BEGINNING_S = 30
 #: So many times less often is asked about a batch whose end a webhook will tell, and at most.
 _PUSHED = 4
 _PUSHED_SLOWEST = 40
@@ -85,6 +88,8 @@ def next_poll_s(batch: Batch, settings: Settings, *, pushed: bool = False) -> fl
     interval_s = settings.poll_interval_s
     if _lagging(batch):
         return interval_s
+    if stage_of(batch.status) < Stage.IN_PROGRESS:
+        interval_s = min(interval_s, _BEGINNING_S)
     age_s = time.time() - batch.created_at
     told = pushed and stage_of(batch.status) is Stage.IN_PROGRESS
     fastest, slowest = (_PUSHED, _PUSHED_SLOWEST) if told else (1, _SLOWEST)

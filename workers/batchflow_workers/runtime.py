@@ -1,14 +1,20 @@
 """What every step needs at hand, made once per process."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from batchflow.calls import CallOutcome, Operation
+from batchflow.errors import StoreUnavailable
 from batchflow.jobs import Credential
 from batchflow.openai_api import OpenAIApi, connect_openai
 from batchflow.queue import Sender
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import JobStore, commands
+from batchflow.store import JobStore, commands, telemetry
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,22 @@ class Runtime:
 
     def openai(self, credential: Credential) -> OpenAIApi:
         """OpenAI's API with this credential; raises CredentialMissing."""
-        return connect_openai(credential, self.settings.openai_timeout_s)
+        return connect_openai(credential, self.settings.openai_timeout_s, self._count_call)
+
+    def count(self, *counted: commands.Command[Any]) -> None:
+        """Count what happened, if that can be done: nothing may fail for it."""
+        try:
+            self.store.run_all(counted)
+        except StoreUnavailable as error:
+            logger.warning("Not counted: %s", error)
+        except Exception:
+            logger.exception("Not counted")
+
+    def _count_call(self, operation: Operation, outcome: CallOutcome, seconds: float) -> None:
+        self.count(
+            telemetry.count("openai_calls", operation, outcome),
+            *telemetry.observation("openai_call", seconds, operation),
+        )
 
     def update(
         self,

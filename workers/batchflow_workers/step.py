@@ -3,18 +3,20 @@
 import logging
 from collections.abc import Callable
 
+from batchflow.calls import NO_KEY, outcome_of
 from batchflow.errors import (
     BlobUnavailable,
     CredentialMissing,
     CredentialRefused,
     InvalidInput,
+    OpenAIError,
     OpenAIRefused,
     OpenAIUnavailable,
     StoreUnavailable,
 )
 from batchflow.jobs import Credential, Job
 from batchflow.states import JobState
-from batchflow.store import commands
+from batchflow.store import commands, telemetry
 from batchflow_workers.leases import lease
 from batchflow_workers.runtime import Runtime
 
@@ -77,13 +79,18 @@ def backed_off(runtime: Runtime, credential: Credential) -> commands.Backoff | N
     return runtime.store.run(commands.backoff(str(credential), now_s))
 
 
-def back_off(runtime: Runtime, credential: Credential, error: Exception) -> float:
+def back_off(runtime: Runtime, credential: Credential, error: OpenAIError) -> float:
     """Leave OpenAI alone with this credential, in all workers; returns for how many seconds."""
     retry_after_s = error.retry_after_s if isinstance(error, OpenAIUnavailable) else None
     delay_s = runtime.store.run(
         commands.back_off(
             str(credential), message=waiting_for_openai(error), retry_after_s=retry_after_s
         )
+    )
+    reason = NO_KEY if isinstance(error, CredentialMissing) else outcome_of(error)
+    runtime.count(
+        telemetry.count("openai_waits", reason),
+        telemetry.count("openai_wait_seconds", reason, by=delay_s),
     )
     logger.warning("Credential %s waits %.1f s: %s", credential, delay_s, error)
     return delay_s

@@ -1,13 +1,14 @@
 """Find the jobs that need attention, and send them to whoever attends to them."""
 
 import logging
+import time
 from collections import defaultdict
 
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import Job
 from batchflow.queue import STEP_OF, QueueUnavailable, Step
 from batchflow.states import JobKind
-from batchflow.store import commands
+from batchflow.store import commands, telemetry
 from batchflow_workers.leases import lease
 from batchflow_workers.runtime import Runtime
 
@@ -29,6 +30,7 @@ def sweep(runtime: Runtime) -> None:
         with lease(runtime.store, "sweep", runtime.settings.lease_s) as ours:
             if not ours:
                 return
+            began = time.monotonic()
             while ids := runtime.store.run(
                 commands.claim_due(CLAIM, hold_s=runtime.settings.lease_s)
             ):
@@ -36,6 +38,10 @@ def sweep(runtime: Runtime) -> None:
                 if len(ids) < CLAIM:
                     break
             _purge(runtime)
+            runtime.count(
+                telemetry.note("sweep"),
+                *telemetry.observation("sweep", time.monotonic() - began),
+            )
     except StoreUnavailable as error:
         logger.warning("No sweep: %s", error)
     except QueueUnavailable as error:

@@ -1,0 +1,226 @@
+"""What /metrics says of a fleet that is made up."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from prometheus_client.exposition import choose_encoder
+
+from batchflow.backlog import Backlog, backlogs
+from batchflow.calls import CallOutcome, Operation
+from batchflow.gateway.families import Families
+from batchflow.gateway.fleet import Fleet
+from batchflow.gateway.webhooks import Result
+from batchflow.queue import Queue, QueueUnavailable, Sender, Step, all_queues, make_app
+from batchflow.settings import Settings
+from batchflow.states import JobKind, JobState
+from batchflow.store import telemetry
+from tests.support.exposition import OPENMETRICS, TEXT, Exposition, problems
+
+NOTHING: dict[str, Any] = {
+    "jobs": {},
+    "counters": {},
+    "ages_s": {},
+    "oldest_s": {},
+    "due_lag_s": 0.0,
+    "workers": {},
+    "backoffs_s": {},
+    "lines": {},
+}
+EMPTY = {queue: Backlog(0) for queue in Queue}
+
+
+def counted(*commands: Any) -> dict[tuple[str, ...], float]:
+    """What Redis would have counted."""
+    found: dict[str, float] = {}
+    for command in commands:
+        field, by = command.args
+        found[field] = found.get(field, 0) + by
+    return telemetry.counters().parse(found)
+
+
+def answer(
+    fleet: Mapping[str, Any] | None = NOTHING,
+    queues: Mapping[Queue, Backlog] | None = EMPTY,
+    accept: str = TEXT,
+) -> str:
+    encode, content_type = choose_encoder(accept)
+    assert content_type == accept
+    families = Families(None if fleet is None else Fleet(**{**NOTHING, **fleet}), queues)
+    return encode(families).decode()
+
+
+BUSY: dict[str, Any] = {
+    "jobs": {(JobKind.BATCH, JobState.RUNNING): 7},
+    "counters": counted(
+        telemetry.count("transitions", "batch", "", "queued", by=9),
+        telemetry.count("transitions", "batch", "queued", "running", by=8),
+        telemetry.count("tokens", "input", by=1_000_000),
+        telemetry.count("openai_calls", "batches.list", "rate_limited", by=3),
+        telemetry.count("openai_waits", "rate_limited", by=3),
+        telemetry.count("openai_wait_seconds", "rate_limited", by=4.5),
+        telemetry.count("webhook_deliveries", "accepted", by=2),
+        *telemetry.observation("knowing", 0.3, "webhook"),
+        *telemetry.observation("knowing", 7_200, "poll"),
+        *telemetry.observation("sweep", 0.02),
+        *telemetry.observation("openai_call", 0.2, "batches.list"),
+    ),
+    "ages_s": {"poll": 4.0, "sweep": 1.0, "webhook": 30.0},
+    "oldest_s": {JobKind.BATCH: 3_600.0},
+    "due_lag_s": 12.0,
+    "workers": {"submit": 2, "poll": 1, "somebody's": 5},
+    "backoffs_s": {"team/key@org-1": 17.0},
+    "lines": {"team/key@org-1|gpt-5": 3, "team/key|": 1, "empty|gpt-5": 0},
+}
+WAITING = {
+    Queue.SUBMIT: Backlog(5, 61.0),
+    Queue.POLL: Backlog(0),
+    Queue.FILES: Backlog(1, 0.0),
+}
+
+
+@pytest.mark.parametrize("fleet", [None, NOTHING, BUSY])
+@pytest.mark.parametrize("queues", [None, EMPTY, WAITING])
+def test_a_linter_finds_nothing_and_both_formats_say_the_same(
+    fleet: Mapping[str, Any] | None, queues: Mapping[Queue, Backlog] | None
+) -> None:
+    text = answer(fleet, queues)
+    assert problems(text) == []
+    other = Exposition(answer(fleet, queues, OPENMETRICS), openmetrics=True)
+    assert other.samples == Exposition(text).samples
+    for family in other.families:
+        assert family.unit == ("seconds" if family.name.endswith("_seconds") else "")
+
+
+def test_numbers_arrive_under_their_names() -> None:
+    found = Exposition(answer(BUSY, WAITING))
+    assert found.value("redis_up") == found.value("broker_up") == 1
+    assert found.value("jobs", kind="batch", state="running") == 7
+    assert found.value("job_transitions_total", kind="batch", from_="new", to="queued") == 9
+    assert found.value("job_transitions_total", kind="batch", from_="queued", to="running") == 8
+    assert found.value("tokens_total", direction="input") == 1_000_000
+    assert found.value("openai_calls_total", operation="batches.list", outcome="rate_limited") == 3
+    assert found.value("openai_waits_total", reason="rate_limited") == 3
+    assert found.value("openai_wait_seconds_total", reason="rate_limited") == 4.5
+    assert found.value("webhook_deliveries_total", result="accepted") == 2
+    assert found.value("poll_age_seconds") == 4
+    assert found.value("sweep_age_seconds") == 1
+    assert found.value("webhook_age_seconds") == 30
+    assert found.value("oldest_live_job_age_seconds", kind="batch") == 3_600
+    assert found.value("due_lag_seconds") == 12
+    assert found.value("workers", queue="submit") == 2
+    assert found.value("credential_backoff_seconds", credential="team/key@org-1") == 17
+    line = {"credential": "team/key@org-1", "model": "gpt-5"}
+    assert found.value("jobs_waiting_for_capacity", **line) == 3
+    assert found.value("queue_messages", queue="submit") == 5
+    assert found.value("queue_oldest_message_age_seconds", queue="submit") == 61
+
+
+def test_what_is_not_known_is_not_made_up() -> None:
+    text = answer(None, None)
+    assert set(Exposition(text).samples.values()) == {0.0}
+    assert set(Exposition(text).labels_by_name()) == {"batchflow_redis_up", "batchflow_broker_up"}
+    quiet = Exposition(answer())
+    for name in ("poll_age_seconds", "sweep_age_seconds", "webhook_age_seconds"):
+        assert quiet.value(name) is None
+    assert quiet.value("oldest_live_job_age_seconds", kind="batch") is None
+    assert quiet.value("queue_oldest_message_age_seconds", queue="poll") is None
+
+
+def test_counters_are_there_before_their_first_event() -> None:
+    """Or ``increase`` would not see it."""
+    found = Exposition(answer())
+    for operation in Operation:
+        for outcome in CallOutcome:
+            labels = {"operation": operation.value, "outcome": outcome.value}
+            assert found.value("openai_calls_total", **labels) == 0
+    for result in Result:
+        assert found.value("webhook_deliveries_total", result=result.value) == 0
+    for kind in JobKind:
+        for state in JobState:
+            assert found.value("jobs", kind=kind.value, state=state.value) == 0
+            ends = {"kind": kind.value, "from_": "running", "to": state.value}
+            expected = 0 if state.terminal else None
+            assert found.value("job_transitions_total", **ends) == expected
+
+
+def test_every_queue_has_a_number_of_workers_and_nobody_elses_does() -> None:
+    found = Exposition(answer(BUSY))
+    workers = {queue: found.value("workers", queue=queue.value) for queue in Queue}
+    assert workers == {"submit": 2, "poll": 1, "files": 0}
+    assert found.value("workers", queue="somebody's") is None
+
+
+def test_a_histogram_counts_what_it_was_told() -> None:
+    seconds = [-1.0, 0.0, 0.1, 0.11, 60, 61, 1e6]
+    told = [command for s in seconds for command in telemetry.observation("knowing", s, "poll")]
+    found = Exposition(answer({"counters": counted(*told)}))
+    name = "completion_lag_seconds"
+
+    def up_to(bound: str) -> float | None:
+        return found.value(f"{name}_bucket", source="poll", le=bound)
+
+    # What seems to be known before it happened was known at once: clocks differ.
+    assert [up_to(le) for le in ("0.1", "0.25", "30.0", "60.0", "300.0")] == [3, 4, 4, 5, 6]
+    assert up_to("3600.0") == 6
+    assert up_to("+Inf") == found.value(f"{name}_count", source="poll") == 7
+    assert found.value(f"{name}_sum", source="poll") == pytest.approx(1_000_121.21)
+
+
+def test_a_histogram_survives_an_update_that_broke_off_and_bounds_of_an_older_release() -> None:
+    counters = {
+        ("knowing_bucket", "poll", "0.3"): 2.0,
+        ("knowing_bucket", "webhook", "inf"): 1.0,
+        ("knowing_sum", "poll"): 0.5,
+    }
+    text = answer({"counters": counters})
+    assert problems(text) == []
+    found = Exposition(text)
+    assert found.value("completion_lag_seconds_bucket", source="poll", le="0.25") == 0
+    assert found.value("completion_lag_seconds_bucket", source="poll", le="0.5") == 2
+    assert found.value("completion_lag_seconds_count", source="webhook") == 1
+
+
+def test_counters_of_another_release_do_no_harm() -> None:
+    counters = {("tokens", "cached"): 5.0, ("news", "a", "b"): 1.0, ("tokens",): 2.0}
+    text = answer({"counters": counters})
+    assert problems(text) == []
+    assert Exposition(text).value("tokens_total", direction="cached") == 5
+
+
+# Queues
+
+
+def test_the_length_of_a_queue_of_any_broker() -> None:
+    settings = Settings.model_validate({"broker_url": "memory://", "key_prefix": "unit-metrics"})
+    app, names = make_app(settings), all_queues(settings)
+    # What nobody has sent to is not there yet.
+    assert backlogs(app, names, patience_s=1) == dict.fromkeys(names, Backlog(0))
+    sender = Sender(app)
+    for number in range(3):
+        sender.send(Step.SUBMIT, f"bf-{number}")
+    sender.send(Step.SWEEP)
+    found = backlogs(app, names, patience_s=1)
+    assert [found[name] for name in names] == [Backlog(3), Backlog(1), Backlog(0)]
+
+
+def test_a_broker_that_is_away_is_one_error() -> None:
+    settings = Settings.model_validate({"broker_url": "redis://127.0.0.1:1/0"})
+    with pytest.raises(QueueUnavailable, match="Celery's broker can't be asked"):
+        backlogs(make_app(settings), all_queues(settings), patience_s=1)
+
+
+def test_messages_say_when_they_were_sent_and_those_of_others_are_left_alone() -> None:
+    settings = Settings.model_validate({"broker_url": "memory://", "key_prefix": "unit-sent-at"})
+    app = make_app(settings)
+    Sender(app).send(Step.UPLOAD, "bf-1")
+    app.send_task("somebody.elses", queue="unit-sent-at.files")
+    with app.connection_for_read() as connection:
+        queue = connection.SimpleQueue("unit-sent-at.files")
+        ours, others = queue.get(block=False), queue.get(block=False)
+        ours.ack()
+        others.ack()
+    assert isinstance(ours.headers["sent_at"], float)
+    assert "sent_at" not in others.headers
+    json.dumps(ours.headers)

@@ -1,0 +1,161 @@
+"""The dashboard, the alerts and their page: whole, and about metrics that there are."""
+
+import re
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from batchflow.backlog import Backlog
+from batchflow.gateway.families import Families
+from batchflow.gateway.fleet import Fleet
+from batchflow.queue import Queue
+from tests.support.monitoring import METRICS_PAGE, alerts, dashboard, expressions, panels
+from tests.support.promql import result_labels, selectors
+
+ALERTS = {rule["alert"]: rule for rule in alerts()}
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+#: Grafana's.
+WIDTH = 24
+
+_PAGE = METRICS_PAGE.read_text("utf-8")
+_ROW = re.compile(
+    r"^\| `(batchflow_\w+)` \| (\w+) \| (\w*) ?\| ([^|]*) ?\| ([^|]+) \|$", re.MULTILINE
+)
+_ALERT_ROW = re.compile(r"^\| `(Batchflow\w+)` \| (\w+) \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
+_LABEL_IN_TEXT = re.compile(r"\$labels\.(\w+)")
+
+
+# Both
+
+
+@pytest.mark.parametrize(("whose", "expression"), list(expressions()))
+def test_several_gateways_count_once(whose: str, expression: str) -> None:
+    found = selectors(expression)
+    assert found, whose
+    assert all(selector.once for selector in found)
+    assert all("instance" not in group for selector in found for group in selector.grouped)
+
+
+# Alerts
+
+
+def test_there_is_an_alert_for_each_trouble() -> None:
+    assert len(ALERTS) == len(alerts())
+    assert all(re.fullmatch(r"Batchflow[A-Z][A-Za-z]+", name) for name in ALERTS)
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))
+def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
+    assert re.fullmatch(r"[1-9][0-9]?m", rule["for"])
+    assert rule["labels"].keys() == {"severity"}
+    assert rule["labels"]["severity"] in ("critical", "warning", "info")
+    annotations = rule["annotations"]
+    assert annotations.keys() == {"summary", "description"}
+    for text in annotations.values():
+        assert re.fullmatch(r"\S.*\.", text, re.DOTALL)
+        assert "\n" not in text
+    assert len(annotations["summary"]) < 120 < len(annotations["description"])
+    named = set(_LABEL_IN_TEXT.findall(" ".join(annotations.values())))
+    assert named <= result_labels(rule["expr"])
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))
+def test_installations_are_told_apart(rule: dict[str, Any]) -> None:
+    # What is absent has no labels.
+    assert "job" in result_labels(rule["expr"]) or rule["expr"].startswith("absent(")
+
+
+# Dashboard
+
+
+def test_the_dashboard_is_one_that_grafana_imports() -> None:
+    found = dashboard()
+    assert (found["title"], found["uid"]) == ("Batchflow", "batchflow")
+    # An id is given by the Grafana that it is imported into.
+    assert "id" not in found
+    assert "__inputs" not in found
+    variables = {variable["name"]: variable for variable in found["templating"]["list"]}
+    assert list(variables) == ["datasource", "job"]
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["job"]["datasource"] == DATASOURCE
+    query = variables["job"]["query"]["query"]
+    assert re.fullmatch(r"label_values\(batchflow_redis_up, job\)", query)
+    ids = [panel["id"] for panel in found["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_its_panels_are_grouped_as_an_operator_asks() -> None:
+    rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
+    assert rows == [
+        "Is it working?",
+        "What waits?",
+        "OpenAI",
+        "Queues and workers",
+        "Tokens",
+    ]
+
+
+def test_its_panels_lie_beside_each_other() -> None:
+    cells: dict[tuple[int, int], str] = {}
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= WIDTH
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert (x, y) not in cells, f"{panel['title']} lies on {cells[x, y]}"
+                cells[x, y] = panel["title"]
+    assert len(cells) == WIDTH * (1 + max(y for _, y in cells)), "there are holes"
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: str(panel["title"]))
+def test_a_panel_is_explained_and_of_one_installation(panel: dict[str, Any]) -> None:
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["datasource"] == DATASOURCE
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    for one, other in combinations(panel["targets"], 2):
+        assert one["refId"] != other["refId"]
+        assert one["legendFormat"] != other["legendFormat"]
+    for target in panel["targets"]:
+        assert target["datasource"] == DATASOURCE
+        assert target["instant"] != target["range"]
+        for selector in selectors(target["expr"]):
+            assert selector.matched["job"] == ("Equal", "$job")
+        shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        # A quantile is made of all buckets.
+        assert shown == result_labels(target["expr"]) - {"le"}
+
+
+# Their page
+
+
+def test_the_page_lists_every_metric_as_it_is() -> None:
+    nothing: dict[str, Any] = {
+        "jobs": {},
+        "counters": {},
+        "ages_s": {},
+        "oldest_s": {},
+        "due_lag_s": 0.0,
+        "workers": {},
+        "backoffs_s": {},
+        "lines": {},
+    }
+    families = list(Families(Fleet(**nothing), {queue: Backlog(0) for queue in Queue}).collect())
+    there = {
+        family.name + ("_total" if family.type == "counter" else ""): (family.type, family.unit)
+        for family in families
+    }
+    listed = _ROW.findall(_PAGE)
+    assert {name: (kind, unit) for name, kind, unit, _, _ in listed} == there
+    assert len(listed) == len(there)
+    for family in families:
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        page = next(row[3] for row in listed if row[0].removesuffix("_total") == family.name)
+        assert labels in (set(), set(re.findall(r"`(\w+)`", page)))
+
+
+def test_the_page_lists_every_alert() -> None:
+    listed = dict(_ALERT_ROW.findall(_PAGE))
+    assert listed == {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
