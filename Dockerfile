@@ -1,4 +1,4 @@
-# One image per process, picked with --target: connector, worker, beat, simulator, task.
+# One image per process, picked with --target: connector, worker, beat, gateway, simulator, task.
 #
 #   docker build --target worker --tag flyte-batchflow-worker .
 #
@@ -22,6 +22,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM wheel AS workers-venv
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install --quiet "$(echo /wheels/*.whl)[workers]"
+
+FROM wheel AS gateway-venv
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/venv/bin/python install --quiet "$(echo /wheels/*.whl)[gateway]"
 
 FROM wheel AS simulator-venv
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -69,6 +73,16 @@ ENTRYPOINT ["celery", "-A", "batchflow_workers", "worker"]
 FROM runtime AS beat
 COPY --from=workers-venv /opt/venv /opt/venv
 ENTRYPOINT ["celery", "-A", "batchflow_workers", "beat"]
+
+
+# Webhooks, status page, API and metrics on 8080. A container is reached from elsewhere, so it needs
+# BATCHFLOW_API_TOKEN.
+FROM runtime AS gateway
+COPY --from=gateway-venv /opt/venv /opt/venv
+EXPOSE 8080
+HEALTHCHECK --interval=15s --timeout=5s --start-period=15s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=3)"]
+ENTRYPOINT ["batchflow", "gateway"]
+CMD ["--host", "0.0.0.0", "--port", "8080"]
 
 
 # A stand-in for OpenAI on 8080, for demonstrations and tests.

@@ -130,9 +130,9 @@ class _Run:
         meta = self._latest_meta()
         if meta is None:
             return None
-        if meta.order is None:
+        if meta.refused:
             return InvalidInput(meta.refused)
-        job = self._store.run(commands.get(meta.order.job_id)) if self._store else None
+        job = self._store.run(commands.get(meta.job_id)) if self._store else None
         if job is None or not job.terminal or job.state is JobState.SUCCEEDED:
             return None
         message = job.message or f"The {job.kind} job {job.id} has ended as {job.state}."
@@ -143,10 +143,10 @@ class _Run:
     def _look(self) -> Standing | None:
         self._revive()
         meta = self._latest_meta()
-        if meta is None or meta.order is None or self._store is None:
+        if meta is None or meta.refused or self._store is None:
             return None
         try:
-            job = self._store.run(commands.get(meta.order.job_id))
+            job = self._store.run(commands.get(meta.job_id))
         except StoreUnavailable as error:
             return Standing("waiting", message=str(error))
         return standing(job) if job else None
@@ -164,9 +164,10 @@ class _Run:
 
     def _job(self, kind: JobKind) -> Job | None:
         for task in self._tasks:
-            order = task.resource_meta.order if task.resource_meta else None
-            if order and order.spec.kind is kind and self._store:
-                return self._store.run(commands.get(order.job_id))
+            meta = task.resource_meta
+            job = self._store.run(commands.get(meta.job_id)) if meta and self._store else None
+            if job and job.kind is kind:
+                return job
         return None
 
 

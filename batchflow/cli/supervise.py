@@ -26,7 +26,13 @@ _STEADY_S = 60.0
 _MAX_LOG_BYTES = 8 * 1024 * 1024
 #: Lines about every message and every request; what was done for a job, the steps say.
 _NOISE = re.compile(r"Task batchflow\.\S+ (received|succeeded)|HTTP Request: |^\s*$")
-_COLOURS = {"redis": "red", "worker": "green", "beat": "yellow", "connector": "cyan"}
+_COLOURS = {
+    "redis": "red",
+    "worker": "green",
+    "beat": "yellow",
+    "connector": "cyan",
+    "gateway": "blue",
+}
 
 
 class _Stop(BaseException):

@@ -1,6 +1,8 @@
 """``batchflow up``: every process on this machine, in the foreground."""
 
+import base64
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from batchflow.store import commands
 _CONCURRENCY = 16
 #: What the worker's own shutdown takes on top of its steps.
 _STOP_MARGIN_S = 10.0
+#: Where people look for the status page first.
+_GATEWAY_PORT = 8080
+_WEBHOOK_SECRET_BYTES = 32
 #: The secret of the plugin's documentation, for which the emulator has a key as well.
 _DOCUMENTED = Credential(group="openai-api-key", key="api_key")
 
@@ -29,6 +34,7 @@ _DOCUMENTED = Credential(group="openai-api-key", key="api_key")
 @dataclass(frozen=True)
 class _Options:
     port: int
+    gateway_port: int
     data_dir: Path | None
 
 
@@ -41,17 +47,22 @@ class _Options:
     help="Where the connector listens.",
 )
 @click.option(
+    "--gateway-port",
+    type=click.IntRange(1, 65535),
+    help=f"Where the gateway listens.  [default: {_GATEWAY_PORT}, or a free one]",
+)
+@click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where Redis keeps its data.  [default: in memory only]",
 )
-def up(port: int, data_dir: Path | None) -> None:
-    """Run Redis, a Celery worker, beat and the connector until Ctrl-C.
+def up(port: int, gateway_port: int | None, data_dir: Path | None) -> None:
+    """Run Redis, a Celery worker, beat, the connector and the gateway until Ctrl-C.
 
     Redis is brought along unless BATCHFLOW_REDIS_URL names one, and an emulator of OpenAI's APIs
     unless there is an API key in OPENAI_API_KEY.
     """
-    options = _Options(port, data_dir)
+    options = _Options(port, gateway_port or _port_of_gateway(port), data_dir)
     _check(options)
     emulated = not embedded.provide_key(Credential())
     console = Console(highlight=False)
@@ -65,9 +76,18 @@ def up(port: int, data_dir: Path | None) -> None:
             supervisor.look()
 
 
+def _port_of_gateway(port_of_connector: int) -> int:
+    if port_of_connector == _GATEWAY_PORT or start.is_taken(_GATEWAY_PORT):
+        return start.free_port()
+    return _GATEWAY_PORT
+
+
 def _check(options: _Options) -> None:
-    if start.is_taken(options.port):
-        raise InvalidInput(f"Port {options.port} is taken. Choose another one with --port.")
+    for port, option in ((options.port, "--port"), (options.gateway_port, "--gateway-port")):
+        if start.is_taken(port):
+            raise InvalidInput(f"Port {port} is taken. Choose another one with {option}.")
+    if options.port == options.gateway_port:
+        raise InvalidInput("--port and --gateway-port are the same. Choose another one.")
     if options.data_dir is None:
         return
     if load_settings().redis_url:
@@ -85,8 +105,10 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
     """Start everything, each when what it needs is ready; returns what to tell the user."""
     own_redis = bool(load_settings().redis_url)
     about = [_start_redis(processes, options.data_dir)]
+    page = f"http://127.0.0.1:{options.gateway_port}"
+    os.environ.setdefault("BATCHFLOW_PUBLIC_URL", page)
     if emulated:
-        about.append(_start_emulator(processes))
+        about.append(_start_emulator(processes, f"{page}/webhooks/openai"))
     else:
         about.append(f"OpenAI      {os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com'}")
     # Celery waits for running steps on SIGTERM, for a limited time, only if told so.
@@ -97,12 +119,15 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
     )
     metrics_port = start.free_port()
     connector = processes.start("connector", start.connector(options.port, metrics_port), env)
+    gateway = processes.start("gateway", start.gateway(options.gateway_port), env)
+    processes.wait_until(gateway, lambda: start.is_taken(options.gateway_port))
     processes.wait_until(connector, lambda: start.is_taken(options.port))
     app = make_app(load_settings())
     processes.wait_until(worker, lambda: bool(app.control.ping(timeout=0.3)))
     return [
         *about,
         f"connector   grpc://127.0.0.1:{options.port}, metrics on http://127.0.0.1:{metrics_port}",
+        f"gateway     {page}: the status page",
         "worker      all queues, with beat",
         "",
         *_instructions(own_redis=own_redis),
@@ -128,13 +153,16 @@ def _start_redis(processes: Processes, data_dir: Path | None) -> str:
     return f"Redis       {url} ({name}, {kept})"
 
 
-def _start_emulator(processes: Processes) -> str:
-    secrets = processes.folder / "secrets"
+def _start_emulator(processes: Processes, webhook_url: str) -> str:
+    folder = processes.folder / "secrets"
     for credential in (Credential(), _DOCUMENTED):
-        embedded.give_emulator_key(credential, secrets)
-    os.environ[embedded.SECRETS_FOLDER_VARIABLE] = str(secrets)
+        embedded.give_emulator_key(credential, folder)
+    os.environ[embedded.SECRETS_FOLDER_VARIABLE] = str(folder)
     os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", str(embedded.EMULATED_POLL_S))
-    url = embedded.start_emulator(processes, os.environ)
+    # Only the emulator signs what comes here.
+    key = base64.b64encode(secrets.token_bytes(_WEBHOOK_SECRET_BYTES)).decode()
+    os.environ["OPENAI_WEBHOOK_SECRET"] = f"whsec_{key}"
+    url = embedded.start_emulator(processes, os.environ, webhook_url=webhook_url)
     os.environ["OPENAI_BASE_URL"] = url
     load_settings.cache_clear()
     return f"OpenAI      emulated at {url}: no API key is set, so nothing is paid"

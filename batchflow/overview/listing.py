@@ -1,32 +1,50 @@
 """Which jobs there are: filtered, newest first, a page at a time.
 
 What the index sorts by (state, kind, and an organization or execution) is found at once, however
-many jobs there are. What it doesn't is looked for in the records, so many of them per page; the
-next page goes on where that ended.
+many jobs there are. A text is looked for in the records, so many of them per page; the next page
+goes on where that ended.
+
+A job's place is by when it was made, and once it has ended, by when it ended. So while one pages it
+moves towards the front or not at all: no job is shown twice, and one that matches all the while and
+does not end meanwhile is shown once.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
+from typing import Final
 
 from batchflow.errors import InvalidInput, JobNotFound
 from batchflow.jobs import Job, is_job_id, is_openai_id
 from batchflow.states import JobKind, JobState
 from batchflow.store import AsyncJobStore
-from batchflow.store.commands import Facet, Listed, find_batch, get, listed
+from batchflow.store.commands import Facet, Listed, find_batch, get, glance, listed
 
-#: Records read for one page, at most.
-MOST_READ = 2_000
-#: Records read in one round trip.
-_AT_ONCE = 250
+#: Records in which a text is looked for, for one page.
+MOST_READ: Final = 1_000
+#: Records read in one round trip, at most.
+_AT_ONCE: Final = 250
+#: The fields of a record in which a text is looked for.
+_SEARCHED: Final = (
+    "batch_id",
+    "input_file_id",
+    "output_file_id",
+    "error_file_id",
+    "execution",
+    "model",
+    "credential",
+    "openai_status",
+    "message",
+)
 
 _CURSOR = re.compile(r"[0-9]{1,12}\.[0-9]{6} (?P<job>\S+)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which jobs are wanted. Empty means all."""
+    """Which jobs are wanted. Empty means all; raises InvalidInput for what is no text."""
 
     states: frozenset[JobState] = frozenset()
     kinds: frozenset[JobKind] = frozenset()
@@ -37,15 +55,18 @@ class Filter:
     #: Found anywhere in the job's ids, execution, model, credential, status or message.
     text: str = ""
 
+    def __post_init__(self) -> None:
+        try:
+            f"{self.organization}{self.execution}{self.text}".encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("A filter has half a character in it.") from None
+
     @property
     def facet(self) -> Facet:
         """Where in the index they are."""
-        return Facet.of(organization=self.organization, execution=self._execution_name)
-
-    @property
-    def _execution_name(self) -> str:
-        parts = self.execution.strip("/").split("/")
-        return parts[2] if len(parts) > 2 else parts[0]
+        parts = self._execution.split("/")
+        name = parts[2] if len(parts) > 2 else parts[0]
+        return Facet.of(organization=self.organization, execution=name)
 
     def takes(self, job: Job) -> bool:
         """Whether a job is wanted."""
@@ -53,14 +74,22 @@ class Filter:
             (not self.states or job.state in self.states)
             and (not self.kinds or job.kind in self.kinds)
             and (not self.organization or job.organization == self.organization)
-            and (not self.execution or self._takes_execution(job.execution))
-            and (not self.text or self.text.casefold() in _searched(job))
+            and (not self._execution or self._takes_execution(job.execution))
+            and self.finds(job.id, (getattr(job, name) for name in _SEARCHED))
         )
 
+    def finds(self, job_id: str, searched: Iterable[str | None]) -> bool:
+        """Whether the text is in what is searched of a job."""
+        text = self.text.casefold()
+        return not text or any(text in part.casefold() for part in (job_id, *searched) if part)
+
     def _takes_execution(self, execution: str) -> bool:
-        wanted = self.execution.strip("/")
         name = "/".join(execution.split("/")[2:3])
-        return name == wanted or f"{execution}/".startswith(f"{wanted}/")
+        return name == self._execution or f"{execution}/".startswith(f"{self._execution}/")
+
+    @property
+    def _execution(self) -> str:
+        return self.execution.strip("/")
 
 
 @dataclass(frozen=True)
@@ -77,29 +106,28 @@ async def list_jobs(
 ) -> Page:
     """A page of the jobs that are wanted; raises InvalidInput when ``after`` is no cursor.
 
-    A page may hold fewer than ``limit`` jobs and yet have a next one: a search reads MOST_READ
-    records and then answers with what it has found.
+    A page may hold fewer than ``limit`` jobs and yet have a next one: a search for a text reads
+    MOST_READ records and then answers with what it has found.
     """
-    place = _place(after)
-    found: list[Job] = []
-    read = 0
-    while True:
-        at_once = min(_AT_ONCE, MOST_READ - read)
-        places = await _places(store, wanted, place, at_once)
-        for job, there in zip(
-            await store.run_all([get(each.job_id) for each in places]), places, strict=True
-        ):
-            place = str(there)
-            if job and wanted.takes(job):
-                found.append(job)
-                if len(found) == limit:
-                    last = there == places[-1] and len(places) < at_once
-                    return Page(tuple(found), None if last else place)
-        read += len(places)
-        if len(places) < at_once:
-            return Page(tuple(found), None)
+    places = _Places(store, wanted, _place(after))
+    found: dict[str, Job] = {}
+    place, read = None, 0
+    # One more than asked for shows whether there is a next page. A search that finds little
+    # soon reads many.
+    at_once = limit + 1
+    while part := await places.next(min(at_once, _AT_ONCE)):
         if read >= MOST_READ:
-            return Page(tuple(found), place)
+            return Page(tuple(found.values()), str(place))
+        jobs = await _read(store, wanted, part)
+        for there in part:
+            if len(found) == limit:
+                return Page(tuple(found.values()), str(place))
+            place, job = there, jobs.get(there.job_id)
+            if job and wanted.takes(job):
+                found[job.id] = job
+        read += len(part)
+        at_once *= 2
+    return Page(tuple(found.values()), None)
 
 
 async def find_job(store: AsyncJobStore, text: str) -> Job:
@@ -117,15 +145,68 @@ async def find_job(store: AsyncJobStore, text: str) -> Job:
     return job
 
 
-async def _places(store: AsyncJobStore, wanted: Filter, before: str, limit: int) -> list[Listed]:
-    ranges = await store.run_all(
-        [
-            listed(wanted.facet, kind, state, limit=limit, before=before)
+@dataclass
+class _Range:
+    """The jobs of a kind in a state: which have been read ahead, and whether that is all."""
+
+    kind: JobKind
+    state: JobState
+    before: str
+    ahead: list[Listed] = field(default_factory=list)
+    ended: bool = False
+
+
+class _Places:
+    """The places in the index of the jobs that may be wanted, newest first."""
+
+    def __init__(self, store: AsyncJobStore, wanted: Filter, before: str) -> None:
+        self._store = store
+        self._facet = wanted.facet
+        # Queued before running: a job that begins to run meanwhile is in one of them.
+        self._ranges = [
+            _Range(kind, state, before)
             for kind in sorted(wanted.kinds or JobKind)
             for state in sorted(wanted.states or JobState)
         ]
-    )
-    return list(islice(merge(*ranges, reverse=True), limit))
+
+    async def next(self, number: int) -> list[Listed]:
+        """The next ones: ``number`` of them or fewer, none at the end."""
+        await self._read_ahead(number)
+        # What is older than the last one read of a range may come after one that is not read yet.
+        safe = max((part.ahead[-1] for part in self._ranges if not part.ended), default=None)
+        in_order = merge(*(part.ahead for part in self._ranges), reverse=True)
+        found = list(islice(takewhile(lambda one: safe is None or one >= safe, in_order), number))
+        for part in self._ranges:
+            part.ahead = [one for one in part.ahead if found and one < found[-1]]
+        return found
+
+    async def _read_ahead(self, number: int) -> None:
+        empty = [part for part in self._ranges if not part.ahead and not part.ended]
+        if not empty:
+            return
+        answers = await self._store.run_all(
+            [
+                listed(self._facet, part.kind, part.state, limit=number, before=part.before)
+                for part in empty
+            ]
+        )
+        for part, answer in zip(empty, answers, strict=True):
+            part.ahead, part.ended = answer, len(answer) < number
+            part.before = str(answer[-1]) if answer else part.before
+
+
+async def _read(store: AsyncJobStore, wanted: Filter, places: Iterable[Listed]) -> dict[str, Job]:
+    """The records at some places, without those that a glance rules out."""
+    job_ids = [place.job_id for place in places]
+    if wanted.text:
+        glances = await store.run_all([glance(job_id, _SEARCHED) for job_id in job_ids])
+        job_ids = [
+            job_id
+            for job_id, values in zip(job_ids, glances, strict=True)
+            if wanted.finds(job_id, values)
+        ]
+    jobs = await store.run_all([get(job_id) for job_id in job_ids])
+    return {job.id: job for job in jobs if job}
 
 
 def _place(cursor: str | None) -> str:
@@ -135,19 +216,3 @@ def _place(cursor: str | None) -> str:
     if not match or not is_job_id(match["job"]):
         raise InvalidInput("That is no cursor. Give the `next` of the page before, as it was.")
     return cursor
-
-
-def _searched(job: Job) -> str:
-    parts = (
-        job.id,
-        job.batch_id,
-        job.input_file_id,
-        job.output_file_id,
-        job.error_file_id,
-        job.execution,
-        job.model,
-        job.credential,
-        job.openai_status,
-        job.message,
-    )
-    return "\n".join(part for part in parts if part).casefold()

@@ -8,8 +8,6 @@ from batchflow.states import LIVE, JobKind, JobState
 from batchflow.store import AsyncJobStore, commands, telemetry
 from batchflow.store.commands import Backoff, Command
 
-#: A worker counts as alive for so long after its last heartbeat, in seconds.
-FRESH_S = 60
 #: What people take for a failure: nobody wanted it.
 BAD = (JobState.FAILED, JobState.RETRYABLE)
 
@@ -143,7 +141,7 @@ async def _ended(store: AsyncJobStore, since_s: float, *states: JobState) -> int
 async def _workers(store: AsyncJobStore, now_s: float) -> dict[str, int]:
     found: dict[str, int] = {}
     for worker in await store.run(telemetry.workers()):
-        if now_s - worker.seen_s < FRESH_S:
+        if worker.lives(now_s):
             for queue in worker.queues:
                 found[queue] = found.get(queue, 0) + 1
     return found

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from batchflow.jobs import Job
 from batchflow.states import JobState
@@ -15,9 +15,10 @@ class Event(BaseModel):
 
     at: datetime
     state: JobState
-    openai_status: str
-    #: Who saw to it: ``create``, ``submit``, ``poll``, ``webhook``, ``cancel`` ...
-    source: str
+    openai_status: str = Field(description="OpenAI's own word, empty before there is one.")
+    source: str = Field(
+        description="Who saw to it: `create`, `submit`, `poll`, `webhook`, `cancel` ..."
+    )
     message: str
 
 

@@ -53,9 +53,16 @@ def beat(*, log_level: str) -> Sequence[str]:
     return [_PYTHON, "-m", "celery", "-A", "batchflow_workers", "beat", *options]
 
 
-def simulator(port: int) -> Sequence[str]:
-    """OpenAI's emulator; its first line names the address."""
-    return [_PYTHON, "-m", "batchflow.cli", "simulate", "--port", str(port)]
+def simulator(port: int, *, webhook_url: str = "") -> Sequence[str]:
+    """OpenAI's emulator; its first line names the address. OPENAI_WEBHOOK_SECRET signs what it
+    sends to ``webhook_url``."""
+    webhooks = ["--webhook-url", webhook_url] if webhook_url else []
+    return [_PYTHON, "-m", "batchflow.cli", "simulate", "--port", str(port), *webhooks]
+
+
+def gateway(port: int) -> Sequence[str]:
+    """The webhook receiver and the status page, on loopback."""
+    return [_PYTHON, "-m", "batchflow.cli", "gateway", "--port", str(port)]
 
 
 def connector(port: int, prometheus_port: int) -> Sequence[str]:

@@ -111,9 +111,12 @@ def provide_key(credential: Credential) -> bool:
     return False
 
 
-def start_emulator(processes: Processes, env: Mapping[str, str]) -> str:
+def start_emulator(processes: Processes, env: Mapping[str, str], *, webhook_url: str = "") -> str:
     """Start OpenAI's emulator, wait for it, and return its base URL."""
-    command = commands.simulator(commands.free_port())
+    command = commands.simulator(commands.free_port(), webhook_url=webhook_url)
+    if not webhook_url:
+        # It sends none, and the gateway's variable may hold several.
+        env = {name: value for name, value in env.items() if name != "OPENAI_WEBHOOK_SECRET"}
     child = processes.start("emulator", command, env, foundation=True)
     processes.wait_until(child, lambda: bool(_READY_LINE.search(child.tail())))
     ready = _READY_LINE.search(child.tail())

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 from click.testing import CliRunner, Result
@@ -101,11 +103,14 @@ def test_ctrl_c_cancels_the_batch(tmp_path: Path) -> None:
 
 def test_up_serves_the_other_commands_and_ends_without_a_trace(tmp_path: Path) -> None:
     (tmp_path / "up").mkdir()
-    up = _start("up", "--port", str(free_port()), "--data-dir", "data", cwd=tmp_path / "up")
+    ports = ("--port", str(free_port()), "--gateway-port", str(free_port()))
+    up = _start("up", *ports, "--data-dir", "data", cwd=tmp_path / "up")
     assert up.stdout
-    ready = iter(up.stdout.readline, "Ready. Ctrl-C stops everything.\n")
-    url = re.search(r"export BATCHFLOW_REDIS_URL=(\S+)", "".join(ready))
+    told = "".join(iter(up.stdout.readline, "Ready. Ctrl-C stops everything.\n"))
+    url = re.search(r"export BATCHFLOW_REDIS_URL=(\S+)", told)
+    gateway = re.search(r"^gateway +(http://127\.0\.0\.1:\d+)", told, re.MULTILINE)
     assert url
+    assert gateway
     env = {"BATCHFLOW_REDIS_URL": url[1]}
     run = _start("run", str(REQUESTS), cwd=tmp_path, **env)
 
@@ -125,10 +130,27 @@ def test_up_serves_the_other_commands_and_ends_without_a_trace(tmp_path: Path) -
     again = _ask("cancel", job["id"], **env)
     assert again.exit_code == 0
     assert "had ended already: cancelled" in again.stdout
+    with httpx2.Client(base_url=gateway[1], timeout=20) as http:
+        assert job["id"] in http.get(f"/jobs/{job['id']}").text
+        # The emulator tells of the batch's end.
+        taken = 'batchflow_webhook_deliveries_total{result="accepted"} 1.0'
+        _eventually(lambda: taken in http.get("/metrics").text, up)
 
     assert _end(up, signal.SIGTERM).endswith("Stopped.\n")
     assert up.returncode == 0
     assert list((tmp_path / "up" / "data").rglob("*.aof"))
+
+
+@pytest.mark.parametrize("option", ["--port", "--gateway-port"])
+def test_up_says_which_port_is_taken(option: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = str(taken.getsockname()[1])
+        ports = {"--port": str(free_port()), "--gateway-port": str(free_port())} | {option: number}
+        answer = _ask("up", *(part for pair in ports.items() for part in pair))
+    assert answer.exit_code == 2
+    assert f"Port {number} is taken. Choose another one with {option}." in answer.stderr
 
 
 @pytest.fixture

@@ -119,6 +119,11 @@ class Process:
         """Send a signal to the process alone."""
         os.kill(self.pid, number)
 
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Wait until it has ended by itself; answers its exit code."""
+        assert self._popen is not None
+        return self._popen.wait(timeout_s)
+
     def kill(self) -> None:
         """SIGKILL for it and its children, as when a machine dies."""
         with contextlib.suppress(ProcessLookupError):

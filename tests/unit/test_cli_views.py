@@ -1,5 +1,6 @@
 """What people and programs get to read."""
 
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,14 +8,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from batchflow.cli import text, views
-from batchflow.cli.account import Account, RequestError
+from batchflow.cli import screen, text, views
+from batchflow.cli.account import Account
 from batchflow.cli.files import keep
 from batchflow.cli.progress import Lines, Standing, make_display, standing
 from batchflow.cli.summary import Summary
+from batchflow.failures import RequestError
 from batchflow.jobs import Job
+from batchflow.overview.cancelling import Cancellation, CancelOutcome
+from batchflow.overview.summary import Summary as Fleet
 from batchflow.states import JobKind, JobState
-from batchflow.store.commands import Cancelled
 
 NOW_S = 1_800_000_000.0
 SPEC = '{"kind": "batch", "credential": {}, "input_file_id": "file-1", "config": {}}'
@@ -78,7 +81,7 @@ def test_a_summary_for_programs_is_json() -> None:
 
 def test_details_of_a_job() -> None:
     job = _job(batch_id="batch_1", total=10, completed=3, failed=1, message="one\ntwo \x1b[1m")
-    view = views.details(job, NOW_S).plain
+    view = views.details(job, NOW_S, public_url=None).plain
     assert "requests     3 answered and 1 failed of 10\n" in view
     assert "(3 min ago)" in view
     assert "message      one\n             two" in view
@@ -86,16 +89,104 @@ def test_details_of_a_job() -> None:
     assert "attempt" not in view
 
 
-def test_data_of_a_job_has_the_phase_and_is_json() -> None:
-    assert json.loads(json.dumps(views.data(_job())))["phase"] == "INITIALIZING"
+def test_details_say_when_it_expires_what_it_cost_and_where_its_page_is() -> None:
+    live = _job(expires_at=str(NOW_S + 7_500))
+    view = views.details(live, NOW_S, public_url="https://batchflow.example.com").plain
+    assert "(2 h 5 min left)" in view
+    assert f"https://batchflow.example.com/jobs/{live.id}" in view
+    ended = _job(
+        state="succeeded",
+        expires_at=str(NOW_S + 7_500),
+        input_tokens=1_000,
+        output_tokens=234,
+        top_error="2 x 400 bad: No.",
+    )
+    view = views.details(ended, NOW_S, public_url=None).plain
+    assert "left" not in view
+    assert "1,234 (1,000 in, 234 out)" in view
+    assert "2 x 400 bad: No." in view
+
+
+def test_details_end_with_the_timeline() -> None:
+    history = (
+        f"{NOW_S - 200}\tqueued\t\tcreate\t\n{NOW_S - 5}\trunning\tin_progress\tpoll\tWhy\x1b[2J"
+    )
+    lines = views.details(_job(history=history), NOW_S, public_url=None).plain.splitlines()
+    assert lines[-3] == ""
+    assert lines[-2].split()[2:] == ["queued", "create"]
+    assert lines[-1].split()[2:] == [
+        "running",
+        "in_progress",
+        "poll",
+        "Why\N{REPLACEMENT CHARACTER}[2J",
+    ]
 
 
 def test_a_table_has_a_line_for_each_job() -> None:
     jobs = [_job(message="[red]text[/red]"), _job(state="failed", total=5, completed=5)]
     lines = views.table(jobs, NOW_S).plain.splitlines()
     assert len(lines) == 3
-    assert lines[1].endswith("5 s ago  [red]text[/red]")
-    assert "5/5" in lines[2]
+    assert lines[1].endswith("3 min ago  [red]text[/red]")
+    assert lines[2].endswith("5/5   5 s ago")
+
+
+def _fleet(**numbers: object) -> Fleet:
+    told = {
+        "at": NOW_S,
+        "counts": {},
+        "running": 2,
+        "queued": 1,
+        "waits": [],
+        "succeeded_last_hour": 5,
+        "failed_last_hour": 1,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "since": None,
+        "oldest_batch": None,
+        "oldest_batch_since": None,
+        "polled_at": NOW_S - 3,
+        "swept_at": None,
+        "webhook_at": None,
+        "workers": {"poll": 2},
+    }
+    return Fleet.model_validate(told | numbers)
+
+
+def _screen(seen: screen.Seen | None, trouble: str = "", *, width: int = 120) -> list[str]:
+    console = Console(width=width, height=10, record=True, file=io.StringIO())
+    console.print(screen.frame(seen, trouble, width=width, height=10))
+    return console.export_text().splitlines()
+
+
+def test_a_screen_has_numbers_and_as_many_jobs_as_there_is_room_for() -> None:
+    job = _job(total=10, completed=4, message="why\x1b[2J", expires_at=str(NOW_S + 60))
+    lines = _screen(screen.Seen(_fleet(), [job] * 30))
+    assert len(lines) == 10
+    assert "2 running  1 queued  last hour: 5 succeeded, 1 failed" in lines[0]
+    assert "submit 0, poll 2, files 0" in lines[1]
+    assert "polled 3 s ago" in lines[1]
+    assert "webhook never" in lines[1]
+    assert job.id in lines[4]
+    assert "4/10" in lines[4]
+    assert "1 min 0 s" in lines[4]
+    assert "why\N{REPLACEMENT CHARACTER}[2J" in lines[4]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_screen_is_as_wide_as_the_terminal(width: int) -> None:
+    waits = [{"reason": "openai", "what": "key", "jobs": None, "message": "m" * 300, "until": None}]
+    lines = _screen(screen.Seen(_fleet(waits=waits), [_job(message="long " * 60)]), width=width)
+    assert len(lines) == 6
+    assert all(len(line) <= width for line in lines)
+    assert "running" in lines[-1]
+
+
+def test_a_screen_says_that_it_is_stale() -> None:
+    trouble = "Redis can't be reached: refused."
+    assert _screen(None, trouble)[0].startswith(f"{trouble} Trying again.")
+    lines = _screen(screen.Seen(_fleet(), [_job()]), trouble)
+    assert lines[0].startswith(trouble)
+    assert "bf-" in lines[-1]
 
 
 def test_counts() -> None:
@@ -108,14 +199,16 @@ def test_counts() -> None:
 @pytest.mark.parametrize(
     ("outcome", "delayed", "expected"),
     [
-        (Cancelled.CANCELLED, False, "Cancelled bf-"),
-        (Cancelled.REFUSED, False, "had ended already: running"),
-        (Cancelled.REQUESTED, False, "A worker cancels"),
-        (Cancelled.REQUESTED, True, "Recorded that"),
+        (CancelOutcome.CANCELLED, False, "Cancelled bf-"),
+        (CancelOutcome.ENDED, False, "had ended already: running"),
+        (CancelOutcome.REQUESTED, False, "A worker cancels"),
+        (CancelOutcome.REQUESTED, True, "Recorded that"),
     ],
 )
-def test_what_a_wish_to_cancel_comes_to(outcome: Cancelled, delayed: bool, expected: str) -> None:
-    assert expected in views.cancelled(outcome, _job(), delayed=delayed)
+def test_what_a_wish_to_cancel_comes_to(
+    outcome: CancelOutcome, delayed: bool, expected: str
+) -> None:
+    assert expected in views.cancelled(Cancellation(outcome, delayed, _job()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""The one gate before all routes, so that none can be forgotten."""
+
+from http import HTTPStatus
+from urllib.parse import quote, urlencode
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batchflow.gateway.access import OPEN_FOLDER, OPEN_PATHS, VISITOR, Access
+from batchflow.gateway.errors import error_answer
+
+
+class Gate:
+    """ASGI middleware that lets in who may, and tells the routes who it is."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            self._access.check(request)
+        except HTTPException as refusal:
+            await error_answer(refusal.status_code, refusal.detail)(scope, receive, send)
+            return
+        visitor = self._access.visitor(request)
+        if not self._access.admits(visitor) and not _is_open(scope["path"]):
+            await _ask_for_token(request)(scope, receive, send)
+            return
+        before = visitor.session
+
+        async def send_with_session(message: Message) -> None:
+            if message["type"] == "http.response.start" and visitor.session != before:
+                self._access.tell(request, visitor.session, MutableHeaders(scope=message))
+            await send(message)
+
+        scope[VISITOR] = visitor
+        await self._app(scope, receive, send_with_session)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+
+
+def _ask_for_token(request: Request) -> Response:
+    """The login page for people, 401 for programs."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return error_answer(
+            HTTPStatus.UNAUTHORIZED,
+            "This needs the token: Authorization: Bearer <BATCHFLOW_API_TOKEN>.",
+            {"WWW-Authenticate": "Bearer"},
+        )
+    wanted = ""
+    if request.method == "GET":
+        query = request.scope["query_string"].decode("latin-1")
+        wanted = quote(request.scope["path"]) + (f"?{query}" if query else "")
+    next_ = f"?{urlencode({'next': wanted})}" if wanted not in ("", "/") else ""
+    return RedirectResponse(f"/login{next_}", HTTPStatus.SEE_OTHER)

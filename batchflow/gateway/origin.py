@@ -1,0 +1,67 @@
+"""Where a request comes from: the gateway's own pages, or another site in the same browser."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+
+_HOST = re.compile(
+    r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(:(?P<port>[0-9]{1,5}))?", re.ASCII
+)
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, without its port, is this machine for whoever asks for it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a client has asked for, as it says in ``Host``."""
+
+    name: str
+    #: Empty for the scheme's own.
+    port: str
+
+    @classmethod
+    def of(cls, headers: Headers) -> "Host | None":
+        """None unless there is one, and well-formed."""
+        hosts = headers.getlist("host")
+        match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        return cls((match["ipv6"] or match["name"]).lower(), match["port"] or "") if match else None
+
+
+def is_from_other_site(method: str, headers: Headers, public_url: str | None) -> bool:
+    """Whether a browser sends this for the page of another site, and it may change something.
+
+    Browsers say so in Sec-Fetch-Site, and older ones in Origin; what sends neither is no browser.
+    Go's ``http.CrossOriginProtection`` does the same.
+    """
+    if method in _SAFE_METHODS:
+        return False
+    if site := headers.get("sec-fetch-site"):
+        return site not in ("same-origin", "none")
+    if origin := headers.get("origin"):
+        # A proxy may ask us by another name than the browser has asked the proxy by.
+        ours = {headers.get("host"), _authority(public_url or "")}
+        return _authority(origin) not in ours - {"", None}
+    return False
+
+
+def is_browser(headers: Headers) -> bool:
+    """Whether a request that is not a plain GET comes from a browser."""
+    return "sec-fetch-site" in headers or "origin" in headers
+
+
+def same_host(url: str, headers: Headers) -> bool:
+    """Whether the client has asked for the host of this URL."""
+    return _authority(url) == headers.get("host")
+
+
+def _authority(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]

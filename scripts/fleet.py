@@ -1,0 +1,344 @@
+"""A fleet as one might meet it on a weekday, for screenshots: the store's own commands, carried out
+as if at other times."""
+
+import json
+import random
+import time
+from typing import Any
+
+from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Order, UploadSpec, derived_job_id
+from batchflow.keys import full
+from batchflow.states import JobState, Stage
+from batchflow.store import JobStore, commands, telemetry
+from batchflow.store.commands import Command, Value
+from batchflow.store.stores import script_source
+
+_MIN_S = 60
+_H_S = 3_600
+
+_SEARCH = Credential(organization="org-search", group="openai-search", key="api_key")
+_VISION = Credential(organization="org-vision", group="openai-vision", key="api_key")
+_SHARED = Credential(organization="org-research")
+_CHAT = "/v1/chat/completions"
+
+
+class PastStore(JobStore):
+    """Carries out commands ``ago_s`` seconds ago."""
+
+    ago_s = 0.0
+
+    def _send(self, command: Command[Any], client: Any) -> Any:
+        if not command.is_script:
+            return super()._send(command, client)
+        seconds, _, micros = f"{time.time() - self.ago_s:.6f}".partition(".")
+        source = script_source(command.name)
+        source = source.replace("redis.call('TIME')", f"{{'{seconds}', '{micros}'}}")
+        names = [full(self._prefix, name) for name in command.keys]
+        return client.eval(source, len(names), *names, *command.args)
+
+
+class Fleet:
+    """Fills a store."""
+
+    def __init__(self, store: PastStore) -> None:
+        self._store = store
+        self._random = random.Random(7)  # noqa: S311 - guards nothing
+        #: A batch some of whose requests failed.
+        self.partly_failed = ""
+
+    def fill(self) -> None:
+        """All of it."""
+        self._heartbeats()
+        for hours in (*range(170, 26, -1), 21, 17, 12.4, 9, 6.2, 4.1, 2.7, 1.6, 0.7):
+            self._ended_pipeline(hours * _H_S)
+        self._troubles()
+        self._running()
+        self._outage()
+        self._in_line()
+        self._transfers()
+        self._fresh()
+
+    def _ended_pipeline(self, ago_s: float) -> None:
+        name, credential, model = self._random.choice(
+            [
+                ("classify-reviews", _SEARCH, "gpt-4o-mini"),
+                ("embed-catalog", _SEARCH, "text-embedding-3-small"),
+                ("caption-photos", _VISION, "gpt-4.1-mini"),
+                ("judge-answers", _SHARED, "o4-mini"),
+            ]
+        )
+        total = self._random.choice([1_200, 8_000, 20_000, 50_000])
+        failed = self._random.choice([0, 0, 0, 3, 41])
+        execution = self._execution(name)
+        took_s = self._random.uniform(0.3, min(2, 0.8 * ago_s / _H_S)) * _H_S
+        batch = self._batch(ago_s, execution, credential, model, total)
+        self._progress(batch, ago_s - took_s / 2, total // 2, 0)
+        self._succeed(batch, ago_s - took_s, total, failed)
+
+    def _running(self) -> None:
+        for hours, name, credential, model, total, done, failed in (
+            (20.6, "embed-archive", _SEARCH, "text-embedding-3-large", 50_000, 47_310, 0),
+            (5.2, "classify-reviews", _SEARCH, "gpt-4o-mini", 50_000, 31_204, 12),
+            (5.1, "classify-reviews", _SEARCH, "gpt-4o-mini", 50_000, 28_977, 0),
+            (3.4, "judge-answers", _SHARED, "o4-mini", 12_000, 4_071, 3),
+            (1.3, "translate-help-center", _SHARED, "gpt-4.1", 8_640, 6_902, 0),
+            (0.9, "embed-catalog", _SEARCH, "text-embedding-3-small", 20_000, 1_118, 0),
+            (0.5, "extract-invoices", _SHARED, "gpt-4.1-mini", 2_400, 0, 0),
+        ):
+            batch = self._batch(hours * _H_S, self._execution(name), credential, model, total)
+            if done:
+                self._progress(batch, hours * _H_S * 0.97, 0, 0)
+                self._progress(batch, 11, done, failed)
+
+    def _outage(self) -> None:
+        message = "Waiting to ask OpenAI again. OpenAI answered 503: The server is overloaded."
+        for hours, done in ((2.2, 9_340), (2.1, 9_112)):
+            ago_s = hours * _H_S
+            batch = self._batch(
+                ago_s, self._execution("caption-photos"), _VISION, "gpt-4.1-mini", 15_000
+            )
+            self._progress(batch, ago_s * 0.9, 0, 0)
+            self._progress(batch, 8 * _MIN_S, done, 0)
+            self._at(95).update(batch, "poll", {"message": message}, stage=Stage.NONE)
+        self._at(95)
+        for _ in range(6):
+            self._store.ago_s = 95
+            self._run(commands.back_off(str(_VISION), message=message, retry_after_s=240))
+
+    def _in_line(self) -> None:
+        line = f"{_SHARED}|o4-mini"
+        places = ("it is the next one", "1 job is before it", "2 jobs are before it")
+        for minutes, place in zip((44, 43, 41), places, strict=True):
+            batch = self._batch(
+                minutes * _MIN_S, self._execution("judge-answers"), _SHARED, "o4-mini", 0
+            )
+            self._at(minutes * _MIN_S - 9).update(
+                batch,
+                "submit",
+                {
+                    "openai_status": "failed",
+                    "batch_id": None,
+                    "waiting_since": f"{time.time() - minutes * _MIN_S:.6f}",
+                    "message": "Waiting for capacity: OpenAI's limit of enqueued tokens for "
+                    f"o4-mini is reached; {place}",
+                },
+            )
+            job = self._run(commands.get(batch))
+            if job:
+                self._run(commands.join_line(line, job))
+
+    def _transfers(self) -> None:
+        execution = self._execution("classify-reviews")
+        upload = self._order(
+            70, execution, UploadSpec(credential=_SEARCH, uri="s3://northwind-ml/reviews/41.jsonl")
+        )
+        self._at(12).update(
+            upload,
+            "upload",
+            {
+                "message": "Sending the file to OpenAI",
+                "bytes_done": 61_400_000,
+                "bytes_total": 148_200_000,
+                "model": "gpt-4o-mini",
+            },
+            to=JobState.RUNNING,
+        )
+        download = self._order(
+            25,
+            self._execution("embed-catalog"),
+            DownloadSpec(
+                credential=_SEARCH,
+                output_file_id=self._openai_id("file-", 22),
+                destination="s3://northwind-ml/catalog/2",
+            ),
+        )
+        self._at(20).update(
+            download,
+            "download",
+            {"message": "Fetching the batch's files", "bytes_done": 212_700_000},
+            to=JobState.RUNNING,
+        )
+
+    def _troubles(self) -> None:
+        expired = self._batch(
+            26.4 * _H_S, self._execution("embed-archive"), _SEARCH, "text-embedding-3-large", 50_000
+        )
+        self._progress(expired, 20 * _H_S, 30_000, 0)
+        self._at(2.4 * _H_S).update(
+            expired,
+            "poll",
+            {
+                "openai_status": "expired",
+                "completed": 46_112,
+                "output_file_id": (output := self._openai_id("file-", 22)),
+                "message": "The batch expired at OpenAI before it was finished; 46112 of 50000 "
+                f"requests were done. What was done is kept: output file {output}.",
+            },
+            to=JobState.FAILED,
+            stage=Stage.ENDED,
+        )
+        wrong = self._order(
+            33 * _MIN_S,
+            self._execution("extract-invoices"),
+            UploadSpec(credential=_SHARED, uri="s3://northwind-ml/invoices/q2.jsonl"),
+        )
+        self._at(32.8 * _MIN_S).update(
+            wrong,
+            "upload",
+            {
+                "message": "The file can't be a batch's input. Line 118: no custom_id. Line 402: "
+                "the custom_id 'inv-2231' was used in line 17. Lines 511 to 514: not JSON."
+            },
+            to=JobState.FAILED,
+        )
+        lost = self._order(
+            3.1 * _H_S,
+            self._execution("caption-photos"),
+            DownloadSpec(
+                credential=_VISION,
+                output_file_id=self._openai_id("file-", 22),
+                destination="s3://northwind-media/captions/9",
+            ),
+        )
+        self._at(2.9 * _H_S).update(
+            lost,
+            "download",
+            {
+                "message": "Can't write s3://northwind-media/captions/9/output_file.jsonl: access "
+                "denied (gave up after 8 tries)"
+            },
+            to=JobState.RETRYABLE,
+        )
+        stopped = self._batch(
+            4.6 * _H_S, self._execution("translate-help-center"), _SHARED, "gpt-4.1", 8_640
+        )
+        self._at(4.5 * _H_S)
+        self._run(commands.cancel(stopped, message="Cancelled by Flyte.", source="delete"))
+        self._at(4.4 * _H_S).update(
+            stopped,
+            "poll",
+            {
+                "openai_status": "cancelled",
+                "completed": 212,
+                "message": "Cancelled by Flyte. 212 of 8640 requests were done.",
+            },
+            to=JobState.CANCELLED,
+            stage=Stage.ENDED,
+        )
+        refused = self._batch(
+            50 * _MIN_S, self._execution("extract-invoices"), _SHARED, "gpt-4.1-mini", 2_400
+        )
+        self._succeed(refused, 21 * _MIN_S, 2_400, 187)
+        self.partly_failed = refused
+        self._run(
+            commands.annotate(
+                refused,
+                {
+                    "top_error": "164 x 400 invalid_image_format: You uploaded an unsupported "
+                    "image. Please make sure your image is below 20 MB in size and is of one the "
+                    "following formats: ['png', 'jpeg', 'gif', 'webp']."
+                },
+            )
+        )
+
+    def _fresh(self) -> None:
+        for ago_s in (4, 3):
+            self._order(
+                ago_s,
+                self._execution("classify-reviews"),
+                UploadSpec(credential=_SEARCH, uri=f"s3://northwind-ml/reviews/{40 + ago_s}.jsonl"),
+            )
+
+    def _heartbeats(self) -> None:
+        for name in ("files-0", "poll-0", "submit-0", "files-1"):
+            self._run(telemetry.alive(f"celery@{name}", [name.partition("-")[0]]))
+        self._run(telemetry.count("tokens", "input", by=1_184_302_117))
+        self._run(telemetry.count("tokens", "output", by=236_114_902))
+        self._at(1)
+        self._run(telemetry.note("sweep"))
+        self._at(4)
+        self._run(telemetry.note("poll"))
+        self._at(47)
+        self._run(telemetry.note("webhook"))
+
+    def _batch(
+        self, ago_s: float, execution: str, credential: Credential, model: str, total: int
+    ) -> str:
+        """A batch that OpenAI has taken, or is about to if it has no requests."""
+        file_id = self._openai_id("file-", 22)
+        endpoint = "/v1/embeddings" if "embedding" in model else _CHAT
+        config = {
+            "completion_window": "24h",
+            "endpoint": endpoint,
+            "metadata": {"team": "catalog", "dataset": execution.split("/")[2]},
+        }
+        spec = BatchSpec(credential=credential, input_file_id=file_id, config=config)
+        job_id = self._order(ago_s, execution, spec, model)
+        if total:
+            self._at(ago_s - 2).update(
+                job_id,
+                "submit",
+                {
+                    "batch_id": self._openai_id("batch_", 32),
+                    "openai_status": "validating",
+                    "expires_at": int(time.time() - ago_s + 24 * _H_S),
+                    "total": total,
+                },
+                to=JobState.RUNNING,
+                stage=Stage.VALIDATING,
+            )
+        return job_id
+
+    def _order(self, ago_s: float, execution: str, spec: Any, model: str | None = None) -> str:
+        job_id = derived_job_id(self._random.randbytes(16))
+        self._at(ago_s)
+        self._run(
+            commands.create(Order(job_id=job_id, spec=spec, execution=execution), due_in_s=1e6)
+        )
+        if model:
+            self._run(commands.annotate(job_id, {"model": model}))
+        return job_id
+
+    def _progress(self, job_id: str, ago_s: float, completed: int, failed: int) -> None:
+        self._at(ago_s).update(
+            job_id,
+            "poll",
+            {"openai_status": "in_progress", "completed": completed - failed, "failed": failed},
+            to=JobState.RUNNING,
+            stage=Stage.IN_PROGRESS,
+        )
+
+    def _succeed(self, job_id: str, ago_s: float, total: int, failed: int) -> None:
+        output = self._openai_id("file-", 22)
+        result = {"id": self._openai_id("batch_", 32), "status": "completed"}
+        fields: dict[str, Value] = {
+            "openai_status": "completed",
+            "completed": total - failed,
+            "failed": failed,
+            "output_file_id": output,
+            "error_file_id": self._openai_id("file-", 22) if failed else None,
+            "input_tokens": total * 412,
+            "output_tokens": total * 83,
+            "result": json.dumps({**result, "output_file_id": output}),
+        }
+        self._at(ago_s).update(job_id, "webhook", fields, to=JobState.SUCCEEDED, stage=Stage.ENDED)
+
+    def _at(self, ago_s: float) -> "Fleet":
+        self._store.ago_s = ago_s
+        return self
+
+    def update(self, job_id: str, source: str, fields: dict[str, Value], **more: Any) -> None:
+        """Change a job, at the time that was set."""
+        self._run(commands.update(job_id, source=source, fields=fields, due_in_s=1e6, **more))
+
+    def _run(self, command: Command[Any]) -> Any:
+        return self._store.run(command)
+
+    def _execution(self, workflow: str) -> str:
+        name = "a" + "".join(self._random.choices("bcdfghjklmnpqrstvwxz2456789", k=19))
+        return f"{workflow}/production/{name}/n0"
+
+    def _openai_id(self, prefix: str, length: int) -> str:
+        return prefix + "".join(
+            self._random.choices("abcdefghijkmnpqrstuvwxyz0123456789", k=length)
+        )

@@ -1,0 +1,106 @@
+"""Makes the pictures of the status page in docs/images.
+
+    .venv/bin/python -m scripts.screenshots
+
+A real gateway shows a fleet that is made up (scripts/fleet.py), in a Redis of its own.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+from playwright.sync_api import Browser, expect, sync_playwright
+from redis import Redis
+
+from batchflow.stack import commands
+from batchflow.stack.processes import Processes
+from scripts.fleet import Fleet, PastStore
+
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is shown in which window."""
+
+    name: str
+    path: str = "/"
+    scheme: Literal["light", "dark"] = "light"
+    width: int = 1280
+    height: int = 940
+
+
+def main() -> None:
+    """Take all pictures."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with gateway() as (url, fleet), chromium() as browser:
+        pictures = [
+            Picture("status-page"),
+            Picture("status-page-dark", scheme="dark"),
+            Picture("status-page-job", f"/jobs/{fleet.partly_failed}"),
+            Picture("status-page-phone", "/?state=running", width=390, height=844),
+        ]
+        for picture in pictures:
+            take(browser, url, picture)
+
+
+def take(browser: Browser, url: str, picture: Picture) -> None:
+    """Take one."""
+    context = browser.new_context(
+        base_url=url,
+        viewport={"width": picture.width, "height": picture.height},
+        color_scheme=picture.scheme,
+        device_scale_factor=2,
+    )
+    page = context.new_page()
+    page.goto(picture.path)
+    expect(page.locator("#connection")).to_have_text("Live")
+    path = IMAGES / f"{picture.name}.png"
+    page.screenshot(path=path)
+    context.close()
+    click.echo(path.relative_to(IMAGES.parent.parent))
+
+
+@contextmanager
+def gateway() -> Iterator[tuple[str, Fleet]]:
+    """A gateway over a Redis with a fleet in it."""
+    processes = Processes()
+    try:
+        redis_port, port = commands.free_port(), commands.free_port()
+        redis_url = f"redis://127.0.0.1:{redis_port}/0"
+        name, command = commands.redis(redis_port, str(processes.folder))
+        redis = processes.start(name, command, os.environ, foundation=True)
+        processes.wait_until(redis, lambda: commands.is_taken(redis_port))
+        with Redis.from_url(redis_url, decode_responses=True) as client:
+            fleet = Fleet(PastStore(client, "batchflow"))
+            fleet.fill()
+        env = {
+            **os.environ,
+            "BATCHFLOW_REDIS_URL": redis_url,
+            "BATCHFLOW_FLYTE_CONSOLE_URL": "https://flyte.example.com/console",
+        }
+        child = processes.start("gateway", commands.gateway(port), env)
+        processes.wait_until(child, lambda: commands.is_taken(port))
+        yield f"http://127.0.0.1:{port}", fleet
+    finally:
+        processes.stop()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The status API against its own OpenAPI document: whatever is asked, the answer is a documented
+one.
+
+schemathesis makes the requests, good ones and bad ones, from the document that the gateway shows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+import schemathesis.openapi
+from hypothesis import HealthCheck, Phase, settings
+from limits import RateLimitItemPerSecond
+from schemathesis import Case, Config
+from schemathesis.checks import (
+    CheckFunction,
+    ignored_auth,
+    positive_data_acceptance,
+)
+
+from batchflow.gateway import rates
+from batchflow.gateway.app import make_gateway
+from batchflow.settings import Settings
+from batchflow.states import JobState
+from batchflow.store import JobStore, commands
+from tests.support.gateway import Gateway, running_gateway
+from tests.support.orders import an_order
+from tests.support.population import populate
+
+TOKEN = "a-token-of-this-test"
+document = make_gateway(Settings.model_validate({"redis_url": "redis://127.0.0.1:1/0"})).openapi()
+
+
+# The session has the token, where there is one.
+config = Config.from_dict({"generation": {"with-security-parameters": False}})
+api = schemathesis.openapi.from_dict(document, config=config)
+STREAM = "streamTransitions"
+answered = api.include(path_regex="^/api/").exclude(operation_id=STREAM)
+
+
+def repeatable(max_examples: int) -> settings:
+    """So many requests of each operation, always the same, beside those for its limits and its
+    examples."""
+    return settings(
+        max_examples=max_examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate],
+    )
+
+
+@dataclass(frozen=True)
+class Fuzzed:
+    gateway: Gateway
+    session: requests.Session
+
+    def check(self, case: Case[Any], *needless: CheckFunction) -> None:
+        """Make a request, and hold the answer against the document."""
+        # Not every text is an id or a cursor, which a schema can't say.
+        excluded = [positive_data_acceptance, *needless]
+        case.call_and_validate(
+            self.gateway.url, session=self.session, excluded_checks=excluded, timeout=10
+        )
+
+
+@contextmanager
+def fuzzed(redis_url: str, **values: str) -> Iterator[Fuzzed]:
+    """A gateway with jobs, among them those that the document has for examples."""
+    chosen = {"redis_url": redis_url, "key_prefix": f"test-fuzz-{uuid4()}", **values}
+    with pytest.MonkeyPatch.context() as patch, requests.Session() as session:
+        patch.setattr(rates, "REQUESTS", RateLimitItemPerSecond(1_000_000))
+        with running_gateway(Settings.model_validate(chosen)) as gateway:
+            populate(gateway.store, range(120))
+            make_examples(gateway.store)
+            yield Fuzzed(gateway, session)
+
+
+@pytest.fixture(scope="module")
+def open_gateway(redis_url: str) -> Iterator[Fuzzed]:
+    with fuzzed(redis_url) as open_gateway:
+        yield open_gateway
+
+
+@pytest.fixture(scope="module")
+def locked_gateway(redis_url: str) -> Iterator[Fuzzed]:
+    with fuzzed(redis_url, api_token=TOKEN) as locked_gateway:
+        locked_gateway.session.headers["Authorization"] = f"Bearer {TOKEN}"
+        yield locked_gateway
+
+
+def make_examples(store: JobStore) -> None:
+    batch = an_order(job_id="bf-mctgn4lcdvhclm2p4qc7gkxbae")
+    store.run(commands.create(batch, due_in_s=1_000))
+    store.run(commands.begin(batch.job_id))
+    fields: dict[str, commands.Value] = {"batch_id": "batch_68f0c1"}
+    store.run(commands.update(batch.job_id, source="test", to=JobState.RUNNING, fields=fields))
+
+
+@answered.parametrize()
+@repeatable(500)
+def test_every_answer_is_a_documented_one(case: Case[Any], open_gateway: Fuzzed) -> None:
+    open_gateway.check(case, ignored_auth)
+
+
+@answered.parametrize()
+@repeatable(100)
+def test_so_it_is_with_a_token(case: Case[Any], locked_gateway: Fuzzed) -> None:
+    locked_gateway.check(case)
+
+
+@api.include(operation_id=STREAM).parametrize()
+@repeatable(200)
+def test_a_stream_begins_or_says_why_not(case: Case[Any], open_gateway: Fuzzed) -> None:
+    # It does not end, so that schemathesis could not look at the answer as a whole.
+    request = case.as_transport_kwargs(base_url=open_gateway.gateway.url)
+    with open_gateway.session.request(**request, stream=True, timeout=10) as answer:
+        if answer.status_code == 200:
+            assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+            assert next(answer.iter_lines())
+        else:
+            assert answer.status_code in (400, 405, 422)
+            assert answer.json()["error"]["message"]

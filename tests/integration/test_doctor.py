@@ -1,0 +1,570 @@
+"""What the doctor sees: each check against the real thing, well and ill."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, cast
+
+import fakeredis
+import fsspec
+import pytest
+from click.testing import CliRunner
+
+from batchflow.cli import main
+from batchflow.cli.checks import (
+    celery_side,
+    clocks,
+    examine,
+    files,
+    gateway,
+    jobs,
+    openai_side,
+    redis_server,
+    software,
+    webhooks,
+)
+from batchflow.cli.checks.findings import Check, Finding, Level, Look
+from batchflow.jobs import BatchSpec, Credential
+from batchflow.openai_webhooks import GATEWAY_PATH
+from batchflow.queue import Queue, Sender, Step, make_app
+from batchflow.settings import Settings, load_settings
+from batchflow.states import JobState
+from batchflow.store import AsyncJobStore, JobStore, commands, connect, connect_async, telemetry
+from tests.support.deliveries import SECRET
+from tests.support.gateway import running_gateway
+from tests.support.orders import an_order
+from tests.support.stack_emulator import Emulator
+from tests.support.steps import running_emulator
+
+#: Nobody else has a client with it.
+KEY = f"sk-{uuid.uuid4().hex}"
+OK, NOTE, WARNING, PROBLEM = Level.OK, Level.NOTE, Level.WARNING, Level.PROBLEM
+MakeSettings = Callable[..., Settings]
+
+
+def look(settings: Settings, check: Check) -> dict[str, Finding]:
+    """What a check finds, by what it is about; the last word about each."""
+
+    async def found() -> Iterable[Finding]:
+        store = connect_async(settings)
+        try:
+            return await check(Look(settings, store))
+        finally:
+            await store.redis.aclose()
+
+    return {finding.what: finding for finding in asyncio.run(found())}
+
+
+def look_at_redis(store: object, check: Check) -> dict[str, Finding]:
+    """The same, over another store."""
+    given = Look(Settings.model_validate({}), cast(AsyncJobStore, store))
+
+    async def found() -> Iterable[Finding]:
+        return await check(given)
+
+    return {finding.what: finding for finding in asyncio.run(found())}
+
+
+@pytest.fixture
+def store(settings: MakeSettings) -> Iterator[JobStore]:
+    """What workers would write by."""
+    store = connect(settings())
+    with store.redis:
+        yield store
+
+
+@pytest.fixture
+def configure(store: JobStore) -> Iterator[Callable[..., None]]:
+    """Set up Redis in another way, for the time of a test."""
+    redis: Any = store.redis
+    before: dict[str, str] = {}
+
+    def set_(**values: object) -> None:
+        for given, value in values.items():
+            name = given.replace("_", "-")
+            before.setdefault(name, redis.config_get(name)[name])
+            redis.config_set(name, str(value))
+
+    yield set_
+    for name, value in before.items():
+        redis.config_set(name, value)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Emulator]:
+    with running_emulator(KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """OpenAI, and the default API key on this machine."""
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", KEY)
+    yield server
+    server.heal()
+
+
+# Redis
+
+
+def test_redis_answers(settings: MakeSettings) -> None:
+    assert look(settings(), redis_server.answers)["connection"].level is OK
+    found = look(settings(), redis_server.server)
+    assert {finding.what: finding.level for finding in found.values()} == {
+        "version": OK,
+        "persistence": WARNING,
+        "eviction": OK,
+        "memory": OK,
+    }
+    assert "appendonly yes" in found["persistence"].advice
+
+
+def test_redis_that_keeps_a_file(settings: MakeSettings, configure: Callable[..., None]) -> None:
+    configure(appendonly="yes")
+    assert look(settings(), redis_server.server)["persistence"].level is OK
+
+
+def test_redis_that_throws_jobs_away(
+    settings: MakeSettings, configure: Callable[..., None]
+) -> None:
+    configure(maxmemory_policy="allkeys-lru")
+    assert look(settings(), redis_server.server)["eviction"].level is OK
+    configure(maxmemory="1gb")
+    found = look(settings(), redis_server.server)["eviction"]
+    assert (found.level, found.seen) == (PROBLEM, "allkeys-lru")
+    assert "noeviction" in found.advice
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.5, OK), (0.82, WARNING), (0.95, PROBLEM)])
+def test_redis_that_gets_full(
+    settings: MakeSettings,
+    store: JobStore,
+    configure: Callable[..., None],
+    share: float,
+    level: Level,
+) -> None:
+    redis: Any = store.redis
+    configure(maxmemory=int(redis.info("memory")["used_memory"] / share))
+    assert look(settings(), redis_server.server)["memory"].level is level
+
+
+def test_a_suggestion_for_small_records(
+    settings: MakeSettings, configure: Callable[..., None]
+) -> None:
+    assert look(settings(), redis_server.records)["records"].level is NOTE
+    configure(hash_max_listpack_value=2_048)
+    assert not look(settings(), redis_server.records)
+
+
+class _Says:
+    """A Redis that says of itself what it is told to."""
+
+    def __init__(self, **info: object) -> None:
+        self._info = {"redis_version": "7.2.4", "aof_enabled": 1} | info
+
+    async def run(self, command: commands.Command[Any]) -> Any:
+        return command.parse(self._info)
+
+
+@pytest.mark.parametrize(
+    ("info", "what", "level"),
+    [
+        ({"redis_version": "6.2.14"}, "version", OK),
+        ({"redis_version": "6.0.16"}, "version", PROBLEM),
+        ({"redis_version": "255.255.255"}, "version", OK),
+        ({"redis_mode": "cluster"}, "version", PROBLEM),
+        ({"aof_last_write_status": "err"}, "persistence", PROBLEM),
+        ({"rdb_last_bgsave_status": "err"}, "persistence", PROBLEM),
+    ],
+)
+def test_what_redis_says_of_itself(info: dict[str, object], what: str, level: Level) -> None:
+    assert look_at_redis(_Says(**info), redis_server.server)[what].level is level
+
+
+def test_a_server_that_says_little_of_itself() -> None:
+    redis = fakeredis.FakeAsyncRedis(decode_responses=True)
+    found = look_at_redis(AsyncJobStore(redis, "test"), redis_server.server)
+    assert [finding.level for finding in found.values()] == [NOTE]
+
+
+# Clocks
+
+
+@contextmanager
+def _a_server(date: str | None) -> Iterator[str]:
+    """An HTTP server whose answers claim to be of a time."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(401)
+            if date:
+                self.send_header("Date", date)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "level", "seen"),
+    [(0, OK, "agrees"), (60, WARNING, "ahead"), (-60, WARNING, "behind"), (3_600, PROBLEM, "3,")],
+)
+def test_openai_s_clock(
+    settings: MakeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead_s: float,
+    level: Level,
+    seen: str,
+) -> None:
+    with _a_server(formatdate(time.time() + ahead_s, usegmt=True)) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        found = look(settings(), clocks.openai)["OpenAI"]
+    assert found.level is level
+    assert seen in found.seen
+
+
+@pytest.mark.parametrize("date", [None, "yesterday"])
+def test_a_server_without_a_clock(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, date: str | None
+) -> None:
+    with _a_server(date) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        assert look(settings(), clocks.openai)["OpenAI"].level is NOTE
+
+
+def test_clocks_here_and_openai_away(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert look(settings(), clocks.redis)["Redis"].level is OK
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    found = look(settings(), clocks.openai)["OpenAI"]
+    assert found.level is WARNING
+    assert "can't be reached from here" in found.seen
+
+
+# Celery
+
+
+def test_a_broker_that_is_there(settings: MakeSettings) -> None:
+    found = look(settings(), celery_side.broker)["broker"]
+    assert found.level is OK
+    assert "the Redis of the jobs" in found.seen
+
+
+def test_a_broker_that_is_away(settings: MakeSettings) -> None:
+    away = settings(broker_url="redis://:hunter2@127.0.0.1:1/0")
+    found = look(away, celery_side.broker)["broker"]
+    assert found.level is PROBLEM
+    assert "hunter2" not in str(found)
+
+
+def test_queues_and_what_has_waited_for_long_in_them(
+    settings: MakeSettings, store: JobStore, key_prefix: str
+) -> None:
+    Sender(make_app(settings())).send(Step.SUBMIT, "bf-" + "a" * 26)
+    old = json.dumps({"headers": {"sent_at": time.time() - 300}})
+    cast(Any, store.redis).lpush(f"{key_prefix}.files", old)
+    found = look(settings(), celery_side.queues)
+    assert found[f"{key_prefix}.poll"].seen == "empty"
+    assert found[f"{key_prefix}.submit"].level is OK
+    assert found[f"{key_prefix}.submit"].seen.startswith("1 message, the oldest for ")
+    assert found[f"{key_prefix}.files"].level is WARNING
+    assert f"-Q {key_prefix}.files" in found[f"{key_prefix}.files"].advice
+
+
+def test_workers_of_each_queue(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
+    store.run(telemetry.alive("one@host", ["poll", "submit"]))
+    store.run(telemetry.alive("two@host", ["submit"]))
+    found = look(settings(), celery_side.workers)
+    assert found["workers on submit"].seen == "2: one@host, two@host"
+    assert found["workers on poll"].level is OK
+    assert found["workers on files"].level is PROBLEM
+    assert f"celery -A batchflow_workers worker -Q {key_prefix}.files" in (
+        found["workers on files"].advice
+    )
+
+
+def test_beat_s_last_tick(settings: MakeSettings, store: JobStore) -> None:
+    assert look(settings(), celery_side.beat)["beat"].level is PROBLEM
+    store.run(telemetry.note("sweep"))
+    assert look(settings(), celery_side.beat)["beat"].level is OK
+    store.run(telemetry.note(sweep=store.run(commands.time()) - 60))
+    found = look(settings(), celery_side.beat)["beat"]
+    assert found.level is PROBLEM
+    assert "1 min 0 s ago" in found.seen
+    assert "celery -A batchflow_workers beat" in found.advice
+    assert look(settings(sweep_interval_s=60), celery_side.beat)["beat"].level is OK
+
+
+# Jobs
+
+
+def _batch(store: JobStore, *, due_in_s: float = 600) -> str:
+    order = an_order()
+    store.run(commands.create(order, due_in_s=due_in_s))
+    store.run(commands.update(order.job_id, source="test", to=JobState.RUNNING))
+    return order.job_id
+
+
+def test_jobs_that_nobody_attends_to(settings: MakeSettings, store: JobStore) -> None:
+    assert look(settings(), jobs.overdue)["due jobs"].level is OK
+    _batch(store)
+    assert look(settings(), jobs.overdue)["due jobs"].level is OK
+    _batch(store, due_in_s=-90)
+    found = look(settings(), jobs.overdue)["due jobs"]
+    assert found.level is PROBLEM
+    assert "1 min 30 s" in found.seen
+
+
+def test_polls_that_stand_still(settings: MakeSettings, store: JobStore) -> None:
+    store.run(telemetry.note(poll=store.run(commands.time()) - 3_600))
+    assert look(settings(), jobs.polls)["polls"].level is OK, "nobody has to be asked about"
+    _batch(store)
+    assert look(settings(), jobs.polls)["polls"].level is PROBLEM
+    store.run(telemetry.note("poll"))
+    assert look(settings(), jobs.polls)["polls"].level is OK
+
+
+def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) -> None:
+    job = store.run(commands.get(_batch(store)))
+    assert job
+    store.run(commands.join_line("KEY|gpt-test", job))
+    found = look(settings(), jobs.polls)["waiting"]
+    assert found.level is WARNING
+    assert "1 job" in found.seen
+
+
+# OpenAI
+
+
+def test_a_key_that_openai_takes(settings: MakeSettings, emulator: Emulator) -> None:
+    assert look(settings(), openai_side.credentials)["FLYTE_OPENAI_API_KEY"].level is OK
+
+
+def test_a_key_that_openai_refuses(settings: MakeSettings, emulator: Emulator) -> None:
+    emulator.configure(refused_keys=[KEY])
+    found = look(settings(), openai_side.credentials)["FLYTE_OPENAI_API_KEY"]
+    assert found.level is PROBLEM
+    assert "HTTP 401" in found.seen
+    assert KEY not in str(found)
+
+
+def test_an_outage_at_openai(settings: MakeSettings, emulator: Emulator) -> None:
+    emulator.outage(status=503)
+    assert look(settings(), openai_side.credentials)["FLYTE_OPENAI_API_KEY"].level is WARNING
+
+
+def test_a_key_of_which_only_the_workers_know(
+    settings: MakeSettings, store: JobStore, emulator: Emulator
+) -> None:
+    credential = Credential(group="elsewhere", key="api_key")
+    spec = BatchSpec(credential=credential, input_file_id="file-1", config={})
+    store.run(commands.create(an_order(spec=spec), due_in_s=600))
+    found = look(settings(), openai_side.credentials)
+    assert list(found) == ["elsewhere/api_key"]
+    assert found["elsewhere/api_key"].level is NOTE
+    assert look(settings(), webhooks.endpoints)["endpoints of elsewhere/api_key"].level is NOTE
+
+
+def test_a_key_that_the_workers_leave_alone(settings: MakeSettings, store: JobStore) -> None:
+    def levels() -> list[Level]:
+        async def found() -> list[Level]:
+            given = connect_async(settings())
+            findings = await openai_side.credentials(Look(settings(), given))
+            await given.redis.aclose()
+            return [finding.level for finding in findings]
+
+        return asyncio.run(found())
+
+    store.run(commands.back_off("FLYTE_OPENAI_API_KEY", message="Why."))
+    assert levels() == [WARNING, NOTE]
+    store.run(commands.back_off("FLYTE_OPENAI_API_KEY", message="Why.", retry_after_s=100))
+    assert levels() == [PROBLEM, NOTE]
+
+
+# Webhooks
+
+
+def test_signing_secrets(settings: MakeSettings) -> None:
+    assert look(settings(), webhooks.secrets)["secret"].level is WARNING
+    good = settings(webhook_secrets=[SECRET, SECRET])
+    assert look(good, webhooks.secrets)["secret"].seen == "2 secrets"
+
+
+def test_endpoints_at_openai(settings: MakeSettings, emulator: Emulator, key_prefix: str) -> None:
+    name, public_url = "endpoints of FLYTE_OPENAI_API_KEY", f"https://{key_prefix}.example.com"
+    url = f"{public_url}{GATEWAY_PATH}"
+    here = settings(public_url=public_url, webhook_secrets=[SECRET])
+    found = look(here, webhooks.endpoints)[name]
+    assert found.level is WARNING
+    assert f"batchflow webhooks register {url}" in found.advice
+    assert look(settings(public_url=public_url), webhooks.endpoints)[name].level is NOTE
+
+    with emulator.sdk("org-default") as client:
+        some = client.webhooks.create(name="x", url=url, event_types=["batch.completed"])
+        assert "batch.failed" in look(here, webhooks.endpoints)[name].seen
+        client.webhooks.update(
+            some.id,
+            event_types=["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"],
+        )
+        found = look(here, webhooks.endpoints)[name]
+        assert (found.level, found.seen) == (OK, url)
+        client.webhooks.delete(some.id)
+
+
+def test_a_server_without_webhooks(settings: MakeSettings, emulator: Emulator) -> None:
+    emulator.outage(status=404, operations=["webhooks.*"])
+    found = look(settings(), webhooks.endpoints)["endpoints of FLYTE_OPENAI_API_KEY"]
+    assert found.level is NOTE
+    assert "has no API for webhook endpoints" in found.seen
+
+
+def test_deliveries(settings: MakeSettings, store: JobStore) -> None:
+    assert look(settings(), webhooks.deliveries)["deliveries"].level is NOTE
+    store.run(telemetry.count("webhook_deliveries", "rejected"))
+    assert look(settings(), webhooks.deliveries)["deliveries"].level is WARNING
+    store.run(telemetry.note("webhook"))
+    assert look(settings(), webhooks.deliveries)["deliveries"].level is OK
+
+
+# Files
+
+
+def test_places_for_files(settings: MakeSettings, store: JobStore, tmp_path: Path) -> None:
+    here = settings(allowed_uris=f"{tmp_path}/,{tmp_path}/none/,s3://")
+    found = look(here, files.places)
+    assert found[f"{tmp_path}/"].level is OK
+    assert found[f"{tmp_path}/none/"].level is WARNING
+    assert found["object stores"].level is NOTE
+    assert not list(tmp_path.iterdir())
+
+    store.run(telemetry.alive(f"celery@{socket.gethostname()}", [Queue.FILES]))
+    found = look(here, files.places)
+    assert found[f"{tmp_path}/none/"].level is PROBLEM, "a worker of this machine goes there"
+
+
+def test_object_storage(settings: MakeSettings, key_prefix: str) -> None:
+    uri = f"memory://{key_prefix}/"
+    assert look(settings(allowed_uris=uri), files.places)[uri].level is OK
+    assert not fsspec.filesystem("memory").find(uri)
+
+
+# Gateway and software
+
+
+def test_a_gateway_and_its_settings(settings: MakeSettings) -> None:
+    with running_gateway(settings(webhook_secrets=[SECRET])) as ready:
+        here = settings(public_url=ready.url, api_token="t" * 32)
+        assert {f.level for f in look(here, gateway.settings).values()} == {OK}
+        assert look(here, gateway.answers)["gateway"].level is OK
+
+
+def test_a_gateway_without_a_secret(settings: MakeSettings) -> None:
+    with running_gateway(settings()) as ready:
+        found = look(settings(public_url=ready.url), gateway.answers)["gateway"]
+    assert found.level is WARNING
+    assert "OPENAI_WEBHOOK_SECRET" in found.advice
+
+
+def test_a_gateway_that_is_none(settings: MakeSettings, emulator: Emulator) -> None:
+    for url in ("http://127.0.0.1:1", emulator.base_url):
+        assert look(settings(public_url=url), gateway.answers)["gateway"].level is WARNING
+    assert not look(settings(), gateway.answers)
+
+
+def test_settings_of_a_gateway_that_could_be_better(settings: MakeSettings) -> None:
+    found = look(settings(), gateway.settings)
+    assert [found[what].level for what in ("address", "token")] == [NOTE, NOTE]
+    short = settings(public_url="http://batchflow.example.com", api_token="secret-token-123")
+    found = look(short, gateway.settings)
+    assert [found[what].level for what in ("address", "token")] == [WARNING, NOTE]
+    assert "secret-token-123" not in str(found)
+
+
+def test_versions(settings: MakeSettings) -> None:
+    found = look(settings(), software.versions)
+    assert all(found[name].seen[0].isdigit() for name in ("Python", "openai", "celery"))
+
+
+# All of it
+
+
+def _doctor(*options: str, **env: str) -> tuple[int, str]:
+    load_settings.cache_clear()
+    env["OPENAI_BASE_URL"] = "http://127.0.0.1:1/v1"
+    try:
+        result = CliRunner().invoke(main, ["doctor", *options], env=env)
+    finally:
+        load_settings.cache_clear()
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+def test_without_redis_the_rest_is_looked_at_all_the_same() -> None:
+    code, told = _doctor("--json", BATCHFLOW_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    assert code == 1
+    assert "hunter2" not in told
+    sections = {section["name"]: section["findings"] for section in json.loads(told)["sections"]}
+    connection = sections["Redis"][0]
+    assert (connection["what"], connection["level"]) == ("connection", "problem")
+    assert connection["seen"].startswith("Redis can't be reached")
+    assert [finding["level"] for finding in sections["Jobs"]] == ["note", "note"]
+    assert all(finding["level"] == "ok" for finding in sections["Software"])
+    assert "this check broke" not in told
+
+
+def test_a_secret_that_is_none_is_a_problem_and_not_shown(redis_url: str, key_prefix: str) -> None:
+    code, told = _doctor(
+        BATCHFLOW_REDIS_URL=redis_url,
+        BATCHFLOW_KEY_PREFIX=key_prefix,
+        OPENAI_WEBHOOK_SECRET=f"{SECRET},hunter2",
+    )
+    assert code == 1
+    assert "secret 2 in it does not begin with whsec_" in told
+    assert "hunter2" not in told
+
+
+def test_a_check_has_limited_time_and_may_break(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleeps(look: Look) -> list[Finding]:
+        await asyncio.sleep(3_600)
+        return []
+
+    async def breaks(look: Look) -> list[Finding]:
+        raise ValueError("sk-secret")
+
+    async def fine(look: Look) -> list[Finding]:
+        return [Finding(OK, "fine", "fine")]
+
+    monkeypatch.setattr(examine, "LIMIT_S", 0.1)
+    monkeypatch.setattr(examine, "_CHECKS", [("All", (sleeps, breaks, fine))])
+
+    async def all_of_it() -> list[examine.Section]:
+        store = connect_async(settings())
+        try:
+            return await examine.examine(Look(settings(), store))
+        finally:
+            await store.redis.aclose()
+
+    (section,) = asyncio.run(all_of_it())
+    assert [finding.level for finding in section.findings] == [PROBLEM, PROBLEM, OK]
+    assert "no answer within 0.1 s" in section.findings[0].seen
+    assert "ValueError" in section.findings[1].seen
+    assert "sk-secret" not in str(section)

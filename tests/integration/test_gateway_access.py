@@ -1,0 +1,262 @@
+"""The gateway as a process and over a real connection: its start, its end, its sessions."""
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from batchflow.gateway.access import CSRF_FIELD
+from batchflow.gateway.bodies import MAX_BODY_BYTES
+from batchflow.gateway.rates import LOGINS
+from batchflow.settings import Settings
+from batchflow.states import JobState
+from batchflow.store import commands
+from tests.support.deliveries import OTHER_SECRET, SECRET, delivery, event
+from tests.support.gateway import Gateway, running_gateway
+from tests.support.orders import an_order
+from tests.support.stack_processes import BIN, Process, clean_environment
+
+MakeSettings = Callable[..., Settings]
+
+TOKEN = "a token that is long enough"
+HTML = {"Accept": "text/html,*/*;q=0.8"}
+_READY = re.compile(r"^Gateway ready: (http://\S+)$", re.MULTILINE)
+
+
+@pytest.fixture
+def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start `batchflow gateway` with options and variables."""
+    started = []
+
+    def run(*options: str, env: Mapping[str, str] | None = None) -> Process:
+        command: list[str | Path] = [BIN / "batchflow", "gateway", "--port", "0", *options]
+        environment = {**clean_environment(), "BATCHFLOW_REDIS_URL": redis_url, **(env or {})}
+        process = Process("gateway", command, environment, tmp_path / "gateway.log")
+        process.start()
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.stop()
+
+
+def address(process: Process) -> str:
+    process.await_ready(lambda: _READY.search(process.log()))
+    ready = _READY.search(process.log())
+    assert ready
+    return ready[1]
+
+
+class TestProcess:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example", ""])
+    def test_where_others_reach_it_it_does_not_start_without_a_token(
+        self, start: Callable[..., Process], host: str
+    ) -> None:
+        process = start("--host", host)
+        assert process.wait() == 2
+        (line,) = process.log().splitlines()
+        assert line.startswith("Error: ")
+        assert "BATCHFLOW_API_TOKEN" in line
+
+    def test_nor_with_one_that_is_short(self, start: Callable[..., Process]) -> None:
+        process = start("--host", "0.0.0.0", env={"BATCHFLOW_API_TOKEN": "hunter2"})
+        assert process.wait() == 2
+        assert "BATCHFLOW_API_TOKEN" in process.log()
+        assert "hunter2" not in process.log()
+
+    def test_nor_with_a_webhook_secret_that_is_none(self, start: Callable[..., Process]) -> None:
+        process = start(env={"OPENAI_WEBHOOK_SECRET": "hunter2"})
+        assert process.wait() == 2
+        assert "OPENAI_WEBHOOK_SECRET" in process.log()
+        assert "hunter2" not in process.log()
+
+    @pytest.mark.parametrize(
+        "url", ["", "http://user:hunter2@localhost", "redis://localhost/x?y=z"]
+    )
+    def test_nor_without_a_redis_that_it_could_use(
+        self, start: Callable[..., Process], url: str
+    ) -> None:
+        process = start(env={"BATCHFLOW_REDIS_URL": url})
+        assert process.wait() == 2
+        assert "BATCHFLOW_REDIS_URL" in process.log()
+        assert "hunter2" not in process.log()
+        assert "Traceback" not in process.log()
+
+    def test_with_a_token_it_does(self, start: Callable[..., Process]) -> None:
+        process = start("--host", "0.0.0.0", env={"BATCHFLOW_API_TOKEN": TOKEN})
+        url = address(process).replace("0.0.0.0", "127.0.0.1")
+        with httpx2.Client(base_url=url) as http:
+            assert http.get("/healthz").status_code == 200
+            assert http.get("/api/jobs").status_code == 401
+            bearer = {"Authorization": f"Bearer {TOKEN}"}
+            assert http.get("/api/jobs?text=hunter2", headers=bearer).status_code == 200
+        # What people search for is theirs.
+        assert "hunter2" not in process.log()
+        assert TOKEN not in process.log()
+
+    def test_a_proxy_that_it_knows_names_the_client_and_the_scheme(
+        self, start: Callable[..., Process]
+    ) -> None:
+        process = start("--proxy", "127.0.0.1", env={"BATCHFLOW_API_TOKEN": TOKEN})
+        with httpx2.Client(base_url=address(process)) as http:
+            for n in range(LOGINS.amount + 5):
+                named = {"X-Forwarded-For": f"192.0.2.{n}", "X-Forwarded-Proto": "https"}
+                answer = http.post("/login", data={"token": TOKEN}, headers=named)
+                assert answer.status_code == 303
+                assert "; Secure" in answer.headers["set-cookie"]
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_it_ends_when_it_is_asked_to_streams_and_all(
+        self, start: Callable[..., Process], number: signal.Signals
+    ) -> None:
+        process = start()
+        url = address(process)
+        with httpx2.stream("GET", f"{url}/api/events") as events:
+            assert events.status_code == 200
+            began = time.monotonic()
+            process.signal(number)
+            assert process.wait() == 0
+            assert time.monotonic() - began < 5
+        assert "Traceback" not in process.log()
+
+    def test_a_port_that_is_taken_is_said_to_be(self, start: Callable[..., Process]) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            process = start("--port", str(taken.getsockname()[1]))
+            assert process.wait() != 0
+            assert "address already in use" in process.log()
+            assert "Gateway ready" not in process.log()
+
+
+@pytest.fixture
+def guarded(settings: MakeSettings) -> Iterator[Gateway]:
+    with running_gateway(settings(api_token=TOKEN, webhook_secrets=SECRET)) as gateway:
+        yield gateway
+
+
+def a_running_job(gateway: Gateway) -> str:
+    order = an_order()
+    gateway.store.run(commands.create(order, due_in_s=60))
+    return order.job_id
+
+
+def csrf_token(page: httpx2.Response) -> str:
+    match = re.search(rf'name="{CSRF_FIELD}" value="([0-9a-f]+)"', page.text)
+    assert match, page.text
+    return match[1]
+
+
+class TestBrowser:
+    def test_from_the_login_page_to_a_cancelled_job_and_out(self, guarded: Gateway) -> None:
+        job_id = a_running_job(guarded)
+        with httpx2.Client(base_url=guarded.url, headers=HTML, follow_redirects=True) as browser:
+            page = browser.get(f"/jobs/{job_id}")
+            assert page.url.path == "/login"
+            page = browser.post("/login", data={"token": TOKEN, "next": f"/jobs/{job_id}"})
+            assert page.url.path == f"/jobs/{job_id}"
+            form = {CSRF_FIELD: csrf_token(page)}
+            origin = {"Origin": guarded.url}
+            assert browser.post(f"/jobs/{job_id}/cancel", headers=origin).status_code == 403
+            assert state(guarded, job_id) == JobState.QUEUED
+            done = browser.post(f"/jobs/{job_id}/cancel", data=form, headers=origin)
+            assert done.status_code == 200
+            assert state(guarded, job_id) == JobState.CANCELLED
+            out = browser.post("/logout", data={CSRF_FIELD: csrf_token(done)}, headers=origin)
+            assert out.url.path == "/login"
+            assert browser.get("/").url.path == "/login"
+
+    def test_on_the_open_loopback_a_page_has_its_own_token_too(
+        self, settings: MakeSettings
+    ) -> None:
+        with running_gateway(settings()) as gateway:
+            job_id, other = a_running_job(gateway), httpx2.Client(base_url=gateway.url)
+            headers = {"Origin": gateway.url, "Sec-Fetch-Site": "same-origin"}
+            with httpx2.Client(base_url=gateway.url) as browser, other:
+                form = {CSRF_FIELD: csrf_token(browser.get(f"/jobs/{job_id}"))}
+                path = f"/jobs/{job_id}/cancel"
+                # Without the cookie that came with the page.
+                assert other.post(path, data=form, headers=headers).status_code == 403
+                assert browser.post(path, headers=headers).status_code == 403
+                foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+                assert browser.post(path, data=form, headers=foreign).status_code == 403
+                assert state(gateway, job_id) == JobState.QUEUED
+                assert browser.post(path, data=form, headers=headers).status_code == 303
+                assert state(gateway, job_id) == JobState.CANCELLED
+
+
+def state(gateway: Gateway, job_id: str) -> JobState:
+    job = gateway.store.run(commands.get(job_id))
+    assert job
+    return job.state
+
+
+class TestConnection:
+    def test_nothing_says_what_it_runs_on(self, guarded: Gateway) -> None:
+        with guarded.client() as http:
+            assert "server" not in http.get("/healthz").headers
+
+    def test_what_a_client_says_of_itself_is_not_believed(self, guarded: Gateway) -> None:
+        with guarded.client() as http:
+            answers = [
+                http.post("/login", data={"token": "x"}, headers={"X-Forwarded-For": f"10.0.0.{n}"})
+                for n in range(LOGINS.amount + 1)
+            ]
+            assert answers[-1].status_code == 429
+
+    def test_a_stream_comes_through_as_it_happens(self, settings: MakeSettings) -> None:
+        with (
+            running_gateway(settings()) as gateway,
+            gateway.client() as http,
+            http.stream("GET", "/api/events") as events,
+        ):
+            assert events.headers["content-type"].startswith("text/event-stream")
+            job_id = a_running_job(gateway)
+            assert any(job_id in line for line in events.iter_lines())
+
+    @pytest.mark.parametrize("path", ["/webhooks/openai", "/login"])
+    def test_a_large_body_without_a_length_is_not_read_to_its_end(
+        self, guarded: Gateway, path: str
+    ) -> None:
+        sent = 0
+
+        def endless() -> Iterator[bytes]:
+            nonlocal sent
+            while sent < 1_000 * MAX_BODY_BYTES:
+                yield b"token=" + b"x" * 8_192
+                sent += 8_192
+
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        with guarded.client() as http:
+            try:
+                answer = http.post(path, content=endless(), headers=form)
+            except httpx2.NetworkError:
+                # It has hung up while this was still sending.
+                pass
+            else:
+                assert answer.status_code == (400 if path.startswith("/webhooks") else 413)
+        assert sent < 500 * MAX_BODY_BYTES
+
+    def test_a_forged_webhook_is_answered_at_once_while_redis_hangs(
+        self, settings: MakeSettings
+    ) -> None:
+        """It is counted after the answer, however long that takes."""
+        with socket.socket() as hanging:
+            hanging.bind(("127.0.0.1", 0))
+            hanging.listen()
+            url = f"redis://127.0.0.1:{hanging.getsockname()[1]}/0"
+            with running_gateway(settings(redis_url=url, webhook_secrets=SECRET)) as gateway:
+                forged = delivery(event("batch_1"), at_s=time.time(), secret=OTHER_SECRET)
+                with gateway.client() as http:
+                    began = time.monotonic()
+                    answer = http.post(
+                        "/webhooks/openai", content=forged.body, headers=dict(forged.headers)
+                    )
+                assert answer.status_code == 400
+                assert time.monotonic() - began < 2

@@ -1,0 +1,347 @@
+"""The status API over HTTP: a real gateway, a real Redis."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from batchflow import keys
+from batchflow.jobs import Order
+from batchflow.overview.listing import Filter
+from batchflow.overview.views import JobView
+from batchflow.queue import Queue, Step
+from batchflow.settings import Settings
+from batchflow.states import JobKind, JobState
+from batchflow.store import commands
+from tests.support.gateway import Gateway, running_gateway
+from tests.support.orders import an_order
+from tests.support.population import populate
+from tests.support.stack_processes import free_port
+
+TOKEN = "a-token-of-this-test"
+POPULATION = 200
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def gateway(settings: MakeSettings) -> Iterator[Gateway]:
+    with running_gateway(settings()) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def api(gateway: Gateway) -> Iterator[httpx2.Client]:
+    with gateway.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def crowd(redis_url: str) -> Iterator[Gateway]:
+    """A gateway with many jobs, which nobody changes."""
+    settings = Settings.model_validate({"redis_url": redis_url, "key_prefix": "test-gateway-api"})
+    with running_gateway(settings) as gateway:
+        populate(gateway.store, range(POPULATION))
+        yield gateway
+
+
+def created(gateway: Gateway, kind: JobKind = JobKind.BATCH, **order: Any) -> Order:
+    made = an_order(kind, **order)
+    assert gateway.store.run(commands.create(made, due_in_s=1_000)).new
+    return made
+
+
+def at_openai(gateway: Gateway, batch_id: str) -> Order:
+    order = created(gateway)
+    gateway.store.run(commands.begin(order.job_id))
+    fields: dict[str, commands.Value] = {"batch_id": batch_id, "openai_status": "validating"}
+    gateway.store.run(
+        commands.update(order.job_id, source="submit", to=JobState.RUNNING, fields=fields)
+    )
+    return order
+
+
+def messages(gateway: Gateway, queue: Queue) -> list[dict[str, Any]]:
+    """What Celery's queue holds."""
+    name = keys.queue(gateway.settings.key_prefix, queue)
+    raw: Any = gateway.store.redis.lrange(name, 0, -1)
+    return [json.loads(message) for message in raw]
+
+
+def reason(answer: httpx2.Response) -> str:
+    """The message of an error, which has one form."""
+    body = answer.json()
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"message"}
+    return str(body["error"]["message"])
+
+
+# The list
+
+
+def listed(crowd: Gateway, **parameters: Any) -> dict[str, Any]:
+    with crowd.client() as client:
+        answer = client.get("/api/jobs", params=parameters)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def records(crowd: Gateway) -> list[dict[str, Any]]:
+    ids = crowd.store.run(commands.recent(1_000))
+    jobs = crowd.store.run_all([commands.get(job_id) for job_id in ids])
+    return [JobView.of(job).model_dump(mode="json") for job in jobs if job]
+
+
+def test_the_list_has_the_jobs_as_they_are_in_redis(crowd: Gateway) -> None:
+    page = listed(crowd, limit=POPULATION)
+    assert page.keys() == {"jobs", "next"}
+    assert page["next"] is None
+    by_id = {job["id"]: job for job in records(crowd)}
+    assert {job["id"]: job for job in page["jobs"]} == by_id
+    assert len(by_id) == POPULATION
+
+
+def test_a_page_has_fifty_jobs_unless_told_otherwise(crowd: Gateway) -> None:
+    assert len(listed(crowd)["jobs"]) == 50
+    assert len(listed(crowd, limit=1)["jobs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        ({"state": "running"}, Filter(states=frozenset({JobState.RUNNING}))),
+        (
+            {"state": ["failed", "retryable"], "kind": ["upload", "batch"]},
+            Filter(
+                states=frozenset({JobState.FAILED, JobState.RETRYABLE}),
+                kinds=frozenset({JobKind.UPLOAD, JobKind.BATCH}),
+            ),
+        ),
+        ({"organization": "org-beta"}, Filter(organization="org-beta")),
+        ({"execution": "run-11"}, Filter(execution="run-11")),
+        (
+            {"execution": "project-1/dev/run-11/n1-batch"},
+            Filter(execution="project-1/dev/run-11/n1-batch"),
+        ),
+        ({"text": "GRÖßE"}, Filter(text="größe")),
+        (
+            {"state": ["succeeded", "failed"], "organization": "org-beta", "text": "gpt"},
+            Filter(
+                states=frozenset({JobState.SUCCEEDED, JobState.FAILED}),
+                organization="org-beta",
+                text="gpt",
+            ),
+        ),
+    ],
+)
+def test_each_parameter_filters(crowd: Gateway, parameters: dict[str, Any], wanted: Filter) -> None:
+    ids = crowd.store.run(commands.recent(1_000))
+    jobs = crowd.store.run_all([commands.get(job_id) for job_id in ids])
+    expected = {job.id for job in jobs if job and wanted.takes(job)}
+    assert expected
+    assert {job["id"] for job in listed(crowd, limit=200, **parameters)["jobs"]} == expected
+
+
+def test_pages_are_followed_by_their_cursor(crowd: Gateway) -> None:
+    everything = [job["id"] for job in listed(crowd, limit=200)["jobs"]]
+    found: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        page = listed(crowd, limit=30, **after)
+        found += [job["id"] for job in page["jobs"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert found == everything
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("state=lost", 422),
+        ("state=", 422),
+        ("kind=chat", 422),
+        ("&".join(["state=queued"] * 7), 422),
+        ("states=running", 422),
+        ("limit=0", 422),
+        ("limit=201", 422),
+        ("limit=many", 422),
+        ("limit=9999999999999999999999", 422),
+        ("text=" + "x" * 301, 422),
+        ("organization=" + "x" * 301, 422),
+        ("execution=" + "x" * 301, 422),
+        ("after=" + "x" * 301, 422),
+        ("after=x", 400),
+        ("after=%00", 400),
+        ("after=%ff%fe", 400),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_its_name(
+    crowd: Gateway, query: str, status: int
+) -> None:
+    with crowd.client() as client:
+        answer = client.get(f"/api/jobs?{query}")
+    assert answer.status_code == status
+    name = query.partition("=")[0] if status == 422 else "cursor"
+    assert name in reason(answer)
+    assert "x" * 20 not in reason(answer), "what was sent is not sent back"
+
+
+@pytest.mark.parametrize("name", ["text", "organization", "execution"])
+@pytest.mark.parametrize(
+    "value", ["%00", "%0a", "%ff", "%ed%a0%80", "%f0%9f%99%82", "%25", "..%2f..", "%e2%80%ae", "+"]
+)
+def test_odd_text_is_looked_for_and_breaks_nothing(crowd: Gateway, name: str, value: str) -> None:
+    with crowd.client() as client:
+        answer = client.get(f"/api/jobs?{name}={value * 3}")
+    assert answer.status_code == 200
+    assert answer.json() == {"jobs": [], "next": None}
+
+
+# One job
+
+
+def test_a_job_is_shown_by_each_of_its_ids(gateway: Gateway, api: httpx2.Client) -> None:
+    order = at_openai(gateway, "projects/1/batch:7")
+    for text in (order.job_id, "projects/1/batch:7", "projects%2F1%2Fbatch%3A7"):
+        answer = api.get(f"/api/jobs/{text}")
+        assert answer.status_code == 200, answer.text
+        shown = answer.json()
+        assert (shown["id"], shown["batch_id"]) == (order.job_id, "projects/1/batch:7")
+        assert shown["spec"]["input_file_id"] == "file-1"
+        assert [event["source"] for event in shown["timeline"]] == ["create", "submit"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("bf-" + "a" * 26, 404),
+        ("batch_unknown", 404),
+        ("a/b/c", 404),
+        ("", 400),
+        ("%20", 400),
+        ("%00", 400),
+        ("%0a", 400),
+        ("..%2f..%2fetc%2fpasswd", 400),
+        ("%ff", 400),
+        ("x" * 257, 400),
+        ("x" * 301, 422),
+    ],
+)
+def test_a_job_that_is_not_there(api: httpx2.Client, text: str, status: int) -> None:
+    answer = api.get(f"/api/jobs/{text}")
+    assert answer.status_code == status
+    assert reason(answer)
+
+
+def test_no_secret_is_shown(gateway: Gateway, api: httpx2.Client) -> None:
+    order = at_openai(gateway, "batch_1")
+    everything = "".join(
+        api.get(path).text for path in ("/api/jobs", f"/api/jobs/{order.job_id}", "/api/summary")
+    )
+    assert not re.search(r"sk-|redis://|password", everything)
+
+
+# Cancel
+
+
+def test_a_transfer_is_cancelled_at_once(gateway: Gateway, api: httpx2.Client) -> None:
+    order = created(gateway, JobKind.UPLOAD)
+    answer = api.post(f"/api/jobs/{order.job_id}/cancel")
+    assert answer.status_code == 200
+    done = answer.json()
+    assert (done["outcome"], done["delayed"]) == ("cancelled", False)
+    assert (done["job"]["id"], done["job"]["state"]) == (order.job_id, "cancelled")
+    assert done["job"]["message"] == "Cancelled through the API."
+    again = api.post(f"/api/jobs/{order.job_id}/cancel").json()
+    assert (again["outcome"], again["job"]) == ("ended", done["job"])
+
+
+def test_a_batch_is_left_to_a_worker(gateway: Gateway, api: httpx2.Client) -> None:
+    order = at_openai(gateway, "projects/1/batch:7")
+    done = api.post("/api/jobs/projects/1/batch:7/cancel").json()
+    assert (done["outcome"], done["delayed"]) == ("requested", False)
+    assert (done["job"]["state"], done["job"]["cancel_requested"]) == ("running", True)
+    (message,) = messages(gateway, Queue.SUBMIT)
+    assert message["headers"]["task"] == Step.CANCEL
+    assert message["headers"]["argsrepr"] == f"('{order.job_id}',)"
+
+
+def test_without_a_broker_the_answer_says_that_it_takes_longer(settings: MakeSettings) -> None:
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    with running_gateway(settings(broker_url=nowhere)) as gateway, gateway.client() as api:
+        order = at_openai(gateway, "batch_1")
+        done = api.post("/api/jobs/batch_1/cancel").json()
+        assert (done["outcome"], done["delayed"]) == ("requested", True)
+        assert gateway.store.run(commands.claim_due(10, hold_s=1)) == [order.job_id]
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("batch_unknown", 404), ("%20", 400), ("", 400), ("x" * 301, 422)]
+)
+def test_what_is_not_there_cannot_be_cancelled(api: httpx2.Client, text: str, status: int) -> None:
+    answer = api.post(f"/api/jobs/{text}/cancel")
+    assert answer.status_code == status
+    assert reason(answer)
+
+
+def test_cancelling_is_not_a_matter_of_following_a_link(
+    gateway: Gateway, api: httpx2.Client
+) -> None:
+    order = created(gateway)
+    assert api.get(f"/api/jobs/{order.job_id}/cancel").status_code == 404
+    assert api.post(f"/api/jobs/{order.job_id}").status_code == 405
+    elsewhere = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+    answer = api.post(f"/api/jobs/{order.job_id}/cancel", headers=elsewhere)
+    assert answer.status_code == 403
+    assert api.get(f"/api/jobs/{order.job_id}").json()["state"] == "queued"
+
+
+# Access, outages, the document
+
+
+def test_with_a_token_nothing_is_shown_without_it(settings: MakeSettings) -> None:
+    with running_gateway(settings(api_token=TOKEN)) as gateway:
+        order = created(gateway)
+        paths = ["/api/jobs", f"/api/jobs/{order.job_id}", "/api/summary", "/api/openapi.json"]
+        with gateway.client() as stranger, gateway.client(TOKEN) as friend:
+            for path in [*paths, "/api/events"]:
+                answer = stranger.get(path)
+                assert (answer.status_code, bool(reason(answer))) == (401, True), path
+            assert stranger.post(f"/api/jobs/{order.job_id}/cancel").status_code == 401
+            for path in paths:
+                assert friend.get(path).status_code == 200, path
+            assert friend.post(f"/api/jobs/{order.job_id}/cancel").json()["outcome"] == "cancelled"
+
+
+def test_without_redis_the_api_says_so(settings: MakeSettings) -> None:
+    nowhere = f"redis://:hidden-password@127.0.0.1:{free_port()}/0"
+    with running_gateway(settings(redis_url=nowhere)) as gateway, gateway.client() as api:
+        for path in ("/api/jobs", f"/api/jobs/bf-{'a' * 26}", "/api/summary"):
+            answer = api.get(path)
+            assert answer.status_code == 503, path
+            assert "Redis can't be reached" in reason(answer)
+            assert "hidden-password" not in answer.text
+        assert api.post(f"/api/jobs/bf-{'a' * 26}/cancel").status_code == 503
+
+
+def test_the_document_names_every_route_and_answer(api: httpx2.Client) -> None:
+    document = api.get("/api/openapi.json").json()
+    operations = {
+        operation["operationId"]: operation
+        for path in document["paths"].values()
+        for operation in path.values()
+    }
+    assert {"listJobs", "getJob", "cancelJob", "getSummary", "streamTransitions"} <= set(operations)
+    for operation in operations.values():
+        assert operation["summary"]
+        assert operation["description"]
+        assert {"200", "401", "403", "429", "503"} <= operation["responses"].keys()
+        for status, answer in operation["responses"].items():
+            if status != "200":
+                assert answer["content"].keys() == {"application/json"}, operation
+    referred = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert referred <= document["components"]["schemas"].keys()

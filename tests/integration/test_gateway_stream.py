@@ -1,0 +1,516 @@
+"""The stream of transitions over HTTP: a real server, a real Redis, and what comes between them."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from batchflow import keys
+from batchflow.gateway import feed, stream
+from batchflow.jobs import Order
+from batchflow.settings import Settings
+from batchflow.states import JobKind, JobState
+from batchflow.store import JobStore, commands, connect, events
+from batchflow.store.commands import Command
+from tests.support.gateway import Gateway, running_gateway
+from tests.support.listener import Asked, Event, Listener
+from tests.support.orders import an_order
+from tests.support.stack_processes import Process, clean_environment, free_port, until
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def gateway(settings: MakeSettings) -> Iterator[Gateway]:
+    with running_gateway(settings()) as gateway:
+        yield gateway
+
+
+def created(store: JobStore, kind: JobKind = JobKind.BATCH) -> Order:
+    order = an_order(kind)
+    assert store.run(commands.create(order, due_in_s=1_000)).new
+    return order
+
+
+def tell(store: JobStore, order: Order, number: int, *, first: int = 0, padding: str = "") -> None:
+    """Make so many transitions of a job, in one round trip."""
+    store.run_all(
+        [
+            commands.update(
+                order.job_id, source="test", fields={"message": f"number {serial}{padding}"}
+            )
+            for serial in range(first, first + number)
+        ]
+    )
+
+
+def all_ids(store: JobStore, after: str) -> list[str]:
+    """What Redis has after a place, which is what a listener must have got."""
+    found = store.run(events.entries(events.EntryId.parse(after), 1_000_000))
+    return [str(entry.id) for entry in found]
+
+
+def numbers(heard: list[Event]) -> list[str]:
+    return [event.data["message"] for event in heard]
+
+
+@contextmanager
+def listening(gateway: Gateway) -> Iterator[Listener]:
+    """Somebody who is where the stream is, and has heard nothing yet."""
+    newest = str(gateway.store.run(events.newest()) or events.BEGINNING)
+    with Listener(gateway.url) as listener:
+        until(lambda: listener.last_id == newest, "the stream to begin", every_s=0.005)
+        listener.events.clear()
+        yield listener
+
+
+# What an event is
+
+
+def test_a_transition_is_told_as_it_happens(gateway: Gateway) -> None:
+    before = created(gateway.store)
+    with listening(gateway) as listener:
+        assert listener.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert listener.response.headers["Cache-Control"] == "no-store"
+        assert listener.response.headers["X-Accel-Buffering"] == "no"
+        assert listener.retry_ms
+        order = created(gateway.store, JobKind.UPLOAD)
+        gateway.store.run(
+            commands.update(
+                order.job_id,
+                source="upload",
+                to=JobState.FAILED,
+                fields={"message": "größer\nals\r200 MB 🙂"},
+            )
+        )
+        listener.until_it_has(2)
+    assert before.job_id not in {event.data["job_id"] for event in listener.events}
+    assert listener.kinds == ["transition"] * 2
+    new, failed = (event.data for event in listener.events)
+    assert (new["before"], new["state"], new["source"]) == (None, "queued", "create")
+    job = gateway.store.run(commands.get(order.job_id))
+    assert job is not None
+    assert datetime.fromisoformat(failed.pop("at")) == job.updated_at
+    assert failed == {
+        "job_id": order.job_id,
+        "kind": "upload",
+        "before": "queued",
+        "state": "failed",
+        "openai_status": "",
+        "message": "größer\nals\r200 MB 🙂",
+        "source": "upload",
+    }
+
+
+def test_one_job_alone_can_be_listened_to(gateway: Gateway) -> None:
+    wanted, other = created(gateway.store), created(gateway.store)
+    with listening(gateway), Listener(gateway.url, Asked(job_id=wanted.job_id)) as listener:
+        for serial in range(10):
+            tell(gateway.store, other, 3, first=serial)
+            tell(gateway.store, wanted, 1, first=serial)
+        listener.until_it_has(10)
+        assert numbers(listener.events) == [f"number {serial}" for serial in range(10)]
+        assert {event.data["job_id"] for event in listener.events} == {wanted.job_id}
+
+
+def test_an_entry_that_cannot_be_read_is_passed_over(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = created(gateway.store)
+    with listening(gateway) as listener:
+        gateway.store.run(Command("XADD", [keys.EVENTS], ["*", "job_id", "x", "state", "?"], str))
+        tell(gateway.store, order, 1)
+        listener.until_it_has(1)
+        assert numbers(listener.events) == ["number 0"]
+    assert "can't be read, look at: at, before, kind" in caplog.text
+
+
+def test_all_who_listen_hear_the_same(gateway: Gateway) -> None:
+    order = created(gateway.store)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(listening(gateway)) for _ in range(10)]
+        place = listeners[0].last_id
+        tell(gateway.store, order, 300)
+        expected = all_ids(gateway.store, place)
+        for listener in listeners:
+            assert listener.until_it_has(300).ids == expected
+
+
+# Going on
+
+
+@pytest.mark.parametrize("way", ["header", "query", "both"])
+def test_a_listener_goes_on_where_it_was(gateway: Gateway, way: str) -> None:
+    order = created(gateway.store)
+    with listening(gateway) as first:
+        place = first.last_id
+        tell(gateway.store, order, 5)
+        first.until_it_has(5)
+    tell(gateway.store, order, 5, first=5)
+    seen = first.events[2].id
+    asked = {
+        "header": Asked(header=seen),
+        "query": Asked(query=seen),
+        # EventSource connects again to the address that it was given at first.
+        "both": Asked(header=seen, query=place),
+    }
+    with Listener(gateway.url, asked[way]) as second:
+        second.until_it_has(7)
+        assert numbers(second.events) == [f"number {serial}" for serial in range(3, 10)]
+        assert second.ids == all_ids(gateway.store, seen)
+
+
+def test_nothing_is_missed_before_the_first_event(gateway: Gateway) -> None:
+    order = created(gateway.store)
+    with listening(gateway) as first:
+        pass
+    tell(gateway.store, order, 3)
+    with Listener(gateway.url, Asked(first.last_id)) as second:
+        second.until_it_has(3)
+        assert second.kinds == ["transition"] * 3
+
+
+def test_nothing_is_missed_and_nothing_comes_twice_however_often_one_is_cut_off(
+    gateway: Gateway,
+) -> None:
+    writers, each = 4, 150
+    orders = [created(gateway.store) for _ in range(writers)]
+    random = Random(11)
+
+    def write(order: Order) -> None:
+        for serial in range(each):
+            tell(gateway.store, order, 1, first=serial)
+
+    heard: list[str] = []
+    with listening(gateway) as listener:
+        start = place = listener.last_id
+    threads = [threading.Thread(target=write, args=[order]) for order in orders]
+    for thread in threads:
+        thread.start()
+    cuts = 0
+    while len(heard) < writers * each:
+        with Listener(gateway.url, Asked(place)) as listener:
+            listener.until_it_has(min(random.randint(1, 40), writers * each - len(heard)))
+        assert listener.kinds == ["transition"] * len(listener.events)
+        heard += listener.ids
+        place = listener.last_id
+        cuts += 1
+    for thread in threads:
+        thread.join()
+    assert cuts > 5
+    assert heard == all_ids(gateway.store, start)
+
+
+def test_a_gateway_goes_on_where_another_one_was(gateway: Gateway, settings: MakeSettings) -> None:
+    order = created(gateway.store)
+    with listening(gateway) as first:
+        tell(gateway.store, order, 3)
+        first.until_it_has(3)
+    tell(gateway.store, order, 4, first=3)
+    with (
+        running_gateway(settings()) as other,
+        Listener(other.url, Asked(first.last_id)) as second,
+    ):
+        tell(gateway.store, order, 2, first=7)
+        second.until_it_has(6)
+        assert numbers(second.events) == [f"number {serial}" for serial in range(3, 9)]
+
+
+def test_what_memory_no_longer_has_comes_from_redis(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "KEPT", 20)
+    order = created(gateway.store)
+    with listening(gateway) as first:
+        pass
+    tell(gateway.store, order, 1_700)
+    with Listener(gateway.url, Asked(first.last_id)) as second:
+        second.until_it_has(1_700)
+        tell(gateway.store, order, 30, first=1_700)
+        second.until_it_has(1_730)
+        assert second.ids == all_ids(gateway.store, first.last_id)
+
+
+def test_a_client_that_does_not_read_delays_nobody_and_misses_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "KEPT", 100)
+    order = created(gateway.store)
+    with listening(gateway) as quick, Listener(gateway.url, receive_bytes=65_536) as slow:
+        place = quick.last_id
+        # Far more than what lies between the two processes.
+        for first in range(0, 4_000, 200):
+            tell(gateway.store, order, 200, first=first, padding="x" * 5_000)
+        assert quick.until_it_has(4_000).ids == all_ids(gateway.store, place)
+        slow.go_on()
+        assert slow.until_it_has(4_000).ids == quick.ids
+
+
+# What is gone
+
+
+def test_who_was_away_for_too_long_is_told_so(gateway: Gateway) -> None:
+    order = created(gateway.store)
+    with listening(gateway) as first:
+        pass
+    tell(gateway.store, order, 50)
+    gateway.store.run(Command("XTRIM", [keys.EVENTS], ["MAXLEN", "=", 10], int))
+    # A gateway that has the whole of it in memory would need no reset.
+    with (
+        running_gateway(gateway.settings) as fresh,
+        Listener(fresh.url, Asked(first.last_id)) as second,
+    ):
+        second.until_it_has(1)
+        assert second.kinds == ["reset"]
+        assert "Read the jobs again" in second.events[0].data["message"]
+        tell(gateway.store, order, 2, first=50)
+        second.until_it_has(3)
+        assert numbers(second.events[1:]) == ["number 50", "number 51"]
+    with Listener(gateway.url, Asked(second.events[0].id)) as third:
+        third.until_it_has(2)
+        assert third.kinds == ["transition"] * 2
+
+
+@pytest.mark.parametrize("place", ["18446744073709551615-0", "1-0"])
+def test_a_place_of_another_redis_is_not_waited_for(settings: MakeSettings, place: str) -> None:
+    with connect(settings()).redis as client:
+        store = JobStore(client, settings().key_prefix)
+        order = created(store)
+        with (
+            running_gateway(settings()) as gateway,
+            Listener(gateway.url, Asked(place)) as listener,
+        ):
+            listener.until_it_has(1)
+            tell(store, order, 1)
+            listener.until_it_has(2)
+            assert listener.kinds == ["reset", "transition"]
+
+
+def test_from_the_beginning_means_all_that_there_is(settings: MakeSettings) -> None:
+    with connect(settings()).redis as client:
+        store = JobStore(client, settings().key_prefix)
+        tell(store, created(store), 600)
+        with (
+            running_gateway(settings()) as gateway,
+            Listener(gateway.url, Asked("0-0")) as listener,
+        ):
+            listener.until_it_has(601)
+            assert listener.ids == all_ids(store, "0-0")
+
+
+def test_an_emptied_redis_resets_everybody(gateway: Gateway) -> None:
+    order = created(gateway.store)
+    with listening(gateway) as listener:
+        tell(gateway.store, order, 3)
+        listener.until_it_has(3)
+        gateway.store.run(Command("DEL", [keys.EVENTS], [], bool))
+        tell(gateway.store, order, 1, first=3)
+        listener.until_it_has(4)
+        tell(gateway.store, order, 1, first=4)
+        listener.until_it_has(5)
+        assert listener.kinds == ["transition"] * 3 + ["reset", "transition"]
+
+
+def test_the_first_transitions_of_all_are_told(gateway: Gateway) -> None:
+    with listening(gateway) as listener:
+        assert listener.last_id == "0-0"
+        order = created(gateway.store)
+        tell(gateway.store, order, 1)
+        listener.until_it_has(2)
+        assert listener.kinds == ["transition"] * 2
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "x",
+        "$",
+        "0",
+        "1-",
+        "-1-0",
+        "1-0 ",
+        "1-0-0",
+        "18446744073709551616-0",
+        "1-99999999999999999999",
+        "\u0661-\u0660",
+        "1-0\x00",
+    ],
+)
+def test_what_is_no_place_is_refused(gateway: Gateway, place: str) -> None:
+    with gateway.client() as client:
+        answer = client.get("/api/events", params={"last_event_id": place})
+        assert answer.status_code == 400
+        assert "no id of a transition" in answer.json()["error"]["message"]
+        if place.isascii() and place.isprintable() and place == place.strip():
+            answer = client.get("/api/events", headers={"Last-Event-ID": place})
+            assert answer.status_code == 400
+
+
+def test_a_place_that_is_too_long_is_refused(gateway: Gateway) -> None:
+    with gateway.client() as client:
+        for asked in ({"headers": {"Last-Event-ID": "1" * 65}}, {"params": {"job_id": "b" * 65}}):
+            assert client.get("/api/events", **asked).status_code == 422  # type: ignore[arg-type]  # one or the other
+        assert client.get("/api/events", params={"job_id": "batch_1"}).status_code == 400
+        assert client.get("/api/events", params={"lastEventId": "1-0"}).status_code == 422
+
+
+def test_a_process_serves_so_many_and_no_more(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MOST_STREAMS", 2)
+    with Listener(gateway.url), Listener(gateway.url) as second:
+        with gateway.client() as client:
+            answer = client.get("/api/events")
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "2 streams" in answer.json()["error"]["message"]
+        second.drop()
+
+        def there_is_room() -> bool:
+            with Listener(gateway.url) as listener:
+                return listener.response.status == 200
+
+        until(there_is_room, "the place of the one who went away", timeout_s=5)
+
+
+# Time
+
+
+def test_a_quiet_stream_shows_that_it_is_alive(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.05)
+    order, other = created(gateway.store), created(gateway.store)
+    with listening(gateway), Listener(gateway.url, Asked(job_id=order.job_id)) as listener:
+        until(lambda: listener.comments >= 3, "heartbeats")
+        # Who waits for one job still need not read again all that the others did.
+        tell(gateway.store, other, 5)
+        (*_, newest) = all_ids(gateway.store, "0-0")
+        until(lambda: listener.last_id == newest, "the place to move along")
+        assert listener.events == []
+
+
+def test_hundreds_of_clients_cost_redis_little(gateway: Gateway) -> None:
+    order = created(gateway.store)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(Listener(gateway.url)) for _ in range(100)]
+        for listener in listeners:
+            listener.until_placed()
+        before = reads(gateway.store)
+        for first in range(0, 100, 10):
+            tell(gateway.store, order, 10, first=first)
+        for listener in listeners:
+            listener.until_it_has(100)
+        # Three reads and one wait each time that there is something new, for all together.
+        assert reads(gateway.store) - before <= 4 * (10 + 5)
+
+
+def reads(store: JobStore) -> int:
+    stats: Any = store.redis.info("commandstats")
+    return sum(
+        stats.get(f"cmdstat_{name}", {}).get("calls", 0)
+        for name in ("xrange", "xrevrange", "xread")
+    )
+
+
+def test_open_streams_do_not_hold_up_the_end(
+    settings: MakeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_gateway(settings()) as gateway:
+        listeners = [Listener(gateway.url).until_placed() for _ in range(5)]
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 1.5
+    for listener in listeners:
+        until(lambda: not listener.listening, "the stream to end")  # noqa: B023 - asked now
+        assert listener.ended_well
+        listener.drop()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+# Redis goes away
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Make a Redis that can be stopped and started again."""
+    made: list[Process] = []
+
+    def make(port: int, *options: str) -> Process:
+        binary = shutil.which("redis-server")
+        assert binary is not None, "these tests need a redis-server on PATH"
+        usual = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--save", ""]
+        process = Process(
+            "redis", [binary, *usual, *options], clean_environment(), tmp_path / "redis.log"
+        )
+        made.append(process)
+        return process
+
+    yield make
+    for process in made:
+        process.stop()
+
+
+def start(redis: Process) -> None:
+    redis.start()
+    redis.await_ready(lambda: "eady to accept connections" in redis.log())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_restart_of_redis_is_gone_through(
+    own_redis: Callable[..., Process], settings: MakeSettings, kept: bool
+) -> None:
+    port = free_port()
+    redis = own_redis(port, "--appendonly", "yes" if kept else "no")
+    start(redis)
+    with running_gateway(settings(redis_url=f"redis://127.0.0.1:{port}/0")) as gateway:
+        order = created(gateway.store)
+        with listening(gateway) as listener:
+            tell(gateway.store, order, 3)
+            listener.until_it_has(3)
+            redis.stop()
+            # Who comes now is let in, and waits with the others.
+            with Listener(gateway.url) as late:
+                assert late.response.status == 200
+                start(redis)
+                if kept:
+                    tell(gateway.store, order, 3, first=3)
+                    assert numbers(listener.until_it_has(6).events) == [
+                        f"number {serial}" for serial in range(6)
+                    ]
+                    assert numbers(late.until_it_has(3).events) == numbers(listener.events[3:])
+                else:
+                    for each in (listener, late):
+                        until(lambda: "reset" in each.kinds, "the reset")  # noqa: B023 - asked now
+                    created(gateway.store)
+                    listener.until_it_has(5)
+                    late.until_it_has(2)
+                    assert listener.kinds == ["transition"] * 3 + ["reset", "transition"]
+                    assert late.kinds == ["reset", "transition"]
+
+
+def test_a_gateway_may_start_before_redis(
+    own_redis: Callable[..., Process], settings: MakeSettings
+) -> None:
+    port = free_port()
+    redis = own_redis(port)
+    chosen = settings(redis_url=f"redis://127.0.0.1:{port}/0")
+    with running_gateway(chosen) as gateway, Listener(gateway.url) as listener:
+        assert listener.response.status == 200
+        start(redis)
+        listener.until_placed()
+        with connect(chosen).redis as client:
+            created(JobStore(client, chosen.key_prefix))
+        listener.until_it_has(1)
+        assert listener.kinds == ["transition"]

@@ -1,0 +1,306 @@
+"""How the status page shows values, and what it says of a fleet."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from batchflow.gateway import display
+from batchflow.gateway.chips import kind_chips, state_chips
+from batchflow.gateway.numbers import Figure, figures, said
+from batchflow.gateway.query import JobsQuery
+from batchflow.gateway.waits import waiting
+from batchflow.links import batch_page, execution_page, file_page
+from batchflow.overview.listing import Filter
+from batchflow.overview.summary import Summary, Wait
+from batchflow.states import LIVE, JobKind, JobState
+
+NOW = datetime(2026, 7, 4, 12, 0, tzinfo=UTC)
+EVERYWHERE = {"submit": 2, "poll": 2, "files": 2}
+
+
+def ago(**how_long: float) -> datetime:
+    return NOW - timedelta(**how_long)
+
+
+def summary(jobs: dict[tuple[JobKind, JobState], int] | None = None, **fields: Any) -> Summary:
+    """A fleet in which all is well, but for ``fields``."""
+    jobs = jobs or {}
+    counts = {kind: {state: jobs.get((kind, state), 0) for state in JobState} for kind in JobKind}
+    usual = {
+        "at": NOW,
+        "counts": counts,
+        "running": sum(by_state[JobState.RUNNING] for by_state in counts.values()),
+        "queued": sum(by_state[JobState.QUEUED] for by_state in counts.values()),
+        "waits": (),
+        "succeeded_last_hour": 0,
+        "failed_last_hour": 0,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "since": ago(days=3),
+        "oldest_batch": None,
+        "oldest_batch_since": None,
+        "polled_at": ago(seconds=4),
+        "swept_at": ago(seconds=1),
+        "webhook_at": None,
+        "workers": EVERYWHERE,
+    }
+    return Summary.model_validate(usual | fields)
+
+
+def figure(name: str, of: Summary) -> Figure:
+    return next(each for each in figures(of, sweep_interval_s=1) if each.name == name)
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-5, "0 s"),
+        (0.9, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3_599, "59 min"),
+        (3_600, "1 h 0 min"),
+        (86_399, "23 h 59 min"),
+        (100_000, "1 d 3 h"),
+    ],
+)
+def test_a_span(seconds: float, shown: str) -> None:
+    assert display.span(seconds) == shown
+
+
+def test_what_is_left() -> None:
+    assert display.left(NOW + timedelta(hours=2), NOW) == "2 h 0 min left"
+    assert display.left(NOW, NOW) == "overdue"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (12_345, "12 k"),
+        (999_499, "999 k"),
+        (999_501, "1.0 M"),
+        (1_234_567, "1.2 M"),
+        (9_960_000, "10 M"),
+        (1_420_417_019, "1.4 B"),
+        (2_000_000_000_000_000, "2,000 T"),
+    ],
+)
+def test_a_rounded_number(value: int, shown: str) -> None:
+    assert display.rounded(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1_000, "1.0 kB"), (34_560_000, "35 MB")],
+)
+def test_a_size(size_bytes: int, shown: str) -> None:
+    assert display.size(size_bytes) == shown
+
+
+def test_only_all_is_100_percent() -> None:
+    assert display.percent(49_999, 50_000) == "99%"
+    assert display.percent(50_000, 50_000) == "100%"
+
+
+def test_a_short_id_keeps_the_generation() -> None:
+    assert display.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae") == "bf-mctgn4lc"
+    assert display.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae-12") == "bf-mctgn4lc…-12"
+
+
+@pytest.mark.parametrize(
+    ("execution", "name", "place"),
+    [
+        ("shop/production/a7f3/n0", "a7f3", "shop · production · n0"),
+        ("shop/production/a7f3", "a7f3", "shop · production"),
+        ("odd", "odd", "odd"),
+        ("", "", ""),
+    ],
+)
+def test_an_execution(execution: str, name: str, place: str) -> None:
+    assert display.execution_name(execution) == name
+    assert display.execution_place(execution) == place
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("Größe, 数, 🙂\n\tand so on", "Größe, 数, 🙂\n\tand so on"),
+        ("a\x00b\x1b[31mc\x7f", "a�b�[31mc�"),
+        ("\u202ereversed\u2066isolated\u200f", "�reversed�isolated�"),
+        (7, 7),
+    ],
+)
+def test_what_would_rearrange_a_page_is_not_shown(given: object, shown: object) -> None:
+    assert display.clean(given) == shown
+
+
+def test_a_long_message_is_cut_and_one_line() -> None:
+    assert display.one_line(" a\n b\t c ") == "a b c"
+    cut = display.one_line("x" * 5_000)
+    assert len(cut) < 500
+    assert cut.endswith("…")
+
+
+def test_links_stay_where_they_lead() -> None:
+    odd = 'a/../b?c#d"e'
+    assert batch_page(odd) == "https://platform.openai.com/batches/a%2F..%2Fb%3Fc%23d%22e"
+    assert file_page("file-1") == "https://platform.openai.com/storage/files/file-1"
+    console = "https://flyte.example.com/console"
+    assert (
+        execution_page(console, "p/d/x y/n0") == f"{console}/projects/p/domains/d/executions/x%20y"
+    )
+    for nowhere in ("", "p/d", "p//x"):
+        assert execution_page(console, nowhere) is None
+
+
+# -- filters --------------------------------------------------------------------------------------
+
+
+def test_a_filter_as_an_address_and_back() -> None:
+    query = JobsQuery(
+        state=frozenset({JobState.FAILED, JobState.QUEUED}),
+        kind=frozenset({JobKind.BATCH}),
+        text=" a&b ",
+    )
+    assert query.address() == "/?state=queued&state=failed&kind=batch&text=a%26b"
+    assert query.address("/api/jobs").startswith("/api/jobs?state=queued")
+    assert query.filter == Filter(query.state, query.kind, text="a&b")
+    assert JobsQuery().address() == "/"
+    assert not JobsQuery().filters
+
+
+def test_another_filter_begins_at_the_first_page() -> None:
+    query = JobsQuery(text="x").from_("1795378661.477384 bf-x")
+    assert "after=" in query.address()
+    assert query.switched("state", JobState.FAILED).address() == "/?state=failed&text=x"
+    assert query.but().address() == "/?text=x"
+
+
+def test_chips_switch_states_on_and_off() -> None:
+    query = JobsQuery(state=frozenset({JobState.FAILED}))
+    jobs = {(JobKind.BATCH, JobState.FAILED): 3, (JobKind.UPLOAD, JobState.RUNNING): 1_200}
+    chips = {chip.text: chip for chip in state_chips(query, summary(jobs))}
+    assert [text for text, chip in chips.items() if chip.is_on] == ["Failed"]
+    assert chips["Failed"].href == "/"
+    assert chips["Running"].href == "/?state=running&state=failed"
+    assert chips["All"].href == "/"
+    counted = {text: chips[text].jobs for text in ("All", "Live", "Failed", "Queued")}
+    assert counted == {"All": 1_203, "Live": 1_200, "Failed": 3, "Queued": 0}
+    live = {chip.text: chip for chip in state_chips(JobsQuery(state=LIVE), summary(jobs))}
+    assert [text for text, chip in live.items() if chip.is_on] == ["Live", "Queued", "Running"]
+
+
+def test_chips_count_the_wanted_kinds_and_nothing_that_is_not_known() -> None:
+    jobs = {(JobKind.BATCH, JobState.FAILED): 3, (JobKind.UPLOAD, JobState.FAILED): 4}
+    uploads = JobsQuery(kind=frozenset({JobKind.UPLOAD}))
+    [failed] = [c for c in state_chips(uploads, summary(jobs)) if c.text == "Failed"]
+    assert failed.jobs == 4
+    assert {chip.jobs for chip in state_chips(JobsQuery(text="x"), summary(jobs))} == {None}
+    assert [chip.is_on for chip in kind_chips(uploads)] == [True, False, False]
+
+
+# -- the fleet ------------------------------------------------------------------------------------
+
+
+def test_numbers_say_what_they_count_and_lead_there() -> None:
+    of = summary(
+        {
+            (JobKind.BATCH, JobState.RUNNING): 1_900,
+            (JobKind.UPLOAD, JobState.RUNNING): 1,
+            (JobKind.BATCH, JobState.SUCCEEDED): 700,
+        },
+        succeeded_last_hour=12,
+        input_tokens=1_000_000,
+        output_tokens=300_000,
+        oldest_batch="bf-mctgn4lcdvhclm2p4qc7gkxbae",
+        oldest_batch_since=ago(hours=21, minutes=4),
+        webhook_at=ago(minutes=2),
+    )
+    assert figure("Running", of).value == "1,901"
+    assert figure("Running", of).note == "1,900 batches, 1 upload"
+    assert figure("Running", of).href == "/?state=running"
+    assert figure("Succeeded, last hour", of).note == "700 in all"
+    assert figure("Tokens", of).value == "1.3 M"
+    assert figure("Tokens", of).note == "since 1 Jul 2026"
+    assert "1,000,000 in, 300,000 out" in figure("Tokens", of).title
+    assert figure("Oldest open batch", of).value == "21 h 4 min"
+    assert figure("Oldest open batch", of).href == "/jobs/bf-mctgn4lcdvhclm2p4qc7gkxbae"
+    assert figure("Last poll", of).value == "4 s ago"
+    assert figure("Last poll", of).note == "webhook 2 min ago"
+    assert not any(each.alert for each in figures(of, sweep_interval_s=1))
+    assert said(of) == "1,901 running, 0 queued, 0 failed in the last hour"
+
+
+def test_failures_call_for_a_look() -> None:
+    failed = figure("Failed, last hour", summary(failed_last_hour=2))
+    assert failed.alert
+    assert failed.href == "/?state=failed&state=retryable"
+
+
+@pytest.mark.parametrize(
+    ("swept_at", "interval_s", "note"),
+    [
+        (ago(minutes=5), 1, "no sweep for 5 min: does beat run?"),
+        (None, 1, "no sweep: does beat run?"),
+        (ago(minutes=5), 300, "no webhooks yet"),
+    ],
+)
+def test_a_beat_that_has_stopped_is_noticed(
+    swept_at: datetime | None, interval_s: float, note: str
+) -> None:
+    found = figures(summary(swept_at=swept_at, polled_at=None), interval_s)
+    [polled] = [each for each in found if each.name == "Last poll"]
+    assert (polled.value, polled.note) == ("never", note)
+    assert polled.alert == ("beat" in note)
+
+
+@pytest.mark.parametrize(
+    ("workers", "value", "note", "alert"),
+    [
+        (EVERYWHERE, "2", "on each queue", False),
+        ({"submit": 1, "poll": 1, "files": 4}, "1", "submit 1, poll 1, files 4", False),
+        ({"submit": 1, "poll": 1}, "0", "none works on files", True),
+        ({"files": 1}, "0", "none works on submit and poll", True),
+        ({}, "0", "none runs", True),
+    ],
+)
+def test_workers(workers: dict[str, int], value: str, note: str, alert: bool) -> None:
+    found = figure("Workers", summary(workers=workers))
+    assert (found.value, found.note, found.alert) == (value, note, alert)
+
+
+def test_why_jobs_wait() -> None:
+    outage = Wait(
+        reason="openai",
+        what="search/key@org-a",
+        jobs=None,
+        message="OpenAI answers 503.",
+        until=NOW + timedelta(seconds=95),
+    )
+    full = Wait(reason="capacity", what="search/key|o4-mini", jobs=3, message="Full.", until=None)
+    first, second = waiting(summary(waits=(outage, full)))
+    assert first.what == "For OpenAI, with search/key@org-a"
+    assert first.how == "asked again in 1 min"
+    assert first.href == "/?state=queued&state=running&text=search%2Fkey%40org-a"
+    assert second.what == "For capacity at OpenAI, o4-mini with search/key"
+    assert second.how == "3 jobs"
+    assert second.href == "/?state=queued&state=running&text=search%2Fkey"
+
+
+def test_jobs_wait_for_a_worker_where_none_is() -> None:
+    jobs = {
+        (JobKind.UPLOAD, JobState.QUEUED): 2,
+        (JobKind.DOWNLOAD, JobState.QUEUED): 1,
+        (JobKind.BATCH, JobState.RUNNING): 5,
+    }
+    [files, poll] = waiting(summary(jobs, workers={"submit": 1}))
+    assert (files.what, files.how) == ("For a worker on the queue files", "3 jobs")
+    assert files.href == "/?state=queued&kind=upload&kind=download"
+    assert (poll.what, poll.how) == ("For a worker on the queue poll", "5 jobs")
+    assert waiting(summary(jobs)) == []
