@@ -11,9 +11,10 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check install
-# The stamps: what `make run` needs, and the development tools on top.
+# The stamps: what `make run` needs, the development tools on top, and what draws charts.
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,8 +26,9 @@ help: ## List the targets
 run: $(INSTALLED) ## Run the example batch on this machine; no key, Redis or Flyte needed
 	$(BIN)/batchflow run examples/requests.jsonl --output-dir results
 
-test: $(INSTALLED_DEV) ## Run all tests, with a real redis-server (ARGS go to pytest)
+test: $(INSTALLED_DEV) ## Run all tests, with a real redis-server and browser (ARGS go to pytest)
 	@scripts/ensure-redis
+	@scripts/ensure-chromium
 	$(BIN)/pytest $(ARGS)
 
 check: $(INSTALLED_DEV) ## Lint, check the format and the types
@@ -34,11 +36,11 @@ check: $(INSTALLED_DEV) ## Lint, check the format and the types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(INSTALLED_DEV) ## Run every benchmark there is
-	@set -- benchmarks/bench_*.py; \
-	if [ ! -e "$$1" ]; then echo "There are no benchmarks yet (benchmarks/bench_*.py)."; exit 0; fi; \
-	scripts/ensure-redis || exit; \
-	for benchmark; do echo "$$benchmark"; $(BIN)/python "$$benchmark" || exit; done
+bench: $(INSTALLED_BENCH) ## Measure all figures of the README, and write them there
+	@scripts/ensure-redis
+	@for benchmark in benchmarks/bench_*.py; do \
+	$(BIN)/python "$$benchmark" || exit; done
+	@$(BIN)/python benchmarks/report.py
 
 clean: ## Remove .venv, caches and builds; results/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -57,4 +59,8 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@# --group came with pip 25.1.
 	@$(PIP_INSTALL) 'pip>=25.1'
 	@$(PIP_INSTALL) --group test --group lint
+	@touch $@
+
+$(INSTALLED_BENCH): $(INSTALLED_DEV)
+	@$(PIP_INSTALL) --group bench
 	@touch $@

@@ -1,0 +1,142 @@
+"""1 Asking: ``GetTask`` per second, and how long one takes.
+
+Callers ask flytekit's own gRPC server about different live jobs, each again as soon as it has its
+answer: of this connector, of the old plugin in front of a stand-in for OpenAI that answers at once,
+and of a connector whose answers are constants, which is the most that the server itself allows.
+"""
+
+import argparse
+import asyncio
+import sys
+from functools import partial
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from batchflow_connector.meta import JobMeta
+from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
+
+from benchmarks.support import cores
+from benchmarks.support.callers import Load, ask_on, get_requests
+from benchmarks.support.constant_connector import BARE_TASK_TYPE
+from benchmarks.support.live_jobs import LiveJob, make_live
+from benchmarks.support.program import Program
+from benchmarks.support.results import OLD, OURS, Bar, Chart, Measured, Result, percentile
+from benchmarks.support.rounds import alternate
+from benchmarks.support.stack import Stack
+
+CONSTANT = "constant connector"
+BARE = "constant, phase alone"
+
+_TASK_TYPE = "openai-batch"
+_ORGANIZATION = "org-benchmark"
+_PER_SECOND = "GetTask per second"
+_MEDIAN = "median time of an answer"
+_SLOWEST = "99th percentile of an answer"
+_FLYTES_DEADLINE_S = 10.0
+
+program = Program("asking", "Asking: GetTask through flytekit's gRPC server", __doc__)
+program.option("--jobs", 10_000, "different live jobs that are asked about")
+program.option("--callers", [50, 500], "how many ask at once", several=True)
+program.option(
+    "--seconds", 2.5, "for how long new calls are begun, in each round and for each side"
+)
+program.option("--rounds", 3, "how often each side is measured")
+
+
+def measure(options: argparse.Namespace) -> Result:
+    """Start the three servers, then measure one after the other, again and again."""
+    with Stack() as stack:
+        program.say("Starting Redis, the stand-in and the servers")
+        stack.redis()
+        openai = {"OPENAI_BASE_URL": stack.stand_in()}
+        addresses = {
+            OURS: stack.connector("batchflow_connector", name="batchflow"),
+            OLD: stack.connector("flytekitplugins.openai", name="old-plugin", env=openai),
+            CONSTANT: stack.connector("benchmarks.support.constant_connector", name="constant"),
+        }
+        addresses[BARE] = addresses[CONSTANT]
+        program.say(f"Recording {options.jobs:,} live jobs")
+        jobs = make_live(stack.store(), stack.settings(), options.jobs, organization=_ORGANIZATION)
+        requests = _requests(jobs)
+        measured: list[Measured] = []
+        for callers in options.callers:
+            program.say(f"{callers} callers, {options.rounds} rounds")
+            sides = {
+                side: partial(
+                    _ask, stack, addresses[side], requests[side], callers, options.seconds
+                )
+                for side in addresses
+            }
+            for side, loads in alternate(options.rounds, sides).items():
+                measured += _measured(f"{callers} callers", side, loads)
+    bars = [bar for callers in options.callers for bar in _bars(measured, f"{callers} callers")]
+    chart = Chart(_PER_SECOND, "GetTask answered per second")
+    return program.result(measured, bars, chart, _notes(options))
+
+
+def _requests(jobs: list[LiveJob]) -> dict[str, list[bytes]]:
+    """Each server is asked with what it had given Flyte to keep; the constant one with ours."""
+    ours = [JobMeta.of(job.order).encode() for job in jobs]
+    old = [BatchEndpointMetadata(_ORGANIZATION, job.batch_id).encode() for job in jobs]
+    return {
+        OURS: get_requests(ours, _TASK_TYPE),
+        OLD: get_requests(old, _TASK_TYPE),
+        CONSTANT: get_requests(ours, _TASK_TYPE),
+        BARE: get_requests(ours, BARE_TASK_TYPE),
+    }
+
+
+def _ask(stack: Stack, address: str, requests: list[bytes], callers: int, seconds: float) -> Load:
+    stack.await_idle()
+    with cores.on(measured=False):
+        load = asyncio.run(ask_on(address, requests, callers=callers, duration_s=seconds))
+    if load.failed:
+        raise RuntimeError(f"{len(load.failed)} calls failed, the first with {load.failed[0]}")
+    return load
+
+
+def _measured(case: str, side: str, loads: list[Load]) -> list[Measured]:
+    medians = tuple(percentile(load.latencies_s, 0.5) * 1000 for load in loads)
+    slowest = tuple(percentile(load.latencies_s, 0.99) * 1000 for load in loads)
+    return [
+        Measured(_PER_SECOND, case, side, "/s", tuple(load.per_second for load in loads)),
+        Measured(_MEDIAN, case, side, "ms", medians),
+        Measured(_SLOWEST, case, side, "ms", slowest),
+    ]
+
+
+def _bars(measured: list[Measured], case: str) -> list[Bar]:
+    per_second = {m.side: m.median for m in measured if (m.figure, m.case) == (_PER_SECOND, case)}
+    ours = per_second[OURS]
+    return [
+        Bar(
+            f"`GetTask` per second against {what}, {case}",
+            ours / per_second[side],
+            limit,
+            True,
+            "times",
+            f"{ours:,.0f} against {per_second[side]:,.0f}",
+        )
+        for what, side, limit in (
+            ("the old plugin", OLD, 60.0),
+            ("the constant connector", CONSTANT, 0.9),
+            ("the constant that has a phase alone", BARE, 0.9),
+        )
+    ]
+
+
+def _notes(options: argparse.Namespace) -> list[str]:
+    return [
+        cores.told(),
+        f"One server process at a time was asked, over one channel, about {options.jobs:,} jobs.",
+        f"No deadline was set: Flyte's of {_FLYTES_DEADLINE_S:g} s would have failed the answers "
+        "that took longer.",
+        f"The {CONSTANT} answers what Batchflow answers for a running batch; "
+        f"'{BARE}' leaves out message, details and link.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(measure))

@@ -1,0 +1,256 @@
+"""5 Files: checking an input, uploading it, downloading a result; time and memory.
+
+The check is compared with the least that any check must do, a loop of ``orjson.loads``. Transfers
+go through a fresh Celery worker, from the moment in which the step is sent to the job's end, and
+are compared with what OpenAI's SDK takes for the same file in a process of its own. The other end
+of both is a stand-in for OpenAI that throws uploads away.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import orjson
+
+from batchflow import keys
+from batchflow.jobs import DownloadSpec, Order, Spec, UploadSpec, random_job_id
+from batchflow.jsonl import JsonlValidator, Validation
+from batchflow.queue import STEP_OF, Queue, Sender, make_app
+from batchflow.states import JobKind, JobState
+from batchflow.store import commands
+from benchmarks.support import cores, input_file, usage
+from benchmarks.support.live_jobs import credential_of
+from benchmarks.support.program import Program
+from benchmarks.support.results import OURS, Bar, Chart, Measured, Result
+from benchmarks.support.rounds import alternate
+from benchmarks.support.stack import API_KEY, Stack
+
+_LOOP = "loop of orjson.loads"
+_SDK = "OpenAI's SDK"
+_SECONDS = "seconds"
+_PEAK = "peak memory, all processes"
+_IDLE = "memory before, all processes"
+_PSS = "peak memory, shared pages counted once"
+_MB = 1_000_000
+_CHUNK_BYTES = 4 << 20
+_MOST_MB = 200.0
+_TRANSFER_S = 600
+
+program = Program("files", "Files: validation, upload, download", __doc__)
+program.option("--mb", 200, "size of the input file, in millions of bytes")
+program.option("--lines", 50_000, "its lines")
+program.option("--result-mb", 1_000, "size of the result that is downloaded")
+program.option("--rounds", 3, "how often each side is measured")
+program.option(
+    "--pools",
+    ["threads", "prefork"],
+    "Celery's pools to be measured, with one step at a time",
+    several=True,
+)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What one transfer took."""
+
+    seconds: float
+    idle_bytes: int = 0
+    peak_bytes: int = 0
+    pss_bytes: int = 0
+
+
+def measure(options: argparse.Namespace) -> Result:
+    """Validation in this process, then transfers by fresh processes."""
+    with Stack() as stack:
+        source = stack.blobs / "requests.jsonl"
+        program.say(f"Writing {options.mb} MB in {options.lines:,} lines")
+        input_file.write(source, lines=options.lines, size_bytes=options.mb * _MB)
+        measured = _validation(source, options)
+        program.say("Starting Redis and the stand-in")
+        stack.redis()
+        openai = {"OPENAI_BASE_URL": stack.stand_in()}
+        upload = UploadSpec(credential=credential_of("org-benchmark"), uri=str(source))
+        name = f"upload of {options.mb} MB"
+        measured += _transfers(stack, openai, name, upload, ["upload", str(source)], options)
+        source.unlink()
+        target = stack.blobs / "result"
+        file_id = f"file-{options.result_mb * _MB}"
+        download = DownloadSpec(
+            credential=credential_of("org-benchmark"),
+            output_file_id=file_id,
+            destination=str(target),
+        )
+        name = f"download of {options.result_mb / 1000:g} GB"
+        order = ["download", file_id, str(stack.blobs / "sdk.jsonl")]
+        measured += _transfers(stack, openai, name, download, order, options)
+    chart = Chart(_SECONDS, "Validation, upload and download, in seconds")
+    return program.result(measured, _bars(measured, options), chart, _notes())
+
+
+def _validation(source: Path, options: argparse.Namespace) -> list[Measured]:
+    program.say(f"Validating, {options.rounds} rounds")
+    case = f"validation of {options.mb} MB"
+    sides: dict[str, Callable[[], float]] = {
+        OURS: partial(_timed, lambda: _validate(source, options.lines)),
+        _LOOP: partial(_timed, lambda: _loop(source)),
+    }
+    with cores.on(measured=True):
+        _loop(source)  # reads the file into the system's cache
+        found = alternate(options.rounds, sides)
+    return [Measured(_SECONDS, case, side, "s", tuple(times)) for side, times in found.items()]
+
+
+def _timed(work: Callable[[], None]) -> float:
+    begun_at = time.perf_counter()
+    work()
+    return time.perf_counter() - begun_at
+
+
+def _validate(source: Path, lines: int) -> None:
+    validator = JsonlValidator(Validation.STRICT)
+    with source.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            validator.feed(chunk)
+    if validator.finish().lines != lines:
+        raise RuntimeError("The validator lost lines.")
+
+
+def _loop(source: Path) -> None:
+    with source.open("rb") as file:
+        for line in file:
+            orjson.loads(line)
+
+
+def _transfers(
+    stack: Stack,
+    openai: Mapping[str, str],
+    name: str,
+    spec: Spec,
+    sdk: Sequence[str],
+    options: argparse.Namespace,
+) -> list[Measured]:
+    program.say(f"{name[0].upper()}{name[1:]}, {options.rounds} rounds")
+    sides: dict[str, Callable[[], Transfer]] = {
+        f"{OURS}, {pool}": partial(_by_worker, stack, openai, spec, pool) for pool in options.pools
+    }
+    sides[_SDK] = partial(_by_sdk, stack, openai, sdk)
+    found = alternate(options.rounds, sides)
+    measured = []
+    for side, transfers in found.items():
+        seconds = tuple(transfer.seconds for transfer in transfers)
+        measured.append(Measured(_SECONDS, name, side, "s", seconds))
+        for figure, values in (
+            (_IDLE, [transfer.idle_bytes for transfer in transfers]),
+            (_PEAK, [transfer.peak_bytes for transfer in transfers]),
+            (_PSS, [transfer.pss_bytes for transfer in transfers]),
+        ):
+            if any(values):
+                in_mb = tuple(value / _MB for value in values)
+                measured.append(Measured(figure, name, side, "MB", in_mb))
+    return measured
+
+
+def _by_worker(stack: Stack, openai: Mapping[str, str], spec: Spec, pool: str) -> Transfer:
+    """A worker of its own takes the step; the clock runs from the sending to the job's end."""
+    settings, store = stack.settings(), stack.store()
+    kind = JobKind(spec.kind)
+    order = Order(job_id=random_job_id(), spec=spec)
+    events = keys.full(settings.key_prefix, keys.EVENTS)
+    redis: Any = store.redis
+    store.run(commands.create(order, due_in_s=_TRANSFER_S))
+    queue = keys.queue(settings.key_prefix, Queue.FILES)
+    options = ("-Q", queue, "--pool", pool, "--concurrency", "1")
+    worker = stack.worker(*options, env=openai, measured=True)
+    try:
+        pid = worker.popen.pid
+        idle_bytes = usage.now_bytes(pid)
+        seen = redis.xrevrange(events, count=1)[0][0]
+        sender = Sender(make_app(settings))
+        with usage.PeakPss(pid) as pss:
+            begun_at = time.perf_counter()
+            sender.send(STEP_OF[kind], order.job_id)
+            _await_end(redis, events, order.job_id, seen)
+            seconds = time.perf_counter() - begun_at
+        job = store.run(commands.get(order.job_id))
+        if job is None or not job.succeeded:
+            raise RuntimeError(f"The {kind} did not succeed: {job and job.message}")
+        return Transfer(seconds, idle_bytes, usage.peak_bytes(pid), pss.peak_bytes)
+    finally:
+        stack.kill(worker)
+
+
+def _await_end(redis: Any, events: str, job_id: str, seen: str) -> None:
+    deadline = time.monotonic() + _TRANSFER_S
+    while time.monotonic() < deadline:
+        entries = _entries(redis.xread({events: seen}, block=1_000))
+        for _, event in entries:
+            if event["job_id"] == job_id and JobState(event["state"]).terminal:
+                return
+        seen = entries[-1][0] if entries else seen
+    raise RuntimeError(f"The transfer did not end within {_TRANSFER_S} s.")
+
+
+def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
+    """What XREAD has found in its one stream: a dict over RESP3, else pairs."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        return [entry for parts in answer.values() for part in parts for entry in part]
+    return [entry for _, entries in answer for entry in entries]
+
+
+def _by_sdk(stack: Stack, openai: Mapping[str, str], order: Sequence[str]) -> Transfer:
+    command = [sys.executable, "-m", "benchmarks.support.sdk_transfers", *order]
+    env = {**stack.env, **openai, "OPENAI_API_KEY": API_KEY}
+    with cores.on(measured=True):
+        told = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=_TRANSFER_S, check=True
+        )
+    return Transfer(float(told.stdout))
+
+
+def _bars(measured: Sequence[Measured], options: argparse.Namespace) -> list[Bar]:
+    seconds = {(m.case, m.side): m.median for m in measured if m.figure == _SECONDS}
+    peaks = [(m.case, m.side, max(m.rounds)) for m in measured if m.figure == _PEAK]
+    case = f"validation of {options.mb} MB"
+    bars = [_times(f"{case} against the bare loop", seconds[case, OURS], seconds[case, _LOOP], 1.5)]
+    for pool in options.pools:
+        case, side = f"upload of {options.mb} MB", f"{OURS}, {pool}"
+        title = f"{case} against the SDK's, {pool}"
+        bars.append(_times(title, seconds[case, side], seconds[case, _SDK], 1.3))
+    bars += [
+        Bar(f"peak memory, {case}, {side.rpartition(' ')[2]}", peak_mb, _MOST_MB, False, "MB")
+        for case, side, peak_mb in peaks
+    ]
+    return bars
+
+
+def _times(title: str, ours_s: float, theirs_s: float, limit: float) -> Bar:
+    detail = f"{ours_s:.2f} against {theirs_s:.2f} s"
+    return Bar(title, ours_s / theirs_s, limit, False, "times", detail)
+
+
+def _notes() -> list[str]:
+    return [
+        cores.told(),
+        "The input has chat requests of several sentences with escapes and characters of several "
+        "bytes. It was in the system's cache.",
+        "A transfer by Batchflow is the whole step in a fresh worker: an upload reads, checks and "
+        "copies the file before it sends it, a download writes it to disk and publishes the copy.",
+        "Peak memory is the sum of Linux' VmHWM over the worker and its children: pages that a "
+        "parent and its children share count once for each. The other figure is the peak of the "
+        "sum of their Pss, looked at five times a second.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(measure))

@@ -1,0 +1,169 @@
+"""6 Knowing: from a batch's end at OpenAI to SUCCEEDED from ``GetTask``.
+
+Tasks are created over gRPC and run at the emulator of OpenAI, through real connector, workers, beat
+and gateway. Then their batches are ended one after the other, and each task is asked about, again
+and again, until its answer is SUCCEEDED: once with webhooks, polling being ten minutes away, and
+once with polling alone at its default interval.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.support.callers import Asker, create_all, get_requests
+from benchmarks.support.orders import request_maker
+from benchmarks.support.program import Program
+from benchmarks.support.results import OURS, Bar, Chart, Measured, Result, percentile
+from benchmarks.support.stack import API_KEY, Stack
+from tests.support.flyte_tasks import requests
+from tests.support.stack_emulator import Emulator
+
+_WEBHOOKS, _POLLING = "webhooks", "polling alone"
+_MEDIAN = "from OpenAI's end to SUCCEEDED, median"
+_SLOWEST = "from OpenAI's end to SUCCEEDED, 99th percentile"
+_ORGANIZATION = "org-benchmark"
+_SECRET = "whsec_" + base64.b64encode(b"a secret of the benchmark").decode()
+#: Far away, so that a webhook is what tells.
+_POLL_INTERVAL_S = 600.0
+#: How often a task is asked about whose batch has ended: what that adds is in the figures.
+_ASK_EVERY_S = {_WEBHOOKS: 0.05, _POLLING: 0.25}
+_PATIENCE_S = 120.0
+_THREADS = 16
+
+program = Program("knowing", "Knowing: how soon an end is known", __doc__)
+program.option("--batches", 200, "batches that end")
+program.option("--within-s", 10.0, "the time over which they do, with webhooks")
+
+
+def measure(options: argparse.Namespace) -> Result:
+    """One stack after the other: with webhooks, and without."""
+    measured = []
+    for mode in (_WEBHOOKS, _POLLING):
+        seconds = _run(mode, options)
+        case = f"{options.batches} batches"
+        for figure, share in ((_MEDIAN, 0.5), (_SLOWEST, 0.99)):
+            value = percentile(seconds, share)
+            measured.append(Measured(figure, case, f"{OURS}, {mode}", "s", (value,)))
+    title = "From a batch's end at OpenAI to SUCCEEDED from GetTask, median"
+    chart = Chart(_MEDIAN, title)
+    return program.result(measured, _bars(measured), chart, _notes(options))
+
+
+def _run(mode: str, options: argparse.Namespace) -> list[float]:
+    program.say(f"{mode}: starting everything")
+    with Stack(pinned=False) as stack:
+        stack.redis()
+        env = _start(stack, mode)
+        address = stack.connector("batchflow_connector", name="connector", env=env)
+        emulator = Emulator(env["OPENAI_BASE_URL"], API_KEY)
+        try:
+            metas = _create(stack, emulator, address, options.batches)
+            # Over a whole interval, when polling: no moment is better than another.
+            within_s = options.within_s if mode == _WEBHOOKS else stack.settings().poll_interval_s
+            program.say(f"{mode}: ending {len(metas)} batches within {within_s:g} s")
+            return asyncio.run(_follow(emulator, address, metas, mode, within_s))
+        finally:
+            emulator.close()
+
+
+def _start(stack: Stack, mode: str) -> Mapping[str, str]:
+    """Everything but the connector; returns what its environment adds."""
+    env = {"OPENAI_WEBHOOK_SECRET": _SECRET}
+    behaviour: dict[str, float | str] = {"validating_s": 0, "in_progress_s": 86_000}
+    if mode == _WEBHOOKS:
+        env["BATCHFLOW_POLL_INTERVAL_S"] = f"{_POLL_INTERVAL_S:g}"
+        behaviour["webhook_url"] = f"{stack.gateway(env=env)}/webhooks/openai"
+    env["OPENAI_BASE_URL"] = stack.emulator(env=env, **behaviour)
+    stack.worker("--pool", "threads", "--concurrency", str(_THREADS), env=env)
+    stack.beat(env=env)
+    return env
+
+
+def _create(stack: Stack, emulator: Emulator, address: str, count: int) -> list[bytes]:
+    """Create the tasks and wait until all their batches are in progress."""
+    file_id = emulator.upload(_ORGANIZATION, requests(1))
+    make_requests = request_maker(stack.blobs, organization=_ORGANIZATION, input_file_id=file_id)
+    load, metas = asyncio.run(create_all(address, make_requests(count), deadline_s=_PATIENCE_S))
+    if load.failed:
+        raise RuntimeError(f"{len(load.failed)} creates failed, the first with {load.failed[0]}")
+    deadline = time.monotonic() + _PATIENCE_S
+    while len(_running(emulator)) < count:
+        if time.monotonic() > deadline:
+            raise RuntimeError("Not all batches were made in time.")
+        time.sleep(0.2)
+    return metas
+
+
+def _running(emulator: Emulator) -> dict[str, str]:
+    """Job id -> batch id of the batches in progress."""
+    return {
+        batch["metadata"]["batchflow_job"]: batch["id"]
+        for batch in emulator.batches(_ORGANIZATION)
+        if batch["status"] == "in_progress"
+    }
+
+
+async def _follow(
+    emulator: Emulator, address: str, metas: Sequence[bytes], mode: str, within_s: float
+) -> list[float]:
+    """End the batches, evenly over the time, and ask until all are known; returns the seconds."""
+    batches = _running(emulator)
+    requests = get_requests(metas, "openai-batch")
+    pause_s = within_s / len(metas)
+
+    async def follow(number: int) -> float:
+        await asyncio.sleep(number * pause_s)
+        batch_id = batches[json.loads(metas[number])["job_id"]]
+        ended_at = time.perf_counter()
+        ending = asyncio.create_task(asyncio.to_thread(emulator.end, batch_id))
+        while await asker.phase(requests[number]) != "SUCCEEDED":
+            if time.perf_counter() > ended_at + _PATIENCE_S:
+                raise RuntimeError(f"{batch_id} was not known to have ended.")
+            await asyncio.sleep(_ASK_EVERY_S[mode])
+        known_at = time.perf_counter()
+        await ending
+        return known_at - ended_at
+
+    async with Asker(address) as asker:
+        return await asyncio.gather(*(follow(number) for number in range(len(metas))))
+
+
+def _bars(measured: Sequence[Measured]) -> list[Bar]:
+    found = {m.figure: m.median for m in measured if m.side == f"{OURS}, {_WEBHOOKS}"}
+    return [
+        Bar("from OpenAI's end to `SUCCEEDED`, webhooks, median", found[_MEDIAN], 1.0, False, "s"),
+        Bar(
+            "from OpenAI's end to `SUCCEEDED`, webhooks, 99th percentile",
+            found[_SLOWEST],
+            2.0,
+            False,
+            "s",
+        ),
+    ]
+
+
+def _notes(options: argparse.Namespace) -> list[str]:
+    return [
+        "Everything shared the machine's cores: emulator, gateway, worker, beat, connector, Redis "
+        "and client.",
+        f"With webhooks, polling is {_POLL_INTERVAL_S:g} s away and the batches end within "
+        f"{options.within_s:g} s. Polling alone is measured for young batches at the default "
+        "interval, and they end evenly over one interval; an old batch is asked about up to eight "
+        "times less often.",
+        "The clock starts when the order to end a batch goes to the emulator, and stops at the "
+        f"answer; a task is asked about every {_ASK_EVERY_S[_WEBHOOKS]:g} s (webhooks) or "
+        f"{_ASK_EVERY_S[_POLLING]:g} s (polling), and what that adds is in the figures. Flyte asks "
+        "every 30 s.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(measure))

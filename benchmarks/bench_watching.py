@@ -1,0 +1,250 @@
+"""3 Watching: calls to OpenAI per minute, and how stale a status is.
+
+A real worker and beat, with default settings, watch live batches of several organizations for some
+minutes of real time, while a stand-in for OpenAI counts what it is asked. One kind of organization
+has started all its batches just now, which is when they are asked about most often; the other has
+batches of all ages up to a day, with as many ended ones between them in OpenAI's list. Of either
+kind, one is told of ends by webhooks, so that its batches are polled less often.
+
+The old plugin asks once per task and resync: its calls per ``GetTask`` are counted, and multiplied
+by the tasks and the resyncs of a minute.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a script
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import httpx2
+from batchflow_workers.observe import next_poll_s
+from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
+
+from batchflow import keys
+from batchflow.jobs import Credential
+from batchflow.settings import Settings
+from batchflow.store import JobStore, telemetry
+from benchmarks.support import cores, usage
+from benchmarks.support.callers import ask_each, get_requests
+from benchmarks.support.live_jobs import LiveJob, batch_of, make_live
+from benchmarks.support.program import Program
+from benchmarks.support.results import OLD, OURS, Bar, Chart, Measured, Result, percentile
+from benchmarks.support.stack import Stack
+
+_CALLS = "calls to OpenAI per minute"
+_MEDIAN = "age of a status, median"
+_OLDEST = "age of a status, 99th percentile"
+_CPU = "worker's CPU per minute"
+
+_YOUNG, _AGED = "just started", "of all ages"
+_DAY_S = 86_400.0
+#: Flyte's default.
+_RESYNC_S = 30.0
+#: The old plugin is asked about so many tasks to count its calls.
+_OLD_TASKS = 100
+_SAMPLE_EVERY_S = 5.0
+_SAMPLE = 500
+_BAR_LIVE = 1_000
+_LEAST_SAVED = 100.0
+
+program = Program("watching", "Watching: what polling costs", __doc__)
+program.option("--live", [1, 100, 1_000, 10_000], "live batches of an organization", several=True)
+program.option("--seconds", 90.0, "for how long is counted")
+program.option("--warm-up-s", 20.0, "for how long before that the worker runs")
+
+
+@dataclass
+class Watched:
+    """An organization, its live batches, and what was seen of them."""
+
+    organization: str
+    ages: str
+    webhooks: bool
+    jobs: list[LiveJob]
+    stale_s: list[float] = field(default_factory=list)
+
+    @property
+    def case(self) -> str:
+        """How the tables name it."""
+        return f"{len(self.jobs):,} {self.ages}"
+
+    @property
+    def side(self) -> str:
+        """How the tables name what was measured."""
+        return f"{OURS}, with webhooks" if self.webhooks else OURS
+
+
+def measure(options: argparse.Namespace) -> Result:
+    """Let a worker watch all organizations at once, then ask the old plugin."""
+    with Stack() as stack:
+        program.say("Starting Redis and the stand-in")
+        stack.redis()
+        openai = {"OPENAI_BASE_URL": stack.stand_in()}
+        store, settings = stack.store(), stack.settings()
+        watched = [
+            _populate(stack, openai["OPENAI_BASE_URL"], live, ages, webhooks=webhooks)
+            for live in options.live
+            for ages in (_YOUNG, _AGED)
+            for webhooks in (False, True)
+        ]
+        program.say("Starting the worker and beat")
+        worker = stack.worker(
+            *("-Q", f"{settings.key_prefix}.poll", "--concurrency", "2"), env=openai, measured=True
+        )
+        stack.beat()
+        time.sleep(options.warm_up_s)
+        program.say(f"Counting for {options.seconds:g} s")
+        calls, cpu_s = _calls(openai["OPENAI_BASE_URL"]), usage.cpu_s(worker.popen.pid)
+        begun_at = time.monotonic()
+        while (left_s := begun_at + options.seconds - time.monotonic()) > 0:
+            time.sleep(min(left_s, _SAMPLE_EVERY_S))
+            for group in watched:
+                group.stale_s += _ages_s(store, settings, group)
+        minutes = (time.monotonic() - begun_at) / 60
+        used_s = (usage.cpu_s(worker.popen.pid) - cpu_s) / minutes
+        asked = _calls(openai["OPENAI_BASE_URL"])
+        per_minute = {
+            group.organization: (asked[group.organization] - calls[group.organization]) / minutes
+            for group in watched
+        }
+        program.say("Counting the old plugin's calls")
+        per_get = _calls_per_get(stack, openai)
+    measured = _measured(watched, per_minute, per_get)
+    everything = sum(len(group.jobs) for group in watched)
+    measured.append(Measured(_CPU, f"all {everything:,} together", OURS, "s", (used_s,)))
+    chart = Chart(_CALLS, "Calls to OpenAI per minute, by live batches", log=True)
+    return program.result(measured, _bars(measured), chart, _notes(options, per_get))
+
+
+def _populate(stack: Stack, base_url: str, live: int, ages: str, *, webhooks: bool) -> Watched:
+    organization = f"org-{ages}-{live}-{webhooks}".replace(" ", "-").lower()
+    store, settings = stack.store(), stack.settings()
+    ages_s = [_DAY_S * (n + 0.5) / live for n in range(live)] if ages == _AGED else [0.0]
+    jobs = make_live(store, settings, live, organization=organization, ages_s=ages_s)
+    group = Watched(organization, ages, webhooks, jobs)
+    if webhooks:
+        # As a webhook does when it has come.
+        store.run(telemetry.pushed(str(Credential(organization=organization))))
+    _set_due(store, settings, group)
+    entries = [(j.batch_id, j.order.job_id, j.created_at, "in_progress") for j in jobs]
+    if ages == _AGED:
+        entries += [(f"{i}_ended", f"{job}-2", at, "completed") for i, job, at, _ in entries]
+    entries.sort(key=lambda entry: -entry[2])
+    url = f"{base_url.removesuffix('/v1')}/stand-in/batches/{organization}"
+    httpx2.put(url, json=entries, timeout=60).raise_for_status()
+    return group
+
+
+def _set_due(store: JobStore, settings: Settings, group: Watched) -> None:
+    """Batches that were just made were just asked about; others at any time since it was due."""
+    rng = random.Random(group.organization)
+    pipeline: Any = store.redis.pipeline(transaction=False)
+    for job in group.jobs:
+        interval_s = next_poll_s(batch_of(job, "in_progress"), settings, pushed=group.webhooks)
+        waited_s = interval_s * rng.random() if group.ages == _AGED else 0.0
+        job_id, now_s = job.order.job_id, time.time()
+        record = keys.full(settings.key_prefix, keys.job(job_id))
+        due = keys.full(settings.key_prefix, keys.DUE)
+        pipeline.hset(record, "checked_at", f"{now_s - waited_s:.6f}")
+        pipeline.zadd(due, {job_id: now_s - waited_s + interval_s})
+    pipeline.execute()
+
+
+def _ages_s(store: JobStore, settings: Settings, group: Watched) -> list[float]:
+    """How long ago OpenAI was last asked about some of the batches."""
+    redis: Any = store.redis
+    sample = random.sample(group.jobs, min(_SAMPLE, len(group.jobs)))
+    pipeline = redis.pipeline(transaction=False)
+    for job in sample:
+        pipeline.hget(keys.full(settings.key_prefix, keys.job(job.order.job_id)), "checked_at")
+    now_s = time.time()
+    return [now_s - float(checked_at) for checked_at in pipeline.execute()]
+
+
+def _calls(base_url: str) -> dict[str, int]:
+    """How often each organization has asked."""
+    answer = httpx2.get(f"{base_url.removesuffix('/v1')}/stand-in/calls", timeout=30)
+    calls: Mapping[str, Mapping[str, int]] = answer.raise_for_status().json()
+    return {name: sum(counts.values()) for name, counts in calls.items()}
+
+
+def _calls_per_get(stack: Stack, openai: Mapping[str, str]) -> float:
+    """How often the old plugin asks OpenAI for one ``GetTask``."""
+    address = stack.connector("flytekitplugins.openai", name="old-plugin", env=openai)
+    organization = "org-old"
+    metas = [
+        BatchEndpointMetadata(organization, f"batch_{number}").encode()
+        for number in range(_OLD_TASKS)
+    ]
+    with cores.on(measured=False):
+        load = asyncio.run(ask_each(address, get_requests(metas, "openai-batch")))
+    if load.failed:
+        raise RuntimeError(f"{len(load.failed)} calls failed, the first with {load.failed[0]}")
+    return _calls(openai["OPENAI_BASE_URL"])[organization] / len(metas)
+
+
+def _measured(
+    watched: Sequence[Watched], per_minute: Mapping[str, float], per_get: float
+) -> list[Measured]:
+    measured = []
+    for group in watched:
+        calls, case, side = per_minute[group.organization], group.case, group.side
+        measured.append(Measured(_CALLS, case, side, "", (calls,)))
+        for figure, share in ((_MEDIAN, 0.5), (_OLDEST, 0.99)):
+            stale_s = percentile(group.stale_s, share)
+            measured.append(Measured(figure, case, side, "s", (stale_s,)))
+        if group.webhooks:
+            old = per_get * len(group.jobs) * 60 / _RESYNC_S
+            measured.append(Measured(_CALLS, case, OLD, "", (old,), computed=True))
+            for figure, share in ((_MEDIAN, 0.5), (_OLDEST, 0.99)):
+                stale_s = _RESYNC_S * share
+                measured.append(Measured(figure, case, OLD, "s", (stale_s,), computed=True))
+    return measured
+
+
+def _bars(measured: Sequence[Measured]) -> list[Bar]:
+    calls = {(m.case, m.side): m.median for m in measured if m.figure == _CALLS}
+    bars = []
+    for ages in (_YOUNG, _AGED):
+        case = f"{_BAR_LIVE:,} {ages}"
+        if (case, OURS) not in calls:
+            continue
+        ours, old = calls[case, OURS], calls[case, OLD]
+        bars.append(
+            Bar(
+                f"fewer OpenAI calls than the old plugin, polling alone, {case}",
+                old / ours if ours else old,
+                _LEAST_SAVED,
+                True,
+                "times",
+                f"{ours:,.0f} against {old:,.0f} per minute",
+            )
+        )
+    return bars
+
+
+def _notes(options: argparse.Namespace, per_get: float) -> list[str]:
+    return [
+        f"Real time, default settings, one worker process with two children, counted for "
+        f"{options.seconds:g} s after {options.warm_up_s:g} s. All organizations were watched at "
+        "once by the same worker, each with its own credential.",
+        f"'{_YOUNG}': all batches were made when the worker started. '{_AGED}': made evenly over "
+        "the last 24 hours and due at different times, with as many ended batches between them in "
+        "OpenAI's list.",
+        "With webhooks: one has come for the organization within the last six hours, so batches "
+        "in progress are polled as a safety net.",
+        f"The old plugin's figures are computed: {per_get:g} calls per GetTask, counted for "
+        f"{_OLD_TASKS} tasks, and Flyte's resync of {_RESYNC_S:g} s. Flyte adds that resync to the "
+        "age of Batchflow's status, too.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(measure))

@@ -1,0 +1,129 @@
+"""Live jobs in Redis, written by the product's own commands as connector and workers do."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from batchflow_workers.observe import observe
+from openai.types import Batch
+
+from batchflow import keys
+from batchflow.flyte.orders import make_order
+from batchflow.jobs import BatchSpec, Credential, Job, Order
+from batchflow.queue import FIRST_NUDGE_S
+from batchflow.settings import Settings
+from batchflow.store import JobStore, commands
+from benchmarks.support.stand_in import batch_json
+
+T = TypeVar("T")
+
+#: What a batch task is given.
+CONFIG = {"completion_window": "24h", "endpoint": "/v1/chat/completions"}
+#: Jobs written in one round trip.
+_CHUNK = 500
+_THREADS = 3
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """A job whose batch is in progress at OpenAI."""
+
+    order: Order
+    batch_id: str
+    #: Of the batch, epoch seconds.
+    created_at: int
+
+
+def make_live(
+    store: JobStore,
+    settings: Settings,
+    count: int,
+    *,
+    organization: str | None,
+    ages_s: Sequence[float] = (0.0,),
+    first: int = 0,
+) -> list[LiveJob]:
+    """Record so many jobs, and let their batches be made and begin.
+
+    Their ages are taken from ``ages_s`` in turn; ``first`` is the number of the first one.
+    """
+    now_s = store.run(commands.time())
+    # The store has been there for long, and so knows of every job that there ever was.
+    store.redis.set(keys.full(settings.key_prefix, keys.BORN), "0", nx=True)
+    jobs = [
+        _job(number, organization, int(now_s - ages_s[number % len(ages_s)]))
+        for number in range(first, first + count)
+    ]
+    # Redis and this process work at the same time.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for written in [
+            pool.submit(_write, store, settings, chunk) for chunk in _chunks(jobs, _CHUNK)
+        ]:
+            written.result()
+    return jobs
+
+
+def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
+    made = store.run_all([commands.create(live.order, due_in_s=FIRST_NUDGE_S) for live in jobs])
+    # A record is as old as its batch.
+    pipeline: Any = store.redis.pipeline(transaction=False)
+    for live in jobs:
+        key = keys.full(settings.key_prefix, keys.job(live.order.job_id))
+        pipeline.hset(key, "created_at", f"{live.created_at}.000000")
+    pipeline.execute()
+    store.run_all([commands.begin(live.order.job_id) for live in jobs])
+    for status in ("validating", "in_progress"):
+        store.run_all(
+            [
+                observe(
+                    _known(created.job),
+                    batch_of(live, status),
+                    source="submit" if status == "validating" else "poll",
+                    settings=settings,
+                    new=status == "validating",
+                )
+                for live, created in zip(jobs, made, strict=True)
+            ]
+        )
+
+
+def credential_of(organization: str | None) -> Credential:
+    """The default key, for an organization."""
+    return Credential(organization=organization)
+
+
+def _job(number: int, organization: str | None, created_at: int) -> LiveJob:
+    spec = BatchSpec(
+        credential=credential_of(organization),
+        input_file_id="file-input-0123456789abcdef",
+        config=CONFIG,
+    )
+    name = f"{organization or 'none'}{number:08x}".replace("-", "")
+    order = make_order(
+        spec,
+        execution=f"shop/development/f{name}/n0",
+        output_prefix=f"s3://flyte-data/metadata/propeller/shop-development-f{name}/n0/data/0",
+        attempt=0,
+    )
+    return LiveJob(order, f"batch_{organization or 'none'}_{number:024x}", created_at)
+
+
+def batch_of(live: LiveJob, status: str) -> Batch:
+    """Its batch as OpenAI shows it."""
+    return Batch.model_validate(
+        batch_json(live.batch_id, live.order.job_id, live.created_at, status)
+    )
+
+
+def _known(job: Job | None) -> Job:
+    if job is None:
+        raise RuntimeError("a record that was made just now can't be read")
+    return job
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

@@ -1,0 +1,94 @@
+"""What the programs have in common: options, signals, and what becomes of a result."""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.support import chart, machine, results, tables
+from benchmarks.support.results import Bar, Chart, Measured, Result
+
+#: Rich takes 80 columns where there is no terminal, in which the tables are unreadable.
+_COLUMNS = 140
+_IMAGES = Path(__file__).resolve().parent.parent.parent / "docs" / "images"
+
+
+class Program:
+    """One benchmark: its options, its measurement, its result."""
+
+    def __init__(self, name: str, title: str, doc: str | None) -> None:
+        self.name = name
+        self.title = title
+        self.console = Console(width=None if sys.stdout.isatty() else _COLUMNS)
+        self.parser = argparse.ArgumentParser(
+            description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        self.parser.add_argument(
+            "--out",
+            type=Path,
+            help="write JSON and chart into this folder, and not to where the README has them",
+        )
+        self._options: dict[str, Any] = {}
+
+    def option(self, name: str, default: Any, text: str, *, several: bool = False) -> None:
+        """An option whose type is that of its default; of the first one, if it takes several."""
+        kind = type(default[0] if several else default)
+        nargs = "+" if several else None
+        self.parser.add_argument(name, type=kind, default=default, help=text, nargs=nargs)
+
+    def say(self, text: str) -> None:
+        """What is being done just now."""
+        self.console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}[/] {text}", highlight=False)
+
+    def result(
+        self,
+        measured: list[Measured],
+        bars: list[Bar],
+        drawn: Chart,
+        notes: list[str],
+    ) -> Result:
+        """What was found, with all that is needed to repeat it."""
+        return Result(
+            name=self.name,
+            title=self.title,
+            command=shlex.join(["python", f"benchmarks/bench_{self.name}.py", *sys.argv[1:]]),
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine.describe(),
+            parameters=self._options,
+            measured=tuple(measured),
+            bars=tuple(bars),
+            chart=drawn,
+            notes=tuple(notes),
+        )
+
+    def run(self, measure: Callable[[argparse.Namespace], Result]) -> int:
+        """Measure, show, keep, draw. A bar that is missed is no failure of the program."""
+        options = self.parser.parse_args()
+        self._options = {
+            name: value for name, value in sorted(vars(options).items()) if name != "out"
+        }
+        signal.signal(signal.SIGTERM, _leave)
+        # flytekit has taken it for itself.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            result = measure(options)
+        except KeyboardInterrupt:
+            self.console.print("Interrupted; nothing was written.")
+            return 130
+        tables.show(result, self.console)
+        path = results.write(result, options.out or results.COMMITTED)
+        image = chart.draw(result, options.out or _IMAGES)
+        self.console.print(f"Wrote {path} and {image}.", highlight=False, soft_wrap=True)
+        return 0
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End in order, so that what was started is stopped."""
+    raise SystemExit(128 + number)

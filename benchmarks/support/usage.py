@@ -1,0 +1,70 @@
+"""What a process and its children use."""
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+_LOOK_EVERY_S = 0.2
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process and its living children so far, in seconds."""
+    return sum(sum(process.cpu_times()[:2]) for process in family(pid))
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process and its living children have had, each for itself, summed.
+
+    Linux' VmHWM. Pages that they share are counted once for each, so it is more than the machine
+    has to find.
+    """
+    return sum(_bytes(process.pid, "status", "VmHWM") for process in family(pid))
+
+
+def now_bytes(pid: int) -> int:
+    """The memory that they have now, summed in the same way."""
+    return sum(_bytes(process.pid, "status", "VmRSS") for process in family(pid))
+
+
+class PeakPss:
+    """Looks at the memory of a process and its children while a block runs, with what they share
+    counted once."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.peak_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(_LOOK_EVERY_S):
+            now = sum(_bytes(process.pid, "smaps_rollup", "Pss") for process in family(self._pid))
+            self.peak_bytes = max(self.peak_bytes, now)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it has started, directly or not."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _bytes(pid: int, file: str, name: str) -> int:
+    lines = Path(f"/proc/{pid}/{file}").read_text("utf-8").splitlines()
+    found = next(line for line in lines if line.startswith(f"{name}:"))
+    return int(found.split()[1]) * 1024
