@@ -6,9 +6,19 @@ from batchflow.cli.group import LazyCommand, LazyGroup
 _COMMANDS = {
     "run": LazyCommand("batchflow.cli.run:run", "local", "Run a JSONL file of requests."),
     "status": LazyCommand("batchflow.cli.jobs:status", "task", "Show all about a job."),
-    "list": LazyCommand("batchflow.cli.jobs:list_jobs", "task", "List the jobs that changed last."),
+    "list": LazyCommand(
+        "batchflow.cli.jobs:list_jobs", "task", "List jobs, filtered, newest first."
+    ),
+    "watch": LazyCommand("batchflow.cli.watch:watch", "task", "Watch the fleet as it changes."),
     "cancel": LazyCommand("batchflow.cli.jobs:cancel", "task", "Cancel a job, at OpenAI too."),
+    "webhooks": LazyCommand(
+        "batchflow.cli.webhooks:webhooks", "workers", "Let OpenAI tell when batches end."
+    ),
+    "doctor": LazyCommand("batchflow.cli.doctor:doctor", "workers", "Check that all is well."),
     "up": LazyCommand("batchflow.cli.up:up", "local", "Run everything on this machine."),
+    "gateway": LazyCommand(
+        "batchflow.gateway.command:gateway", "gateway", "Run the webhook receiver and status page."
+    ),
     "simulate": LazyCommand(
         "batchflow.simulator.command:simulate", "simulator", "Run an emulator of OpenAI's APIs."
     ),
@@ -19,7 +29,7 @@ main = LazyGroup(
     lazy_commands=_COMMANDS,
     help="""OpenAI batches from Flyte at scale.
 
-    Exit codes: 0 done, 1 the job failed, 2 wrong usage or input.
+    Exit codes: 0 done, 1 the job failed or something is wrong, 2 wrong usage or input.
     """,
 )
 

@@ -1,7 +1,8 @@
 """``batchflow status``, ``list`` and ``cancel``: what the job store knows, and one wish."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -9,15 +10,20 @@ from rich.console import Console
 from rich.text import Text
 
 from batchflow.cli import views
-from batchflow.errors import InvalidInput, InvalidSettings, JobNotFound
-from batchflow.jobs import Job, is_job_id, is_openai_id
-from batchflow.queue import QueueUnavailable, Sender, Step, make_app
+from batchflow.cli.asking import ask
+from batchflow.cli.filters import filtered
+from batchflow.errors import InvalidSettings
+from batchflow.jobs import Job
+from batchflow.overview.cancelling import Cancellation, cancel_job
+from batchflow.overview.listing import Filter, Page, find_job
+from batchflow.overview.listing import list_jobs as page_of_jobs
+from batchflow.overview.views import JobDetails, JobView
+from batchflow.queue import Sender, Step, make_app
 from batchflow.settings import Settings, load_settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import JobStore, commands, connect
+from batchflow.store import AsyncJobStore, JobStore, commands, connect
 
-#: Records read in one round trip while a list is filtered.
-_PAGE = 200
+_Counts = dict[tuple[JobKind, JobState], int]
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print data.")
 
@@ -26,42 +32,51 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print data.
 @click.argument("id_", metavar="ID")
 @_json_option
 def status(id_: str, as_json: bool) -> None:
-    """Show all about a job. ID is the job's, or that of its batch at OpenAI."""
-    store = open_store(load_settings())
-    job = _find(store, id_)
+    """Show all about a job, and what it has gone through.
+
+    ID is the job's, or that of its batch or uploaded file at OpenAI.
+    """
+
+    async def found(store: AsyncJobStore) -> tuple[Job, float]:
+        return await find_job(store, id_), await store.run(commands.time())
+
+    job, now_s = ask(found)
     if as_json:
-        click.echo(_json(views.data(job)))
+        click.echo(_json(JobDetails.of(job).model_dump(mode="json")))
     else:
-        _print(views.details(job, store.run(commands.time())))
+        _print(views.details(job, now_s, public_url=load_settings().public_url))
 
 
 @click.command("list")
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice(list(map(str, JobState))),
-    help="Only jobs in this state. Can be repeated.",
-)
-@click.option("--kind", type=click.Choice(list(map(str, JobKind))), help="Only jobs of this kind.")
+@filtered
 @click.option(
     "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many at most."
 )
+@click.option(
+    "--after", metavar="CURSOR", help="Go on after a page: what it has named for that, as it was."
+)
 @_json_option
-def list_jobs(states: tuple[str, ...], kind: str | None, limit: int, as_json: bool) -> None:
-    """List the jobs that changed last, newest first, and count all that there are."""
-    store = open_store(load_settings())
-    wanted = frozenset(JobState(state) for state in states) or frozenset(JobState)
-    kinds = frozenset([JobKind(kind)] if kind else JobKind)
-    jobs = [job for _, job in zip(range(limit), _matching(store, wanted, kinds), strict=False)]
-    counts = store.run(commands.counts())
+def list_jobs(wanted: Filter, limit: int, after: str | None, as_json: bool) -> None:
+    """List jobs, newest first, and count all that there are.
+
+    A live job's time is when it was made, another one's when it ended.
+    """
+
+    async def found(store: AsyncJobStore) -> tuple[Page, _Counts, float]:
+        page = await _page(store, wanted, limit, after)
+        return page, await store.run(commands.counts()), await store.run(commands.time())
+
+    page, counts, now_s = ask(found)
     if as_json:
+        shown = [JobView.of(job).model_dump(mode="json") for job in page.jobs]
         by_state = views.by_state(counts)
-        click.echo(_json({"jobs": [views.data(job) for job in jobs], "counts": by_state}))
+        click.echo(_json({"jobs": shown, "next": page.next, "counts": by_state}))
         return
-    if jobs:
-        _print(views.table(jobs, store.run(commands.time())), cut=True)
-    click.echo(views.counts_line(counts, matching=bool(jobs)))
+    if page.jobs:
+        _print(views.table(page.jobs, now_s), cut=True)
+    click.echo(views.counts_line(counts, matching=bool(page.jobs)))
+    if page.next:
+        click.echo(f"There are more: --after '{page.next}'")
 
 
 @click.command()
@@ -69,20 +84,21 @@ def list_jobs(states: tuple[str, ...], kind: str | None, limit: int, as_json: bo
 @_json_option
 def cancel(id_: str, as_json: bool) -> None:
     """Cancel a job. ID is the job's, or that of its batch at OpenAI."""
-    settings = load_settings()
-    store = open_store(settings)
-    job = _find(store, id_)
-    outcome = store.run(
-        commands.cancel(job.id, message="Cancelled from the command line.", source="cli")
-    )
-    if outcome is commands.Cancelled.MISSING:
-        raise JobNotFound(f"There is no job {job.id} any more.")
-    delayed = outcome is commands.Cancelled.REQUESTED and not _tell_workers(settings, job.id)
-    job = store.run(commands.get(job.id)) or job
+    app = make_app(load_settings())
+
+    async def send(step: Step, job_id: str) -> None:
+        await asyncio.to_thread(Sender(app).send, step, job_id)
+
+    async def cancelled(store: AsyncJobStore) -> Cancellation:
+        message = "Cancelled from the command line."
+        return await cancel_job(store, send, id_, message=message, source="cli")
+
+    done = ask(cancelled)
     if as_json:
-        click.echo(_json({"outcome": views.OUTCOMES[outcome], **views.data(job)}))
+        shown = JobView.of(done.job).model_dump(mode="json")
+        click.echo(_json({"outcome": done.outcome, **shown}))
     else:
-        click.echo(views.cancelled(outcome, job, delayed=delayed))
+        click.echo(views.cancelled(done))
 
 
 def open_store(settings: Settings) -> JobStore:
@@ -96,47 +112,14 @@ def open_store(settings: Settings) -> JobStore:
         ) from None
 
 
-def _find(store: JobStore, text: str) -> Job:
-    """The job that ``text`` names; raises InvalidInput or JobNotFound."""
-    if is_job_id(text):
-        job = store.run(commands.get(text))
-        if job is None:
-            raise JobNotFound(f"There is no job {text}.")
-        return job
-    if not is_openai_id(text):
-        raise InvalidInput(
-            "That is no id. A job's looks like bf-mctgn4lcdvhclm2p4qc7gkxbae, "
-            "a batch's like batch_68f0c1."
-        )
-    job_id = store.run(commands.find_batch(text))
-    job = store.run(commands.get(job_id)) if job_id else None
-    if job is None:
-        raise JobNotFound(f"There is no job for the batch {text}.")
-    return job
-
-
-def _matching(
-    store: JobStore, states: frozenset[JobState], kinds: frozenset[JobKind]
-) -> Iterator[Job]:
-    seen: set[str] = set()
-    offset = 0
-    while ids := store.run(commands.recent(_PAGE, offset=offset)):
-        offset += len(ids)
-        # A job that changes meanwhile pushes others onto the next page.
-        fresh = [job_id for job_id in ids if job_id not in seen]
-        seen.update(fresh)
-        for job in store.run_all([commands.get(job_id) for job_id in fresh]):
-            if job and job.state in states and job.kind in kinds:
-                yield job
-
-
-def _tell_workers(settings: Settings, job_id: str) -> bool:
-    try:
-        Sender(make_app(settings)).send(Step.CANCEL, job_id)
-    except QueueUnavailable:
-        # The wish is in the job's record, where the sweep finds it.
-        return False
-    return True
+async def _page(store: AsyncJobStore, wanted: Filter, limit: int, after: str | None) -> Page:
+    """A page that is full if it can be: a search that reads many records answers in parts."""
+    page = await page_of_jobs(store, wanted, limit=limit, after=after)
+    while page.next and len(page.jobs) < limit:
+        left = limit - len(page.jobs)
+        more = await page_of_jobs(store, wanted, limit=left, after=page.next)
+        page = replace(more, jobs=page.jobs + more.jobs)
+    return page
 
 
 def _json(data: dict[str, Any]) -> str:

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 
 from batchflow.cli.account import account_for, request_ids
+from batchflow.cli.credentials import with_credential
 from batchflow.cli.errors import JobFailed
 from batchflow.cli.files import keep
 from batchflow.cli.local_run import finished_batch
@@ -16,7 +16,7 @@ from batchflow.cli.summary import Summary
 from batchflow.cli.text import count
 from batchflow.errors import InvalidInput
 from batchflow.flyte.config import check_batch_config
-from batchflow.jobs import DEFAULT_SECRET_KEY, Credential
+from batchflow.jobs import Credential
 from batchflow.jsonl import JsonlSummary, JsonlValidator
 from batchflow.settings import load_settings
 
@@ -39,10 +39,7 @@ _CHUNK_BYTES = 1 << 20
 @click.option(
     "--metadata", metavar="KEY=VALUE", multiple=True, help="For the batch. Can be repeated."
 )
-@click.option("--organization", metavar="ID", help="The OpenAI organization.")
-@click.option(
-    "--secret", metavar="GROUP/KEY", help=f"The API key's secret.  [default: {DEFAULT_SECRET_KEY}]"
-)
+@with_credential
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as data.")
 def run(
     file: Path,
@@ -50,8 +47,7 @@ def run(
     endpoint: str | None,
     completion_window: str,
     metadata: tuple[str, ...],
-    organization: str | None,
-    secret: str | None,
+    credential: Credential,
     as_json: bool,
 ) -> None:
     """Run the requests in FILE, which has one JSON object in each line, as an OpenAI batch.
@@ -60,7 +56,6 @@ def run(
     OPENAI_API_KEY; without one an emulator answers, and nothing is paid.
     """
     began = time.monotonic()
-    credential = _credential(secret, organization)
     input_ = _checked(file, endpoint)
     config = {
         "endpoint": endpoint or input_.url or _DEFAULT_ENDPOINT,
@@ -115,20 +110,6 @@ def _checked(file: Path, endpoint: str | None) -> JsonlSummary:
             "same. Without --endpoint the file decides."
         )
     return summary
-
-
-def _credential(secret: str | None, organization: str | None) -> Credential:
-    group, slash, key = (secret or "").partition("/")
-    if secret and not (group and slash and key):
-        raise InvalidInput("--secret must be GROUP/KEY, such as openai-api-key/api_key.")
-    try:
-        return Credential(
-            organization=organization, group=group or None, key=key or DEFAULT_SECRET_KEY
-        )
-    except ValidationError as error:
-        wrong = {problem["loc"][0] for problem in error.errors()}
-        what = "an organization" if "organization" in wrong else "a secret"
-        raise InvalidInput(f"That can't be the name of {what}.") from None
 
 
 def _pairs(metadata: tuple[str, ...]) -> dict[str, str]:

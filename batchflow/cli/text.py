@@ -44,6 +44,12 @@ def ago(moment: datetime, now_s: float) -> str:
     return "just now"
 
 
+def time_left(moment: datetime, now_s: float) -> str:
+    """``3 h 5 min left``, or that the time is over."""
+    seconds = moment.timestamp() - now_s
+    return f"{duration(seconds)} left" if seconds > 0 else "time is over"
+
+
 def local_time(moment: datetime) -> str:
     """A time on the user's clock."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Jobs as people and programs read them."""
+"""Jobs as people read them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +9,13 @@ from rich.text import Text
 
 from batchflow.cli import text
 from batchflow.jobs import Job
+from batchflow.links import job_page
+from batchflow.overview.cancelling import Cancellation, CancelOutcome
+from batchflow.overview.timeline import timeline
 from batchflow.states import JobKind, JobState, phase_of
-from batchflow.store.commands import Cancelled
 
-_COLOURS = {
+#: How a state is shown.
+COLOURS = {
     JobState.QUEUED: "cyan",
     JobState.RUNNING: "blue",
     JobState.SUCCEEDED: "green",
@@ -21,25 +24,11 @@ _COLOURS = {
     JobState.CANCELLED: "magenta",
 }
 
-#: What became of a wish to cancel, for programs.
-OUTCOMES = {
-    Cancelled.CANCELLED: "cancelled",
-    Cancelled.REQUESTED: "requested",
-    Cancelled.REFUSED: "ended",
-}
-
 _MESSAGE_CHARS = 300
 
 
-def data(job: Job) -> dict[str, Any]:
-    """A job for programs: its record and the phase that Flyte is told. Times are ISO 8601."""
-    record = job.model_dump(mode="json", exclude={"version"})
-    record["phase"] = phase_of(job.kind, job.state, job.stage)
-    return record
-
-
-def details(job: Job, now_s: float) -> Text:
-    """All about a job. ``now_s`` is Redis' time."""
+def details(job: Job, now_s: float, *, public_url: str | None) -> Text:
+    """All about a job, and what it has gone through. ``now_s`` is Redis' time."""
     rows: list[tuple[str, Text | str | None]] = [
         ("job", job.id),
         ("kind", job.kind),
@@ -52,7 +41,8 @@ def details(job: Job, now_s: float) -> Text:
         ("requests", _requests(job)),
         ("transferred", _transferred(job)),
         ("model", job.model),
-        ("tokens", tokens((job.result or {}).get("usage"))),
+        ("tokens", _tokens(job)),
+        ("most errors", job.top_error),
         ("input file", job.input_file_id),
         ("output file", job.output_file_id),
         ("error file", job.error_file_id),
@@ -63,27 +53,27 @@ def details(job: Job, now_s: float) -> Text:
         ("created", _moment(job.created_at, now_s)),
         ("changed", f"{_moment(job.updated_at, now_s)} by {job.source or 'unknown'}"),
         ("asked OpenAI", _moment(job.checked_at, now_s) if job.checked_at else None),
+        ("expires", _expiry(job, now_s)),
+        ("page", job_page(public_url, job.id) if public_url else None),
     ]
-    return pairs(rows)
+    return Text("\n\n").join(part for part in (pairs(rows), _history(job)) if part)
 
 
 def table(jobs: Sequence[Job], now_s: float) -> Text:
     """Jobs, one in a line."""
-    header = [Text(name, style="dim") for name in ("job", "kind", "state", "done", "changed", "")]
+    header = [Text(name, style="dim") for name in ("job", "kind", "state", "done", "since", "")]
     rows = [
         [
             Text(job.id),
             Text(job.kind),
             _state(job),
-            Text(_done(job)),
-            Text(text.ago(job.updated_at, now_s)),
+            Text(done(job)),
+            Text(since(job, now_s)),
             Text(text.one_line(job.message, _MESSAGE_CHARS)),
         ]
         for job in jobs
     ]
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [_aligned(row, widths) for row in [header, *rows]]
-    return Text("\n").join(lines)
+    return aligned([header, *rows])
 
 
 def pairs(rows: Iterable[tuple[str, Text | str | None]]) -> Text:
@@ -98,6 +88,18 @@ def pairs(rows: Iterable[tuple[str, Text | str | None]]) -> Text:
             lead = line if number == 0 else Text(" " * width)
             lines.append(Text.assemble(lead, part))
     return Text("\n").join(lines)
+
+
+def done(job: Job) -> str:
+    """``12/240`` requests of a batch, ``1.5 MB`` of a transfer, or nothing."""
+    if job.kind is JobKind.BATCH:
+        return f"{job.completed + job.failed:,}/{job.total:,}" if job.total else ""
+    return f"{job.bytes_done / 1_000_000:,.1f} MB" if job.bytes_done else ""
+
+
+def since(job: Job, now_s: float) -> str:
+    """When a live job was made, or another one ended: the time by which lists are sorted."""
+    return text.ago(job.updated_at if job.terminal else job.created_at, now_s)
 
 
 def by_state(counts: Mapping[tuple[JobKind, JobState], int]) -> dict[str, int]:
@@ -119,13 +121,14 @@ def counts_line(counts: Mapping[tuple[JobKind, JobState], int], *, matching: boo
     return line if matching else f"No job matches. {line}"
 
 
-def cancelled(outcome: Cancelled, job: Job, *, delayed: bool) -> str:
+def cancelled(done: Cancellation) -> str:
     """What a wish to cancel has come to."""
-    if outcome is Cancelled.CANCELLED:
+    job = done.job
+    if done.outcome is CancelOutcome.CANCELLED:
         return f"Cancelled {job.id}."
-    if outcome is Cancelled.REFUSED:
+    if done.outcome is CancelOutcome.ENDED:
         return f"{job.id} had ended already: {job.state}."
-    if delayed:
+    if done.delayed:
         return (
             f"Recorded that {job.id} is to be cancelled. Celery's broker is away; "
             "the workers cancel it when they are back."
@@ -146,18 +149,38 @@ def tokens(usage: Mapping[str, Any] | None) -> str | None:
     return f"{usage['total_tokens']:,}" + (f" ({parts})" if parts else "")
 
 
-def _aligned(cells: Sequence[Text], widths: Sequence[int]) -> Text:
-    padded = [
-        Text.assemble(cell, " " * (width - len(cell)))
-        for cell, width in zip(cells, widths, strict=True)
+def aligned(rows: Sequence[Sequence[Text]]) -> Text:
+    """Rows of cells, the columns as wide as they have to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        padded = [
+            Text.assemble(cell, " " * (width - len(cell)))
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        line = Text("  ").join(padded)
+        line.rstrip()
+        lines.append(line)
+    return Text("\n").join(lines)
+
+
+def _history(job: Job) -> Text | None:
+    """A line for each transition, oldest first."""
+    rows = [
+        [
+            Text(text.local_time(event.at), style="dim"),
+            Text(event.state, style=COLOURS[event.state]),
+            Text(text.printable(event.openai_status)),
+            Text(event.source),
+            Text(text.one_line(event.message, _MESSAGE_CHARS)),
+        ]
+        for event in timeline(job)
     ]
-    line = Text("  ").join(padded)
-    line.rstrip()
-    return line
+    return aligned(rows) if rows else None
 
 
 def _state(job: Job) -> Text:
-    return Text(job.state, style=_COLOURS[job.state])
+    return Text(job.state, style=COLOURS[job.state])
 
 
 def _requests(job: Job) -> str | None:
@@ -173,10 +196,17 @@ def _transferred(job: Job) -> str | None:
     return f"{job.bytes_done:,}{of} bytes"
 
 
-def _done(job: Job) -> str:
-    if job.kind is JobKind.BATCH:
-        return f"{job.completed + job.failed:,}/{job.total:,}" if job.total else ""
-    return f"{job.bytes_done / 1_000_000:,.1f} MB" if job.bytes_done else ""
+def _tokens(job: Job) -> str | None:
+    counted = {"input_tokens": job.input_tokens, "output_tokens": job.output_tokens}
+    total = sum(counted.values())
+    return tokens({"total_tokens": total, **counted}) if total else None
+
+
+def _expiry(job: Job, now_s: float) -> str | None:
+    """When OpenAI gives a live batch up, and how long that is."""
+    if job.terminal or not job.expires_at:
+        return None
+    return f"{text.local_time(job.expires_at)} ({text.time_left(job.expires_at, now_s)})"
 
 
 def _moment(moment: datetime, now_s: float) -> str:

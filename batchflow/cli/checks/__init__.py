@@ -1,0 +1,1 @@
+"""What ``batchflow doctor`` checks: each part that Batchflow stands on, from this machine."""

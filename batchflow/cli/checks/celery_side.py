@@ -1,0 +1,126 @@
+"""Celery: the broker, its queues, the workers on them, and beat."""
+
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Final
+
+from celery import Celery
+from kombu.exceptions import KombuError
+
+from batchflow import keys
+from batchflow.backlog import backlogs
+from batchflow.cli.checks.findings import Finding, Level, Look, in_thread
+from batchflow.cli.text import count, duration
+from batchflow.queue import Queue, all_queues, make_app
+from batchflow.settings import Settings
+from batchflow.store import commands, telemetry
+
+#: How long the broker may take, in seconds.
+_PATIENCE_S: Final = 6.0
+#: How long Celery's workers have for an answer, in seconds.
+_PING_S: Final = 1.5
+#: A message that has waited for so long says that there are too few workers.
+_LONG_S: Final = 60.0
+#: A sweep that is so late, in sweep intervals and at least in seconds, does not come.
+_MISSED_SWEEPS: Final = 10
+_LATE_SWEEP_S: Final = 30.0
+
+
+async def broker(look: Look) -> Iterable[Finding]:
+    """Whether it can be reached."""
+    which = "of its own" if look.settings.broker_url else "the Redis of the jobs"
+    app = make_app(look.settings)
+    try:
+        driver, took_s = await in_thread(partial(_connect, app))
+    except (KombuError, OSError) as error:
+        seen = f"can't be reached ({type(error).__name__}), {which}"
+        advice = "Look whether it runs, and at BATCHFLOW_BROKER_URL or BATCHFLOW_REDIS_URL."
+        return [Finding(Level.PROBLEM, "broker", seen, advice)]
+    return [Finding(Level.OK, "broker", f"{driver}, {which}; answers in {took_s * 1_000:.0f} ms")]
+
+
+async def queues(look: Look) -> Iterable[Finding]:
+    """How much waits in them."""
+    app = make_app(look.settings)
+    names = all_queues(look.settings)
+    found = await in_thread(partial(backlogs, app, names, patience_s=_PATIENCE_S))
+    findings = []
+    for name, backlog in found.items():
+        seen = count(backlog.messages, "message") if backlog.messages else "empty"
+        if backlog.oldest_s is not None:
+            seen += f", the oldest for {duration(backlog.oldest_s)}"
+        if (backlog.oldest_s or 0) > _LONG_S:
+            advice = f"Start more workers: celery -A batchflow_workers worker -Q {name}"
+            findings.append(Finding(Level.WARNING, name, seen, advice))
+        else:
+            findings.append(Finding(Level.OK, name, seen))
+    return findings
+
+
+async def workers(look: Look) -> Iterable[Finding]:
+    """Who takes messages from each queue, by the workers' own signs of life."""
+    now_s = await look.store.run(commands.time())
+    alive = [each for each in await look.store.run(telemetry.workers()) if each.lives(now_s)]
+    on_queue = {
+        queue: [worker.name for worker in alive if queue in worker.queues] for queue in Queue
+    }
+    strangers: dict[str, int] = {}
+    if not all(on_queue.values()):
+        strangers = await in_thread(partial(_by_celery, look.settings))
+    return [
+        _on_queue(look.settings, queue, names, strangers.get(queue, 0))
+        for queue, names in on_queue.items()
+    ]
+
+
+async def beat(look: Look) -> Iterable[Finding]:
+    """Its last tick that a worker has carried out."""
+    now_s = await look.store.run(commands.time())
+    swept_s = (await look.store.run(telemetry.pulse())).get("sweep")
+    seen = f"last sweep {duration(now_s - swept_s)} ago" if swept_s else "there was no sweep yet"
+    late_s = max(_LATE_SWEEP_S, _MISSED_SWEEPS * look.settings.sweep_interval_s)
+    if swept_s and now_s - swept_s < late_s:
+        return [Finding(Level.OK, "beat", seen)]
+    advice = (
+        "Start beat: celery -A batchflow_workers beat. A worker on "
+        f"{keys.queue(look.settings.key_prefix, Queue.POLL)} carries its ticks out."
+    )
+    return [Finding(Level.PROBLEM, "beat", seen, advice)]
+
+
+def _connect(app: Celery) -> tuple[str, float]:
+    """The broker's kind, and how long connecting took, in seconds."""
+    began = time.perf_counter()
+    # What kombu's connections offer depends on the broker.
+    connection: Any
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, timeout=_PATIENCE_S)
+        return str(connection.transport.driver_name), time.perf_counter() - began
+
+
+def _on_queue(settings: Settings, queue: Queue, names: list[str], strangers: int) -> Finding:
+    name = keys.queue(settings.key_prefix, queue)
+    what = f"workers on {queue}"
+    if names:
+        return Finding(Level.OK, what, f"{len(names)}: {', '.join(sorted(names))}")
+    if strangers:
+        seen = f"{count(strangers, 'worker')} by Celery's account, and no sign of life in Redis"
+        advice = "Give them the same BATCHFLOW_REDIS_URL and BATCHFLOW_KEY_PREFIX as this command."
+        return Finding(Level.PROBLEM, what, seen, advice)
+    advice = f"Start one: celery -A batchflow_workers worker -Q {name}"
+    return Finding(Level.PROBLEM, what, "none", advice)
+
+
+def _by_celery(settings: Settings) -> dict[str, int]:
+    """How many workers take from each queue, if Celery can tell."""
+    try:
+        inspect = make_app(settings).control.inspect(timeout=_PING_S)
+        answers = inspect.active_queues() or {}
+    except (KombuError, OSError):
+        return {}
+    names = [[queue["name"] for queue in found] for found in answers.values()]
+    return {
+        queue: sum(keys.queue(settings.key_prefix, queue) in found for found in names)
+        for queue in Queue
+    }

@@ -1,0 +1,73 @@
+"""Webhooks: the secret, the endpoints at OpenAI, and what came of deliveries."""
+
+import asyncio
+from collections.abc import Iterable
+from itertools import islice
+
+from batchflow.cli.checks.findings import Finding, Level, Look, in_thread
+from batchflow.cli.checks.openai_side import MOST_CREDENTIALS, TIMEOUT_S, known
+from batchflow.cli.text import count, duration
+from batchflow.errors import CredentialMissing, CredentialRefused, OpenAIError
+from batchflow.gateway.signature import parse_secrets
+from batchflow.jobs import Credential
+from batchflow.openai_webhooks import BATCH_EVENTS, GATEWAY_PATH, connect_webhooks
+from batchflow.settings import Settings
+from batchflow.store import commands, telemetry
+
+_POLLS_DO = "Polling finds every end, only later."
+
+
+async def secrets(look: Look) -> Iterable[Finding]:
+    """Whether there are signing secrets that can be used; raises InvalidSettings when not."""
+    found = parse_secrets(look.settings.webhook_secrets)
+    if found:
+        return [Finding(Level.OK, "secret", count(len(found), "secret"))]
+    advice = (
+        "Set OPENAI_WEBHOOK_SECRET at the gateway, which refuses all webhooks without it; "
+        f"`batchflow webhooks register` makes one. {_POLLS_DO}"
+    )
+    return [Finding(Level.WARNING, "secret", "OPENAI_WEBHOOK_SECRET is not set here", advice)]
+
+
+async def endpoints(look: Look) -> Iterable[Finding]:
+    """Whether OpenAI would send the four events, for each API key that is on this machine."""
+    found = islice((await known(look)).values(), MOST_CREDENTIALS)
+    return await asyncio.gather(*(_endpoints(look.settings, credential) for credential in found))
+
+
+async def deliveries(look: Look) -> Iterable[Finding]:
+    """When the last genuine one came, and whether others were refused."""
+    now_s = await look.store.run(commands.time())
+    last_s = (await look.store.run(telemetry.pulse())).get("webhook")
+    if last_s:
+        return [Finding(Level.OK, "deliveries", f"the last one {duration(now_s - last_s)} ago")]
+    counters = await look.store.run(telemetry.counters())
+    refused = int(counters.get(("webhook_deliveries", "rejected"), 0))
+    if not refused:
+        return [Finding(Level.NOTE, "deliveries", "none came yet")]
+    seen = f"none was genuine; {refused:,} were refused"
+    advice = "Look whether OPENAI_WEBHOOK_SECRET of the gateway is the endpoint's."
+    return [Finding(Level.WARNING, "deliveries", seen, advice)]
+
+
+async def _endpoints(settings: Settings, credential: Credential) -> Finding:
+    name = f"endpoints of {credential}"
+    try:
+        found = await in_thread(lambda: connect_webhooks(credential, TIMEOUT_S).list())
+    except CredentialMissing:
+        seen = "the API key is not on this machine, so OpenAI can't be asked"
+        return Finding(Level.NOTE, name, seen)
+    except CredentialRefused:
+        return Finding(Level.NOTE, name, "this API key may not see them")
+    except OpenAIError as error:
+        return Finding(Level.NOTE, name, str(error))
+    url = f"{settings.public_url}{GATEWAY_PATH}" if settings.public_url else None
+    ours = [endpoint for endpoint in found if url in (None, endpoint.url)]
+    missing = set(BATCH_EVENTS) - {event for endpoint in ours for event in endpoint.event_types}
+    if not missing:
+        return Finding(Level.OK, name, ", ".join(sorted({endpoint.url for endpoint in ours})))
+    where = url or f"https://...{GATEWAY_PATH}"
+    events = ", ".join(event for event in BATCH_EVENTS if event in missing)
+    seen = f"none for {events}" + (f" at {url}" if url else "")
+    level = Level.WARNING if settings.webhook_secrets else Level.NOTE
+    return Finding(level, name, seen, f"batchflow webhooks register {where}. {_POLLS_DO}")

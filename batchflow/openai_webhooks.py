@@ -1,0 +1,157 @@
+"""OpenAI's API for managing webhook endpoints, as ``openai.resources.webhooks`` has it.
+
+An endpoint belongs to the project of the API key. Its signing secret is in the answers that create
+an endpoint and rotate its secret, and nowhere else.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import openai
+from openai.types.webhooks import WebhookEndpoint, WebhookEndpointWithSecret
+
+from batchflow.errors import CredentialRefused, InvalidInput, OpenAIRefused, OpenAIUnavailable
+from batchflow.jobs import Credential, is_openai_id
+from batchflow.openai_api import PAGE, client_of, translated
+
+T = TypeVar("T", bound=WebhookEndpoint | WebhookEndpointWithSecret)
+
+BatchEvent = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+
+#: The events by which OpenAI says that a batch has ended.
+BATCH_EVENTS: Final[tuple[BatchEvent, ...]] = (
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+)
+
+#: Where the gateway takes them.
+GATEWAY_PATH: Final = "/webhooks/openai"
+
+_MAX_URL_CHARS = 2_048
+#: Endpoints of one project that are looked at, at most.
+_MOST = 1_000
+#: How a server answers that speaks OpenAI's API but for this part.
+_NO_SUCH_API = frozenset({404, 405, 501})
+
+
+class WebhooksApi:
+    """The endpoints of one credential's project."""
+
+    def __init__(self, client: openai.OpenAI) -> None:
+        self._client = client
+
+    def list(self) -> list[WebhookEndpoint]:
+        """GET /v1/webhook_endpoints, newest first."""
+        with self._all_errors():
+            found = list(islice(self._client.webhooks.list(limit=PAGE), _MOST))
+        return [_checked(WebhookEndpoint, endpoint) for endpoint in found]
+
+    def create(self, *, name: str, url: str) -> WebhookEndpointWithSecret:
+        """POST /v1/webhook_endpoints, for the four batch events."""
+        with self._all_errors():
+            made = self._client.webhooks.create(name=name, url=url, event_types=[*BATCH_EVENTS])
+        return _checked(WebhookEndpointWithSecret, made)
+
+    def test(self, endpoint_id: str, event: BatchEvent) -> int:
+        """POST /v1/webhook_endpoints/{id}/test: has OpenAI send a sample event, and returns the
+        HTTP status that the receiver answered."""
+        with self._all_errors(endpoint_id):
+            result = self._client.webhooks.test(endpoint_id, event_type=event)
+        status = getattr(result, "status_code", None)
+        if not isinstance(status, int):
+            raise _garbage("result of a test")
+        return status
+
+    def rotate_secret(self, endpoint_id: str, *, keep_old: bool) -> WebhookEndpointWithSecret:
+        """POST /v1/webhook_endpoints/{id}/rotate_secret; ``keep_old`` has OpenAI sign with the old
+        one, too, for 24 hours."""
+        with self._all_errors(endpoint_id):
+            rotated = self._client.webhooks.rotate_secret(
+                endpoint_id, keep_old_secret_active_for_24_hours=keep_old
+            )
+        return _checked(WebhookEndpointWithSecret, rotated)
+
+    def delete(self, endpoint_id: str) -> None:
+        """DELETE /v1/webhook_endpoints/{id}."""
+        with self._all_errors(endpoint_id):
+            self._client.webhooks.delete(endpoint_id)
+
+    @contextmanager
+    def _all_errors(self, endpoint_id: str | None = None) -> Iterator[None]:
+        """Errors in the words of this API; raises InvalidInput when there is no such endpoint."""
+        if endpoint_id is not None and not is_openai_id(endpoint_id):
+            raise InvalidInput("That is no id of a webhook endpoint. It looks like we_68f0c1.")
+        try:
+            with translated():
+                yield
+        except CredentialRefused as error:
+            raise CredentialRefused(
+                f"{error} Managing webhooks takes a key that may do so in its project, which a "
+                "restricted key may not."
+            ) from error
+        except OpenAIRefused as error:
+            if error.status_code not in _NO_SUCH_API:
+                raise
+            if endpoint_id is None:
+                raise OpenAIRefused(
+                    f"{self._client.base_url} has no API for webhook endpoints. Without webhooks, "
+                    "polling finds every batch's end.",
+                    error.status_code,
+                ) from error
+            raise InvalidInput(
+                f"The project of this API key has no webhook endpoint {endpoint_id}. "
+                "`batchflow webhooks list` shows those that it has."
+            ) from error
+        except (AttributeError, TypeError) as error:
+            # The SDK's paginator breaks on an answer that is no object.
+            raise _garbage("list of webhook endpoints") from error
+
+
+def connect_webhooks(credential: Credential, timeout_s: float) -> WebhooksApi:
+    """The API for a credential; raises CredentialMissing."""
+    return WebhooksApi(client_of(credential, timeout_s))
+
+
+def check_url(url: str) -> None:
+    """Raise InvalidInput unless OpenAI delivers to such a URL. On the loopback an emulator does."""
+    try:
+        parts = urlsplit(url)
+        fine = bool(parts.hostname) and parts.port != 0 and parts.username is None
+        secure = parts.scheme == "https" or (
+            parts.scheme == "http" and _is_loopback(parts.hostname or "")
+        )
+    except ValueError:
+        fine = secure = False
+    if not fine or not url.isprintable() or " " in url or len(url) > _MAX_URL_CHARS:
+        raise InvalidInput(
+            f"That is no URL for webhooks. It looks like https://batchflow.example.com{GATEWAY_PATH}."
+        )
+    if not secure:
+        raise InvalidInput("OpenAI delivers webhooks to https:// URLs only.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _checked(expected: type[T], answer: object) -> T:
+    """An answer that is what it should be; the SDK hands garbage through as it came."""
+    needed = [name for name, field in expected.model_fields.items() if field.is_required()]
+    if isinstance(answer, expected) and all(hasattr(answer, name) for name in needed):
+        return answer
+    raise _garbage("webhook endpoint")
+
+
+def _garbage(wanted: str) -> OpenAIUnavailable:
+    return OpenAIUnavailable(
+        f"OpenAI answered something that is no {wanted}.", outcome_unknown=True
+    )
