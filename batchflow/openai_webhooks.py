@@ -7,18 +7,18 @@ an endpoint and rotate its secret, and nowhere else.
 import ipaddress
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import openai
-from openai.types.webhooks import WebhookEndpoint, WebhookEndpointWithSecret
+from pydantic import SecretStr
 
 from batchflow.errors import CredentialRefused, InvalidInput, OpenAIRefused, OpenAIUnavailable
 from batchflow.jobs import Credential, is_openai_id
 from batchflow.openai_api import PAGE, client_of, translated
-
-T = TypeVar("T", bound=WebhookEndpoint | WebhookEndpointWithSecret)
 
 BatchEvent = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
 
@@ -40,23 +40,41 @@ _MOST = 1_000
 _NO_SUCH_API = frozenset({404, 405, 501})
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """Where OpenAI delivers events, and which."""
+
+    id: str
+    name: str
+    url: str
+    event_types: tuple[str, ...]
+    created_at: datetime
+    #: Only when it was made just now.
+    secret: SecretStr | None
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """The batch events that are not delivered."""
+        return tuple(event for event in BATCH_EVENTS if event not in self.event_types)
+
+
 class WebhooksApi:
     """The endpoints of one credential's project."""
 
     def __init__(self, client: openai.OpenAI) -> None:
         self._client = client
 
-    def list(self) -> list[WebhookEndpoint]:
+    def list(self) -> list[Endpoint]:
         """GET /v1/webhook_endpoints, newest first."""
         with self._all_errors():
             found = list(islice(self._client.webhooks.list(limit=PAGE), _MOST))
-        return [_checked(WebhookEndpoint, endpoint) for endpoint in found]
+        return [_endpoint(each) for each in found]
 
-    def create(self, *, name: str, url: str) -> WebhookEndpointWithSecret:
+    def create(self, *, name: str, url: str) -> Endpoint:
         """POST /v1/webhook_endpoints, for the four batch events."""
         with self._all_errors():
             made = self._client.webhooks.create(name=name, url=url, event_types=[*BATCH_EVENTS])
-        return _checked(WebhookEndpointWithSecret, made)
+        return _endpoint(made, with_secret=True)
 
     def test(self, endpoint_id: str, event: BatchEvent) -> int:
         """POST /v1/webhook_endpoints/{id}/test: has OpenAI send a sample event, and returns the
@@ -68,14 +86,14 @@ class WebhooksApi:
             raise _garbage("result of a test")
         return status
 
-    def rotate_secret(self, endpoint_id: str, *, keep_old: bool) -> WebhookEndpointWithSecret:
+    def rotate_secret(self, endpoint_id: str, *, keep_old: bool) -> Endpoint:
         """POST /v1/webhook_endpoints/{id}/rotate_secret; ``keep_old`` has OpenAI sign with the old
         one, too, for 24 hours."""
         with self._all_errors(endpoint_id):
             rotated = self._client.webhooks.rotate_secret(
                 endpoint_id, keep_old_secret_active_for_24_hours=keep_old
             )
-        return _checked(WebhookEndpointWithSecret, rotated)
+        return _endpoint(rotated, with_secret=True)
 
     def delete(self, endpoint_id: str) -> None:
         """DELETE /v1/webhook_endpoints/{id}."""
@@ -143,12 +161,20 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _checked(expected: type[T], answer: object) -> T:
-    """An answer that is what it should be; the SDK hands garbage through as it came."""
-    needed = [name for name, field in expected.model_fields.items() if field.is_required()]
-    if isinstance(answer, expected) and all(hasattr(answer, name) for name in needed):
-        return answer
-    raise _garbage("webhook endpoint")
+def _endpoint(answer: object, *, with_secret: bool = False) -> Endpoint:
+    """What OpenAI answered; the SDK hands garbage through as it came."""
+    found = vars(answer) if hasattr(answer, "__dict__") else {}
+    try:
+        return Endpoint(
+            id=found["id"],
+            name=found["name"],
+            url=found["url"],
+            event_types=tuple(found["event_types"]),
+            created_at=datetime.fromtimestamp(found["created_at"], UTC),
+            secret=SecretStr(found["signing_secret"]) if with_secret else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _garbage("webhook endpoint") from error
 
 
 def _garbage(wanted: str) -> OpenAIUnavailable:

@@ -49,12 +49,12 @@ def doctor(context: click.Context, as_json: bool) -> None:
     else:
         console = Console(highlight=False)
         width = console.width if console.is_terminal else None
-        console.print(_view(sections, width), soft_wrap=True)
+        console.print(view(sections, width), soft_wrap=True)
         console.print(_verdict(problems, warnings))
     context.exit(1 if problems else 0)
 
 
-def _view(sections: list[Section], width: int | None) -> Text:
+def view(sections: list[Section], width: int | None) -> Text:
     """All findings; ``width`` breaks lines between words."""
     names = [len(finding.what) for section in sections for finding in section.findings]
     name_chars = min(max(names, default=0), _MOST_NAME_CHARS)

@@ -74,9 +74,9 @@ def list_jobs(wanted: Filter, limit: int, after: str | None, as_json: bool) -> N
         return
     if page.jobs:
         _print(views.table(page.jobs, now_s), cut=True)
-    click.echo(views.counts_line(counts, matching=bool(page.jobs)))
     if page.next:
         click.echo(f"There are more: --after '{page.next}'")
+    click.echo(views.counts_line(counts, matching=bool(page.jobs)))
 
 
 @click.command()

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
-from openai.types.webhooks import WebhookEndpoint, WebhookEndpointWithSecret
 from rich.console import Console
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from batchflow.openai_webhooks import (
     BATCH_EVENTS,
     GATEWAY_PATH,
     BatchEvent,
+    Endpoint,
     WebhooksApi,
     check_url,
     connect_webhooks,
@@ -84,7 +84,7 @@ def list_endpoints(credential: Credential, as_json: bool) -> None:
     """List the endpoints of the API key's project, newest first."""
     endpoints = _connect(credential).list()
     if as_json:
-        _print_json({"endpoints": [endpoint.to_dict(mode="json") for endpoint in endpoints]})
+        _print_json({"endpoints": [_data(endpoint) for endpoint in endpoints]})
         return
     if not endpoints:
         click.echo("There are no webhook endpoints. `batchflow webhooks register URL` makes one.")
@@ -162,31 +162,42 @@ def _connect(credential: Credential) -> WebhooksApi:
     raise CredentialMissing("There is no OpenAI API key here. Set OPENAI_API_KEY.")
 
 
-def _show_secret(endpoint: WebhookEndpointWithSecret, advice: str, *, as_json: bool) -> None:
+def _show_secret(endpoint: Endpoint, advice: str, *, as_json: bool) -> None:
+    secret = endpoint.secret.get_secret_value() if endpoint.secret else ""
     if as_json:
-        _print_json(endpoint.to_dict(mode="json"))
+        _print_json({**_data(endpoint), "signing_secret": secret})
         return
     rows = [
         ("endpoint", endpoint.id),
         ("name", endpoint.name),
         ("url", endpoint.url),
-        ("events", _events(endpoint.event_types)),
-        ("secret", endpoint.signing_secret),
+        ("events", _events(endpoint)),
+        ("secret", secret),
     ]
     _print(Text("\n\n").join([views.pairs(rows), Text(advice)]))
 
 
-def _row(endpoint: WebhookEndpoint) -> list[Text]:
-    cells = (endpoint.id, endpoint.name, endpoint.url, _events(endpoint.event_types))
+def _data(endpoint: Endpoint) -> dict[str, Any]:
+    """For programs, with OpenAI's names."""
+    return {
+        "id": endpoint.id,
+        "name": endpoint.name,
+        "url": endpoint.url,
+        "event_types": endpoint.event_types,
+        "created_at": endpoint.created_at.isoformat(),
+    }
+
+
+def _row(endpoint: Endpoint) -> list[Text]:
+    cells = (endpoint.id, endpoint.name, endpoint.url, _events(endpoint))
     return [Text(printable(cell)) for cell in cells]
 
 
-def _events(types: list[str]) -> str:
-    """The events of an endpoint, the four of batches in two words."""
-    missing = [event for event in BATCH_EVENTS if event not in types]
-    if missing:
-        return ", ".join(types)
-    others = [event for event in types if event not in BATCH_EVENTS]
+def _events(endpoint: Endpoint) -> str:
+    """The events of an endpoint, the four of batches in three words."""
+    if endpoint.lacks:
+        return ", ".join(endpoint.event_types)
+    others = [event for event in endpoint.event_types if event not in BATCH_EVENTS]
     return ", ".join(["all of batches", *others])
 
 

@@ -104,7 +104,7 @@ class AsyncJobStore:
         }
         self._commands: Together[Command[Any], Any] = Together(self._run_each)
         self._standings: Together[str, Standing | None] = Together(
-            lambda job_ids: self.run(standings(job_ids))
+            lambda job_ids: self.run_alone(standings(job_ids))
         )
 
     async def run(self, command: Command[T]) -> T:
@@ -114,7 +114,7 @@ class AsyncJobStore:
         return answer
 
     async def run_alone(self, command: Command[T]) -> T:
-        """Carry out a command that makes Redis wait, on a connection of its own."""
+        """Carry out a command on a connection of its own: one that waits, or asks for many."""
         async with _translated_in_time():
             raw = await self._send(command, self.redis)
         return command.parse(raw)

@@ -9,6 +9,8 @@ A = TypeVar("A")
 
 #: Asked in one round, so that nobody else at Redis waits long.
 _MOST = 100
+#: While questions come in crowds, a round waits so long for others to join.
+_GATHER_S = 0.002
 
 
 class Together(Generic[Q, A]):
@@ -21,6 +23,7 @@ class Together(Generic[Q, A]):
         self._answer = answer
         self._asked: list[tuple[Q, asyncio.Future[A]]] = []
         self._asking: asyncio.Task[None] | None = None
+        self._crowded = False
 
     async def ask(self, question: Q) -> A:
         """The answer to a question."""
@@ -33,6 +36,9 @@ class Together(Generic[Q, A]):
     async def _ask(self) -> None:
         try:
             while self._asked:
+                if self._crowded and len(self._asked) < _MOST:
+                    await asyncio.sleep(_GATHER_S)
+                self._crowded = len(self._asked) > 1
                 together, self._asked = self._asked[:_MOST], self._asked[_MOST:]
                 for (_, waiting), answer in zip(
                     together, await self._answers([q for q, _ in together]), strict=True

@@ -15,6 +15,7 @@ from batchflow.jobs import BatchSpec, Credential, Job, Order
 from batchflow.queue import FIRST_NUDGE_S
 from batchflow.settings import Settings
 from batchflow.store import JobStore, commands
+from batchflow.store.commands import Facet
 from benchmarks.support.stand_in import batch_json
 
 T = TypeVar("T")
@@ -67,11 +68,17 @@ def make_live(
 
 def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
     made = store.run_all([commands.create(live.order, due_in_s=FIRST_NUDGE_S) for live in jobs])
-    # A record is as old as its batch.
+    # A record is as old as its batch, in the index, too.
+    index = keys.full(settings.key_prefix, keys.INDEX)
     pipeline: Any = store.redis.pipeline(transaction=False)
-    for live in jobs:
-        key = keys.full(settings.key_prefix, keys.job(live.order.job_id))
+    for live, created in zip(jobs, made, strict=True):
+        job = _known(created.job)
+        key = keys.full(settings.key_prefix, keys.job(job.id))
         pipeline.hset(key, "created_at", f"{live.created_at}.000000")
+        for facet in _facets(job):
+            listed = f"{facet} {job.kind} {job.state}"
+            pipeline.zrem(index, f"{listed} {job.created_at.timestamp():.6f} {job.id}")
+            pipeline.zadd(index, {f"{listed} {live.created_at}.000000 {job.id}": 0})
     pipeline.execute()
     store.run_all([commands.begin(live.order.job_id) for live in jobs])
     for status in ("validating", "in_progress"):
@@ -115,6 +122,14 @@ def batch_of(live: LiveJob, status: str) -> Batch:
     return Batch.model_validate(
         batch_json(live.batch_id, live.order.job_id, live.created_at, status)
     )
+
+
+def _facets(job: Job) -> set[Facet]:
+    return {
+        Facet.of(),
+        Facet.of(organization=job.organization),
+        Facet.of(execution=job.execution.split("/")[2]),
+    }
 
 
 def _known(job: Job | None) -> Job:

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from batchflow.queue import Sender, make_app
 from batchflow.settings import load_settings
 from batchflow.store import AsyncJobStore, connect_async
+from batchflow_connector.rush import Rush
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Backend:
 
     store: AsyncJobStore
     sender: Sender
+    rush: Rush
     #: Where people reach the gateway, if anywhere.
     public_url: str | None
 
@@ -29,7 +31,7 @@ def backend() -> Backend:
     loop = asyncio.get_running_loop()
     if loop not in _BACKENDS:
         settings = load_settings()
-        _BACKENDS[loop] = Backend(connect_async(settings), _sender(), settings.public_url)
+        _BACKENDS[loop] = Backend(connect_async(settings), _sender(), Rush(), settings.public_url)
     return _BACKENDS[loop]
 
 

@@ -27,6 +27,7 @@ from batchflow.store import commands
 from batchflow_connector import answers
 from batchflow_connector.backend import backend
 from batchflow_connector.meta import JobMeta
+from batchflow_connector.rush import let_calls_wait
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,8 @@ class DownloadConnector(BatchflowConnector):
 
 
 def register() -> None:
-    """Make these the connectors of their task types."""
+    """Make these the connectors of their task types, in a server that bears a rush."""
+    let_calls_wait()
     for connector in (BatchEndpointConnector(), UploadConnector(), DownloadConnector()):
         ConnectorRegistry.register(connector, override=True)
 
@@ -183,14 +185,16 @@ def _remember_told_running(job_id: str) -> None:
 
 
 async def _place(order: Order) -> Order:
-    while True:
-        created = await backend().store.run(commands.create(order, due_in_s=FIRST_NUDGE_S))
-        following = next_order(order, created)
-        if following is None:
-            break
-        order = following
-    if created.new:
-        await _send(STEP_OF[JobKind(order.spec.kind)], order.job_id)
+    with backend().rush.one_more() as many:
+        due_in_s = 0 if many else FIRST_NUDGE_S
+        while True:
+            created = await backend().store.run(commands.create(order, due_in_s=due_in_s))
+            following = next_order(order, created)
+            if following is None:
+                break
+            order = following
+        if created.new and not many:
+            await _send(STEP_OF[JobKind(order.spec.kind)], order.job_id)
     return order
 
 

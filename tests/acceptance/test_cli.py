@@ -177,6 +177,9 @@ def test_status_finds_a_job_by_either_id(store: JobStore, ask: Callable[..., Res
     assert "3 answered and 1 failed of 10" in by_job.stdout
     data = json.loads(by_batch.stdout)
     assert (data["id"], data["state"], data["phase"]) == (job_id, "running", "RUNNING")
+    assert [event["state"] for event in data["timeline"]] == ["queued", "running"]
+    timeline = [line.split()[2:] for line in by_job.stdout.splitlines()[-2:]]
+    assert timeline == [["queued", "create"], ["running", "test"]]
 
 
 @pytest.mark.parametrize("name", ["status", "cancel"])
@@ -199,6 +202,38 @@ def test_list_is_filtered_limited_and_counted(store: JobStore, ask: Callable[...
     assert none.stdout == "No job matches. 5 jobs in all: 4 running, 1 failed.\n"
 
 
+def test_list_finds_by_what_the_api_finds_by(store: JobStore, ask: Callable[..., Result]) -> None:
+    ids = [
+        _batch_job(store, organization=organization, execution=f"shop/development/{name}/n0")
+        for organization, name in (("org-a", "f1"), ("org-a", "f2"), ("org-b", "f1"))
+    ]
+
+    def found(*options: str) -> list[str]:
+        return [job["id"] for job in json.loads(ask("list", "--json", *options).stdout)["jobs"]]
+
+    assert found() == ids[::-1]
+    assert found("--organization", "org-a") == [ids[1], ids[0]]
+    assert found("--execution", "f1") == [ids[2], ids[0]]
+    assert found("--execution", "shop/development/f2") == [ids[1]]
+    assert found("--text", ids[1].upper()) == [ids[1]]
+    assert found("--kind", "upload", "--kind", "download") == []
+    assert found("--kind", "upload", "--kind", "batch", "--state", "running") == ids[::-1]
+
+
+def test_list_goes_on_after_a_page(store: JobStore, ask: Callable[..., Result]) -> None:
+    ids = [_batch_job(store) for _ in range(3)]
+    first = json.loads(ask("list", "--json", "--limit", "2").stdout)
+    assert [job["id"] for job in first["jobs"]] == ids[:0:-1]
+    told = ask("list", "--limit", "2").stdout
+    assert f"There are more: --after '{first['next']}'\n" in told
+    rest = json.loads(ask("list", "--json", "--after", first["next"]).stdout)
+    assert [job["id"] for job in rest["jobs"]] == ids[:1]
+    assert rest["next"] is None
+    wrong = ask("list", "--after", "nonsense")
+    assert wrong.exit_code == 2
+    assert "That is no cursor." in wrong.stderr
+
+
 def test_cancel_asks_the_workers(store: JobStore, ask: Callable[..., Result]) -> None:
     job_id = _batch_job(store)
     result = ask("cancel", job_id, "--json")
@@ -217,9 +252,10 @@ def _ask(*arguments: str, **env: str) -> Result:
         load_settings.cache_clear()
 
 
-def _batch_job(store: JobStore) -> str:
-    spec = BatchSpec(credential=Credential(), input_file_id="file-1", config={})
-    order = Order(job_id=random_job_id(), spec=spec)
+def _batch_job(store: JobStore, *, organization: str | None = None, execution: str = "") -> str:
+    credential = Credential(organization=organization)
+    spec = BatchSpec(credential=credential, input_file_id="file-1", config={})
+    order = Order(job_id=random_job_id(), spec=spec, execution=execution)
     store.run(commands.create(order, due_in_s=600))
     store.run(commands.begin(order.job_id))
     store.run(

@@ -47,7 +47,12 @@ class Listener:
     """An open connection, read in a thread until it ends; with ``with``."""
 
     def __init__(
-        self, url: str, asked: Asked | None = None, *, receive_bytes: int | None = None
+        self,
+        url: str,
+        asked: Asked | None = None,
+        *,
+        receive_bytes: int | None = None,
+        at_most: int | None = None,
     ) -> None:
         asked = asked or Asked()
         address = urlsplit(url)
@@ -63,6 +68,8 @@ class Listener:
         self._socket.connect((address.hostname, address.port))
         self._connection.request("GET", asked.path, headers=asked.headers)
         self.response = self._connection.getresponse()
+        #: It reads no further than to so many events.
+        self._at_most = at_most
         self.events: list[Event] = []
         self.comments = 0
         self.last_id = asked.header or ""
@@ -125,7 +132,11 @@ class Listener:
     def _read(self) -> None:
         fields: dict[str, str] = {}
         try:
-            while line := self.response.readline().decode():
+            while len(self.events) != self._at_most:
+                line = self.response.readline().decode()
+                if not line:
+                    self.ended_well = True
+                    return
                 name, _, value = line.rstrip("\n").partition(":")
                 value = value.removeprefix(" ")
                 if name:
@@ -135,7 +146,6 @@ class Listener:
                     fields = {}
                 else:
                     self.comments += 1
-            self.ended_well = True
         except (OSError, ValueError, http.client.HTTPException):
             pass  # dropped, by one side or the other
 

@@ -25,6 +25,18 @@ from batchflow.settings import load_settings
 from batchflow.stack.embedded import provide_key
 
 GOOD = '{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
+COMMANDS = (
+    "run",
+    "status",
+    "list",
+    "watch",
+    "cancel",
+    "webhooks",
+    "doctor",
+    "up",
+    "gateway",
+    "simulate",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +67,11 @@ def test_help_lists_all_commands_and_imports_none() -> None:
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    for name in ("run", "status", "list", "cancel", "up", "simulate"):
+    for name in COMMANDS:
         assert f"\n  {name} " in run.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "status", "list", "cancel", "up", "simulate"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     assert _call(name, "--help").exit_code == 0
 
@@ -185,6 +197,40 @@ def test_a_secret_that_is_not_there_is_not_emulated(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", "sk-1")
     with pytest.raises(CredentialMissing, match="no/such"):
         provide_key(Credential(group="no", key="such"))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("batchflow.example.com/webhooks/openai", "That is no URL for webhooks"),
+        ("https:///webhooks/openai", "That is no URL for webhooks"),
+        ("https://user:hunter2@batchflow.example.com/", "That is no URL for webhooks"),
+        ("https://[batchflow/", "That is no URL for webhooks"),
+        ("https://batchflow.example.com/a b", "That is no URL for webhooks"),
+        ("https://batchflow.example.com:0/", "That is no URL for webhooks"),
+        ("https://batchflow.example.com/" + "a" * 2_048, "That is no URL for webhooks"),
+        ("ftp://batchflow.example.com/", "to https:// URLs only"),
+        ("http://batchflow.example.com/", "to https:// URLs only"),
+        ("http://10.0.0.1/webhooks/openai", "to https:// URLs only"),
+    ],
+)
+def test_a_url_to_which_openai_delivers_nothing(url: str, message: str) -> None:
+    result = _call("webhooks", "register", url)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("name", ["", "a" * 257, "a\nb"])
+def test_a_name_that_an_endpoint_can_not_have(name: str) -> None:
+    result = _call("webhooks", "register", "https://batchflow.example.com/", "--name", name)
+    assert result.exit_code == 2
+    assert "--name" in result.stderr
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "soon"])
+def test_an_interval_that_is_none(interval: str) -> None:
+    assert _call("watch", "--interval", interval).exit_code == 2
 
 
 def test_up_says_when_its_options_do_not_fit(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from rich.console import Console
 
 from batchflow.cli import screen, text, views
 from batchflow.cli.account import Account
+from batchflow.cli.checks.examine import Section
+from batchflow.cli.checks.findings import Finding, Level
+from batchflow.cli.doctor import view as findings_of
 from batchflow.cli.files import keep
 from batchflow.cli.progress import Lines, Standing, make_display, standing
 from batchflow.cli.summary import Summary
@@ -187,6 +190,24 @@ def test_a_screen_says_that_it_is_stale() -> None:
     lines = _screen(screen.Seen(_fleet(), [_job()]), trouble)
     assert lines[0].startswith(trouble)
     assert "bf-" in lines[-1]
+
+
+@pytest.mark.parametrize("width", [80, 100, None])
+def test_findings_are_aligned_and_as_wide_as_the_terminal(width: int | None) -> None:
+    words = "seen " * 30
+    findings = (
+        Finding(Level.PROBLEM, "broker", words, "Do something about it, soon. " * 5),
+        Finding(Level.OK, "a longer name", "fine\x1b[2J"),
+    )
+    lines = findings_of([Section("Celery", findings)], width).plain.splitlines()
+    assert lines[0] == "Celery"
+    assert lines[1].startswith("  problem  broker         seen seen")
+    assert lines[-1] == "  ok       a longer name  fine\N{REPLACEMENT CHARACTER}[2J"
+    assert all(line.startswith(" " * 26) for line in lines[2:-1])
+    if width:
+        assert max(map(len, lines)) <= width
+    else:
+        assert len(lines) == 4
 
 
 def test_counts() -> None:
