@@ -83,13 +83,17 @@ class Feed:
         return found
 
     async def follow(self) -> None:
-        """Follow the stream until this is cancelled. While Redis is away, it waits."""
+        """Follow the stream until this is cancelled. While Redis is away, it waits.
+
+        With Python 3.11 a cancellation can get lost in ``asyncio.wait_for``, by which the client
+        sends, so this looks whether it is closed, too.
+        """
         following = False
-        while True:
+        while not self.closed:
             try:
                 await self._go_on()
                 following = True
-                while True:
+                while not self.closed:
                     await self._store.run_alone(wait(self._end or BEGINNING, for_s=_WAIT_S))
                     # When nothing came, too: it may be another Redis by now, and empty.
                     await self._go_on()

@@ -84,6 +84,7 @@ async def _following(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        feed.close()
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
