@@ -4,34 +4,21 @@ An endpoint belongs to the project of the API key. Its signing secret is in the 
 an endpoint and rotate its secret, and nowhere else.
 """
 
-import ipaddress
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import openai
 from pydantic import SecretStr
 
 from batchflow.errors import CredentialRefused, InvalidInput, OpenAIRefused, OpenAIUnavailable
+from batchflow.hosts import is_loopback
 from batchflow.jobs import Credential, is_openai_id
 from batchflow.openai_api import PAGE, client_of, translated
-
-BatchEvent = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
-
-#: The events by which OpenAI says that a batch has ended.
-BATCH_EVENTS: Final[tuple[BatchEvent, ...]] = (
-    "batch.completed",
-    "batch.failed",
-    "batch.expired",
-    "batch.cancelled",
-)
-
-#: Where the gateway takes them.
-GATEWAY_PATH: Final = "/webhooks/openai"
+from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH, BatchEvent
 
 _MAX_URL_CHARS = 2_048
 #: Endpoints of one project that are looked at, at most.
@@ -142,23 +129,16 @@ def check_url(url: str) -> None:
         parts = urlsplit(url)
         fine = bool(parts.hostname) and parts.port != 0 and parts.username is None
         secure = parts.scheme == "https" or (
-            parts.scheme == "http" and _is_loopback(parts.hostname or "")
+            parts.scheme == "http" and is_loopback(parts.hostname or "")
         )
     except ValueError:
         fine = secure = False
     if not fine or not url.isprintable() or " " in url or len(url) > _MAX_URL_CHARS:
         raise InvalidInput(
-            f"That is no URL for webhooks. It looks like https://batchflow.example.com{GATEWAY_PATH}."
+            f"That is no URL for webhooks. It looks like https://batchflow.example.com{WEBHOOK_PATH}."
         )
     if not secure:
         raise InvalidInput("OpenAI delivers webhooks to https:// URLs only.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _endpoint(answer: object, *, with_secret: bool = False) -> Endpoint:

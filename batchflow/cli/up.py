@@ -19,6 +19,7 @@ from batchflow.stack import commands as start
 from batchflow.stack import embedded
 from batchflow.stack.processes import Processes
 from batchflow.store import commands
+from batchflow.webhook import WEBHOOK_PATH
 
 #: Threads of the worker.
 _CONCURRENCY = 16
@@ -108,7 +109,7 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
     page = f"http://127.0.0.1:{options.gateway_port}"
     os.environ.setdefault("BATCHFLOW_PUBLIC_URL", page)
     if emulated:
-        about.append(_start_emulator(processes, f"{page}/webhooks/openai"))
+        about.append(_start_emulator(processes, f"{page}{WEBHOOK_PATH}"))
     else:
         about.append(f"OpenAI      {os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com'}")
     # Celery waits for running steps on SIGTERM, for a limited time, only if told so.

@@ -18,9 +18,6 @@ from batchflow.cli.text import printable
 from batchflow.errors import BatchflowError, CredentialMissing, InvalidInput, InvalidSettings
 from batchflow.jobs import Credential
 from batchflow.openai_webhooks import (
-    BATCH_EVENTS,
-    GATEWAY_PATH,
-    BatchEvent,
     Endpoint,
     WebhooksApi,
     check_url,
@@ -28,6 +25,7 @@ from batchflow.openai_webhooks import (
 )
 from batchflow.settings import load_settings
 from batchflow.stack.embedded import provide_key
+from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH, BatchEvent
 
 _MAX_NAME_CHARS = 256
 
@@ -60,8 +58,8 @@ def register(url: str, name: str, credential: Credential, as_json: bool) -> None
     check_url(url)
     if not 0 < len(name) <= _MAX_NAME_CHARS or not name.isprintable():
         raise InvalidInput(f"--name must have 1 to {_MAX_NAME_CHARS} characters.")
-    if not urlsplit(url).path.endswith(GATEWAY_PATH):
-        _warn(f"The gateway takes webhooks at {GATEWAY_PATH}, and this URL has another path.")
+    if not urlsplit(url).path.endswith(WEBHOOK_PATH):
+        _warn(f"The gateway takes webhooks at {WEBHOOK_PATH}, and this URL has another path.")
     api = _connect(credential)
     if same := [endpoint.id for endpoint in api.list() if endpoint.url == url]:
         _warn(
@@ -209,7 +207,7 @@ def _hint(status: int) -> str:
                 "or rotate this endpoint's."
             )
         case 404 | 405:
-            return f"The gateway takes webhooks at {GATEWAY_PATH}: look at the endpoint's URL."
+            return f"The gateway takes webhooks at {WEBHOOK_PATH}: look at the endpoint's URL."
         case 503:
             return "The gateway does that when Celery's broker or Redis is away."
     return "The gateway itself doesn't do that: look at what stands before it."

@@ -20,15 +20,16 @@ from batchflow.gateway.origin import (
     Host,
     is_browser,
     is_from_other_site,
-    is_loopback,
     same_host,
 )
 from batchflow.gateway.sessions import SESSION_S, Session, Sessions
+from batchflow.hosts import is_loopback
 from batchflow.settings import Settings
+from batchflow.webhook import WEBHOOK_PATH
 
 #: What machines call that have no token: OpenAI, whose signature is checked, and probes. They may
 #: know this machine by any name.
-MACHINE_PATHS: Final = frozenset({"/webhooks/openai", "/healthz", "/readyz"})
+MACHINE_PATHS: Final = frozenset({WEBHOOK_PATH, "/healthz", "/readyz"})
 #: What needs no token, beside the files in OPEN_FOLDER.
 OPEN_PATHS: Final = MACHINE_PATHS | {"/login"}
 OPEN_FOLDER: Final = "/static/"

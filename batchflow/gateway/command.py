@@ -6,8 +6,8 @@ import click
 
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.app import make_gateway
-from batchflow.gateway.origin import is_loopback
 from batchflow.gateway.server import Server
+from batchflow.hosts import is_loopback
 from batchflow.settings import load_settings
 
 

@@ -1,6 +1,5 @@
 """Where a request comes from: the gateway's own pages, or another site in the same browser."""
 
-import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -10,14 +9,6 @@ _HOST = re.compile(
     r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(:(?P<port>[0-9]{1,5}))?", re.ASCII
 )
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, without its port, is this machine for whoever asks for it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True)

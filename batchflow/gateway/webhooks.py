@@ -9,7 +9,7 @@ import logging
 import time
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,15 +25,11 @@ from batchflow.jobs import is_openai_id
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.store import telemetry
 from batchflow.store.commands import find_batch
+from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False)
-
-#: A batch has ended.
-_BATCH_EVENTS: Final = frozenset(
-    {"batch.completed", "batch.failed", "batch.expired", "batch.cancelled"}
-)
 
 
 class Result(StrEnum):
@@ -63,7 +59,7 @@ class _Event(BaseModel):
     @property
     def batch_id(self) -> str | None:
         """The batch that has ended, if it is about one; raises InvalidDelivery."""
-        if self.type not in _BATCH_EVENTS:
+        if self.type not in BATCH_EVENTS:
             return None
         batch_id = self.data.get("id")
         if not isinstance(batch_id, str) or not is_openai_id(batch_id):
@@ -71,7 +67,7 @@ class _Event(BaseModel):
         return batch_id
 
 
-@router.post("/webhooks/openai")
+@router.post(WEBHOOK_PATH)
 async def receive(request: Request, backend: AppBackend, rates: AppRates) -> Response:
     """Take a delivery: 204 once it is queued or needs nothing, 400 if it is not genuine or makes
     no sense, 503 if OpenAI has to send it again."""

@@ -20,9 +20,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchflow.cli import main
-from batchflow.openai_webhooks import BATCH_EVENTS, GATEWAY_PATH
 from batchflow.queue import Queue
 from batchflow.settings import Settings, load_settings
+from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH
 from tests.support.deliveries import SECRET
 from tests.support.flyte_client import Node, Task, inputs_of, template_of
 from tests.support.flyte_tasks import batch_task, requests
@@ -79,7 +79,7 @@ def well(stack: Stack) -> Iterator[dict[str, str]]:
     redis.hset(pulse, "sweep", an_hour_ago)
     until(lambda: float(redis.hget(pulse, "sweep")) > an_hour_ago, "a sweep")
     until(lambda: redis.zcount(alive, time.time() - 60, "+inf"), "a worker's sign of life")
-    url = f"{stack.gateway_url}{GATEWAY_PATH}"
+    url = f"{stack.gateway_url}{WEBHOOK_PATH}"
     with stack.emulator.sdk("org-default") as client:
         endpoint = client.webhooks.create(name="x", url=url, event_types=[*BATCH_EVENTS])
         yield stack.env(
@@ -364,7 +364,7 @@ def test_a_webhook_s_life(
     port = free_port()
     none = webhooks("list")
     assert none.stdout.startswith("There are no webhook endpoints.")
-    made = webhooks("register", f"http://127.0.0.1:{port}{GATEWAY_PATH}", "--name", "ours")
+    made = webhooks("register", f"http://127.0.0.1:{port}{WEBHOOK_PATH}", "--name", "ours")
     secret = secret_in(made)
     assert "OPENAI_WEBHOOK_SECRET" in made.stdout
     assert not made.stderr
@@ -377,7 +377,7 @@ def test_a_webhook_s_life(
     assert webhooks("list").stdout == none.stdout
 
     with gateway_with(stack, SECRET) as stranger:
-        made = webhooks("register", f"{stranger.url}{GATEWAY_PATH}")
+        made = webhooks("register", f"{stranger.url}{WEBHOOK_PATH}")
         (id_,) = set(re.findall(r"we_\w+", made.stdout))
         wrong = webhooks("test", id_, "--event", "batch.failed")
         assert wrong.exit_code == 1
@@ -400,11 +400,11 @@ def test_a_gateway_takes_what_is_signed_with_the_secret_that_was_shown(
 
     # OpenAI has to know the URL before the gateway knows the secret.
     with gateway_with(stack) as first:
-        made = json.loads(webhooks("register", f"{first.url}{GATEWAY_PATH}", "--json").stdout)
+        made = json.loads(webhooks("register", f"{first.url}{WEBHOOK_PATH}", "--json").stdout)
         id_, old = made["id"], made["signing_secret"]
         assert webhooks("test", id_).exit_code == 1
     with stack.emulator.sdk(organization) as client, gateway_with(stack, old) as gateway:
-        client.webhooks.update(id_, url=f"{gateway.url}{GATEWAY_PATH}")
+        client.webhooks.update(id_, url=f"{gateway.url}{WEBHOOK_PATH}")
         taken = webhooks("test", id_)
         assert taken.exit_code == 0, taken.output
         assert "HTTP 204" in taken.stdout

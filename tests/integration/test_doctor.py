@@ -33,11 +33,11 @@ from batchflow.cli.checks import (
 )
 from batchflow.cli.checks.findings import Check, Finding, Level, Look
 from batchflow.jobs import BatchSpec, Credential
-from batchflow.openai_webhooks import GATEWAY_PATH
 from batchflow.queue import Queue, Sender, Step, make_app
 from batchflow.settings import Settings, load_settings
 from batchflow.states import JobState
 from batchflow.store import AsyncJobStore, JobStore, commands, connect, connect_async, telemetry
+from batchflow.webhook import WEBHOOK_PATH
 from tests.support.deliveries import SECRET
 from tests.support.gateway import running_gateway
 from tests.support.orders import an_order
@@ -409,7 +409,7 @@ def test_signing_secrets(settings: MakeSettings) -> None:
 
 def test_endpoints_at_openai(settings: MakeSettings, emulator: Emulator, key_prefix: str) -> None:
     name, public_url = "endpoints of FLYTE_OPENAI_API_KEY", f"https://{key_prefix}.example.com"
-    url = f"{public_url}{GATEWAY_PATH}"
+    url = f"{public_url}{WEBHOOK_PATH}"
     here = settings(public_url=public_url, webhook_secrets=[SECRET])
     found = look(here, webhooks.endpoints)[name]
     assert found.level is WARNING

@@ -35,6 +35,8 @@ LEAVES = {
     "batchflow.metadata",
     "batchflow.failures",
     "batchflow.links",
+    "batchflow.hosts",
+    "batchflow.webhook",
     "batchflow.calls",
 }
 SHARED = LEAVES | {
@@ -55,6 +57,8 @@ MAY_IMPORT = {
     "batchflow.metadata": set[str](),
     "batchflow.failures": set[str](),
     "batchflow.links": set[str](),
+    "batchflow.hosts": set[str](),
+    "batchflow.webhook": set[str](),
     "batchflow.calls": {"batchflow.errors"},
     "batchflow.jobs": LEAVES,
     "batchflow.jsonl": LEAVES,

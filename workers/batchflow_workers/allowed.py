@@ -8,11 +8,11 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from batchflow.errors import InvalidInput
+from batchflow.hosts import is_loopback
 from batchflow.redis_url import is_sentinel
 from batchflow.settings import Settings
 
@@ -106,9 +106,4 @@ def _is_local_stack(settings: Settings) -> bool:
     if is_sentinel(url):
         return False
     parts = urlsplit(url)
-    if parts.scheme == "unix" or parts.hostname == "localhost":
-        return True
-    try:
-        return ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
+    return parts.scheme == "unix" or is_loopback(parts.hostname or "")

@@ -7,7 +7,8 @@ import httpx2
 
 from batchflow.cli.checks.findings import Finding, Level, Look
 from batchflow.errors import InvalidInput
-from batchflow.openai_webhooks import GATEWAY_PATH, check_url
+from batchflow.openai_webhooks import check_url
+from batchflow.webhook import WEBHOOK_PATH
 
 _TIMEOUT_S: Final = 8.0
 #: As many as `openssl rand -hex 16` makes.
@@ -48,7 +49,7 @@ def _public_url(url: str | None) -> Finding:
         advice = "Set it for the connector, too, and the Flyte console links to each job's page."
         return Finding(Level.NOTE, "address", seen, advice)
     try:
-        check_url(url + GATEWAY_PATH)
+        check_url(url + WEBHOOK_PATH)
     except InvalidInput:
         seen = f"{url} is not https"
         advice = "Put a proxy with TLS before it: OpenAI delivers to nothing else."

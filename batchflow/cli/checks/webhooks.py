@@ -10,9 +10,10 @@ from batchflow.cli.text import count, duration
 from batchflow.errors import CredentialMissing, CredentialRefused, OpenAIError
 from batchflow.gateway.signature import parse_secrets
 from batchflow.jobs import Credential
-from batchflow.openai_webhooks import BATCH_EVENTS, GATEWAY_PATH, connect_webhooks
+from batchflow.openai_webhooks import connect_webhooks
 from batchflow.settings import Settings
 from batchflow.store import commands, telemetry
+from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH
 
 _POLLS_DO = "Polling finds every end, only later."
 
@@ -61,12 +62,12 @@ async def _endpoints(settings: Settings, credential: Credential) -> Finding:
         return Finding(Level.NOTE, name, "this API key may not see them")
     except OpenAIError as error:
         return Finding(Level.NOTE, name, str(error))
-    url = f"{settings.public_url}{GATEWAY_PATH}" if settings.public_url else None
+    url = f"{settings.public_url}{WEBHOOK_PATH}" if settings.public_url else None
     ours = [endpoint for endpoint in found if url in (None, endpoint.url)]
     missing = set(BATCH_EVENTS) - {event for endpoint in ours for event in endpoint.event_types}
     if not missing:
         return Finding(Level.OK, name, ", ".join(sorted({endpoint.url for endpoint in ours})))
-    where = url or f"https://...{GATEWAY_PATH}"
+    where = url or f"https://...{WEBHOOK_PATH}"
     events = ", ".join(event for event in BATCH_EVENTS if event in missing)
     seen = f"none for {events}" + (f" at {url}" if url else "")
     level = Level.WARNING if settings.webhook_secrets else Level.NOTE
