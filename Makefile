@@ -29,7 +29,7 @@ run: $(INSTALLED) ## Run the example batch on this machine; no key, Redis or Fly
 test: $(INSTALLED_DEV) ## Run all tests, with a real redis-server and browser (ARGS go to pytest)
 	@scripts/ensure-redis
 	@scripts/ensure-chromium
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: $(INSTALLED_DEV) ## Lint, check the format and the types
 	$(BIN)/ruff check

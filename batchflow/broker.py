@@ -11,6 +11,10 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, QoS, SentinelChannel, SentinelTransport, Transport
 
 
+#: How long a worker whose threads are all busy waits before it looks again.
+_NAP_S = 0.02
+
+
 class _QoS(QoS):
     def ack(self, delivery_tag: str) -> None:
         if self.channel.closed or self.channel.connection is None:
@@ -30,13 +34,24 @@ class _SentinelChannel(SentinelChannel):
     do_restore = False
 
 
-class PatientTransport(Transport):
+class _Prompt(Transport):
+    """A transport that soon asks for messages again once a busy worker has a thread free.
+
+    With Celery's pool of threads nothing wakes it when a step ends, and it would sleep on.
+    """
+
+    def drain_events(self, connection: Any, timeout: float | None = None, **options: Any) -> Any:
+        busy = not all(channel.qos.can_consume() for channel in self.channels if channel._consumers)
+        return super().drain_events(connection, timeout=_NAP_S if busy else timeout, **options)
+
+
+class PatientTransport(_Prompt):
     """Redis, also with TLS or by a socket."""
 
     Channel = _Channel
 
 
-class PatientSentinelTransport(SentinelTransport):
+class PatientSentinelTransport(_Prompt, SentinelTransport):
     """Redis under Sentinel."""
 
     Channel = _SentinelChannel

@@ -1,55 +1,69 @@
-"""Put what was measured into the README: ``python benchmarks/report.py``.
+"""Put what was measured into the README and docs/operations.md: ``python benchmarks/report.py``.
 
-The table stands between two markers and is made of nothing but ``benchmarks/results/*.json``; the
+The tables stand between markers and are made of nothing but ``benchmarks/results/*.json``; the
 charts are drawn from the same files. Whoever changes a figure by hand loses it with the next run.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.support import chart, results
+from benchmarks.support import chart, operators, results
 from benchmarks.support.results import Bar, Result, number
 
 #: In the order of the README.
 NAMES = ("asking", "starting", "watching", "size", "files", "knowing")
+#: For operators alone: it compares with nothing, and has no bar.
+WORKING = "working"
 
 _ROOT = Path(__file__).resolve().parent.parent
 _README = _ROOT / "README.md"
+_OPERATIONS = _ROOT / "docs" / "operations.md"
 _IMAGES = _ROOT / "docs" / "images"
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 class NoMarkers(Exception):
-    """Raised when the README has no place for the figures."""
+    """Raised when a page has no place for the figures."""
 
 
 def main() -> int:
-    """Draw the charts and write the table."""
-    paths = [results.COMMITTED / f"{name}.json" for name in NAMES]
-    measured = [results.read(path) for path in paths if path.exists()]
-    missing = [path.stem for path in paths if not path.exists()]
+    """Draw the charts and write the tables."""
+    paths = {name: results.COMMITTED / f"{name}.json" for name in (*NAMES, WORKING)}
+    measured = [results.read(path) for path in paths.values() if path.exists()]
     for result in measured:
         chart.draw(result, _IMAGES)
+    shown = [result for result in measured if result.name != WORKING]
+    missing = [name for name in NAMES if not paths[name].exists()]
     try:
-        text = with_figures(_README.read_text("utf-8"), markdown(measured, missing))
+        _write(_README, {"bench": markdown(shown, missing)})
+        _write(_OPERATIONS, operators.tables(measured) | {"machine": _machine(measured)})
     except NoMarkers as error:
         print(error, file=sys.stderr)
         return 1
-    _README.write_text(text, "utf-8")
-    print(f"README.md has the figures of {', '.join(r.name for r in measured) or 'nothing yet'}.")
+    told = ", ".join(result.name for result in measured) or "nothing yet"
+    print(f"README.md and docs/operations.md have the figures of {told}.")
     return 0
 
 
-def with_figures(readme: str, figures: str) -> str:
-    """The README with these figures between its markers; raises NoMarkers."""
-    before, begin, rest = readme.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+def _write(page: Path, tables: Mapping[str, str]) -> None:
+    """Put each table between its markers."""
+    text = page.read_text("utf-8")
+    for name, figures in tables.items():
+        text = with_figures(text, figures, name, page.name)
+    page.write_text(text, "utf-8")
+
+
+def with_figures(text: str, figures: str, name: str, page: str) -> str:
+    """A page with these figures between the markers of this name; raises NoMarkers."""
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
         raise NoMarkers(
-            f"README.md has no lines {_BEGIN} and {_END}. Put them where the figures belong."
+            f"{page} has no lines {first} and {last}. Put them where the figures belong."
         )
     return f"{before}{begin}\n{figures}\n{end}{after}"
 
@@ -74,6 +88,8 @@ def _row(bar: Bar) -> str:
 
 def _machine(measured: list[Result]) -> str:
     """What everything was measured on; once for each machine, if there were several."""
+    if not measured:
+        return "Not measured yet: `make bench` does it."
     machines: dict[str, list[str]] = {}
     for result in measured:
         about = result.machine

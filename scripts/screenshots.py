@@ -6,7 +6,6 @@ A real gateway shows a fleet that is made up (scripts/fleet.py), in a Redis of i
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from redis import Redis
 
 from batchflow.stack import commands
 from batchflow.stack.processes import Processes
 from scripts.fleet import Fleet, PastStore
+from tests.support.browser import running_chromium
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
@@ -38,7 +38,7 @@ class Picture:
 def main() -> None:
     """Take all pictures."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with gateway() as (url, fleet), chromium() as browser:
+    with gateway() as (url, fleet), running_chromium() as browser:
         pictures = [
             Picture("status-page"),
             Picture("status-page-dark", scheme="dark"),
@@ -89,17 +89,6 @@ def gateway() -> Iterator[tuple[str, Fleet]]:
         yield f"http://127.0.0.1:{port}", fleet
     finally:
         processes.stop()
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """The browser."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=options)
-        yield browser
-        browser.close()
 
 
 if __name__ == "__main__":

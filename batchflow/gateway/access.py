@@ -112,7 +112,9 @@ class Access:
             max_age=SESSION_S if session else 0,
             secure=self._is_secure(request),
             httponly=True,
-            samesite="strict",
+            # Not strict: people come from the Flyte console's links. What changes something needs
+            # more than the cookie.
+            samesite="lax",
         )
         headers.append("Set-Cookie", answer.headers["Set-Cookie"])
 

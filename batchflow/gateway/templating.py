@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -22,8 +22,18 @@ from batchflow.links import batch_page, file_page
 _STATIC: Final = Path(__file__).parent / "static"
 _DIGEST_CHARS: Final = 10
 
-#: Where the pages' own files are, under ``/static``.
-static_files = StaticFiles(directory=_STATIC)
+
+class _Files(StaticFiles):
+    """Files whose addresses change with them: a browser may keep what it has."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+#: The pages' own files, for ``/static``.
+static_files = _Files(directory=_STATIC)
 
 
 @cache

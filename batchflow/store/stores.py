@@ -1,8 +1,8 @@
 """The two stores: the same commands over a blocking and over an asyncio Redis client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -41,26 +41,44 @@ def _translated() -> Iterator[None]:
     """Redis' failures that pass by themselves become StoreUnavailable; bugs stay what they are."""
     try:
         yield
-    except exceptions.ResponseError as error:
-        passing = (exceptions.ReadOnlyError, exceptions.OutOfMemoryError)
-        if not isinstance(error, passing):
-            raise
-        raise StoreUnavailable(f"Redis can't write now: {error}") from error
     except (exceptions.RedisError, OSError) as error:
-        # The client's message names the address and never the password.
-        raise StoreUnavailable(f"Redis can't be reached: {error}") from error
+        ours = _ours(error)
+        if ours is error:
+            raise
+        raise ours from error
 
 
-@asynccontextmanager
-async def _translated_in_time() -> AsyncIterator[None]:
-    with _translated():
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                yield
-        except TimeoutError as error:
-            raise StoreUnavailable(
-                f"Redis can't be reached: no answer within {ANSWER_S:g} s."
-            ) from error
+def _ours(error: Exception) -> Exception:
+    """A failure that passes by itself, in our terms; a bug as it is."""
+    if isinstance(error, exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
+        return StoreUnavailable(f"Redis can't write now: {error}")
+    if isinstance(error, exceptions.ResponseError):
+        return error
+    # The client's message names the address and never the password.
+    return StoreUnavailable(f"Redis can't be reached: {error}")
+
+
+async def _in_time(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work at Redis, but not for long.
+
+    It is a task of its own, which nobody waits for when the time is up: with Python 3.11 its
+    cancellation can get lost in ``asyncio.wait_for``, by which the client sends.
+    """
+    task = asyncio.ensure_future(work)
+    # What becomes of it later is nobody's matter.
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    try:
+        done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
+        if not done:
+            raise _no_answer()
+        with _translated():
+            return task.result()
+    finally:
+        task.cancel()
+
+
+def _no_answer() -> StoreUnavailable:
+    return StoreUnavailable(f"Redis can't be reached: no answer within {ANSWER_S:g} s.")
 
 
 class JobStore:
@@ -109,15 +127,16 @@ class AsyncJobStore:
 
     async def run(self, command: Command[T]) -> T:
         """Carry out a command, in one round trip with others that are given meanwhile."""
-        async with _translated_in_time():
-            answer: T = await self._commands.ask(command)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                answer: T = await self._commands.ask(command)
+        except TimeoutError as error:
+            raise _no_answer() from error
         return answer
 
     async def run_alone(self, command: Command[T]) -> T:
         """Carry out a command on a connection of its own: one that waits, or asks for many."""
-        async with _translated_in_time():
-            raw = await self._send(command, self.redis)
-        return command.parse(raw)
+        return command.parse(await _in_time(self._send(command, self.redis)))
 
     async def standing(self, job_id: str) -> Standing | None:
         """What Flyte is told of a job."""
@@ -125,22 +144,24 @@ class AsyncJobStore:
 
     async def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
         """Carry out many commands in one round trip; they are not one transaction."""
-        async with _translated_in_time(), self.redis.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                await self._send(command, pipeline)
-            answers = await pipeline.execute()
+        answers = await _in_time(self._pipelined(commands))
         return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
 
     async def _run_each(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """What came of each command, be it an error."""
-        async with _translated_in_time(), self.redis.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                await self._send(command, pipeline)
-            answers = await pipeline.execute(raise_on_error=False)
+        answers = await _in_time(self._pipelined(commands, raise_on_error=False))
         return [
-            raw if isinstance(raw, Exception) else command.parse(raw)
+            _ours(raw) if isinstance(raw, Exception) else command.parse(raw)
             for command, raw in zip(commands, answers, strict=True)
         ]
+
+    async def _pipelined(
+        self, commands: Sequence[Command[Any]], *, raise_on_error: bool = True
+    ) -> list[Any]:
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                await self._send(command, pipeline)
+            return await pipeline.execute(raise_on_error=raise_on_error)
 
     async def _send(self, command: Command[T], client: Any) -> Any:
         names = [keys.full(self._prefix, name) for name in command.keys]

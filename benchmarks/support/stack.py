@@ -134,10 +134,11 @@ class Stack:
         self._processes.wait_until(child, lambda: commands.is_taken(port))
         return f"http://127.0.0.1:{port}/v1"
 
-    def stand_in(self) -> str:
+    def stand_in(self, *, latency_ms: float = 0) -> str:
         """The stand-in for OpenAI, see ``stand_in.py``; returns its base URL."""
         port = commands.free_port()
-        command = [sys.executable, "-m", "benchmarks.support.stand_in", str(port)]
+        module = "benchmarks.support.stand_in"
+        command = [sys.executable, "-m", module, str(port), str(latency_ms)]
         url = f"http://127.0.0.1:{port}"
         child = self._start("stand-in", command, foundation=True)
         self._processes.wait_until(child, lambda: commands.is_taken(port))

@@ -2,9 +2,11 @@
 
 It counts the calls that it answers. Batches are in progress for ever; a file that is uploaded is
 thrown away; ``file-<bytes>`` is a result file of that length. ``python -m
-benchmarks.support.stand_in PORT`` runs it on the loopback.
+benchmarks.support.stand_in PORT [LATENCY_MS]`` runs it on the loopback; with a latency, every
+answer comes so much later.
 """
 
+import asyncio
 import itertools
 import sys
 import time
@@ -19,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ORGANIZATION = "openai-organization"
 _CHUNK_BYTES = 1 << 20
@@ -161,7 +164,23 @@ def make_app() -> Starlette:
     )
 
 
+def later(app: ASGIApp, latency_s: float) -> ASGIApp:
+    """The same, each answer so much later, as over a long line."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(latency_s)
+        await app(scope, receive, send)
+
+    return answer
+
+
 if __name__ == "__main__":
+    _port, _latency_ms = int(sys.argv[1]), float((sys.argv[2:] or ["0"])[0])
     uvicorn.run(
-        make_app(), host="127.0.0.1", port=int(sys.argv[1]), access_log=False, log_level="warning"
+        later(make_app(), _latency_ms / 1000) if _latency_ms else make_app(),
+        host="127.0.0.1",
+        port=_port,
+        access_log=False,
+        log_level="warning",
     )

@@ -7,9 +7,10 @@ from benchmarks.support.results import OURS, Measured, Result, number
 
 
 def show(result: Result, console: Console) -> None:
-    """All quantities with their spread and how ours compares; then the bars."""
+    """All quantities with their spread and how ours compares; then the bars, if there are any."""
     console.print(_quantities(result))
-    console.print(_bars(result))
+    if result.bars:
+        console.print(_bars(result))
     for note in result.notes:
         console.print(f"· {note}", style="dim", highlight=False)
 

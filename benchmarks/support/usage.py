@@ -29,6 +29,11 @@ def now_bytes(pid: int) -> int:
     return sum(_bytes(process.pid, "status", "VmRSS") for process in family(pid))
 
 
+def shared_once_bytes(pid: int) -> int:
+    """The memory that they have now, with what they share counted once: the sum of their Pss."""
+    return sum(_bytes(process.pid, "smaps_rollup", "Pss") for process in family(pid))
+
+
 class PeakPss:
     """Looks at the memory of a process and its children while a block runs, with what they share
     counted once."""
@@ -54,8 +59,7 @@ class PeakPss:
 
     def _look(self) -> None:
         while not self._done.wait(_LOOK_EVERY_S):
-            now = sum(_bytes(process.pid, "smaps_rollup", "Pss") for process in family(self._pid))
-            self.peak_bytes = max(self.peak_bytes, now)
+            self.peak_bytes = max(self.peak_bytes, shared_once_bytes(self._pid))
 
 
 def family(pid: int) -> list[psutil.Process]:

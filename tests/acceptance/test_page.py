@@ -1,6 +1,7 @@
 """The status page, in a real browser over a real gateway and Redis."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -405,6 +406,16 @@ def test_a_page_costs_redis_the_same_however_many_jobs_there_are(gateway: Gatewa
     assert not {"keys", "scan", "zscan", "hscan"} & set(costs[0])
 
 
+def test_a_browser_keeps_what_a_page_is_made_of(gateway: Gateway) -> None:
+    with gateway.client() as client:
+        page = client.get("/")
+        assert page.headers["cache-control"] == "no-store"
+        files = re.findall(r'"(/static/[^"]+)"', page.text)
+        assert len(files) == 3
+        for address in files:
+            assert "immutable" in client.get(address).headers["cache-control"]
+
+
 def test_the_first_page_helps_who_has_no_jobs(page: Page) -> None:
     page.goto("/")
     expect(page.get_by_text("batchflow run requests.jsonl")).to_be_visible()
@@ -580,6 +591,30 @@ def test_nobody_gets_in_without_the_token(
 
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+
+
+def test_a_link_on_another_site_leads_in_who_has_logged_in(
+    browser: Browser, settings: Callable[..., Settings]
+) -> None:
+    with (
+        old_gateway(settings(api_token=TOKEN)) as gateway,
+        window(browser, gateway.url) as opened,
+    ):
+        page = opened.page
+        job_id = order(gateway.store)
+        page.goto("/login")
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Log out")).to_be_visible()
+        # As the Flyte console has it.
+        link = f"<a href='{gateway.url}/jobs/{job_id}'>Batchflow</a>"
+        page.route(
+            "https://flyte.example.com/",
+            lambda route: route.fulfill(content_type="text/html", body=link),
+        )
+        page.goto("https://flyte.example.com/")
+        page.get_by_role("link").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(f"Batch {job_id}")
 
 
 def test_an_open_page_goes_to_the_login_when_the_session_is_over(

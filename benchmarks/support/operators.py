@@ -1,0 +1,257 @@
+"""From what was measured to what an operator needs: the tables of docs/operations.md.
+
+Every number there is a measured one, an assumption that stands beside it, or worked out from both
+here. What was not measured yet is said in its place.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.support.capacity import THREADS, Capacity, NotMeasured
+from benchmarks.support.results import OURS, Result, number
+
+#: Batches in flight that the tables are for.
+SIZES = (1_000, 10_000, 100_000)
+
+_MB, _GB = 1e6, 1e9
+_DAY_S = 86_400.0
+#: Flyte's default, and the most that it takes, `internal/webapi/core.go` of flyteplugins.
+_CACHED = 500_000
+#: Flyte's defaults, which are never lowered, `plugins/webapi/connector/config.go`.
+_LEAST_WORKERS, _LEAST_QPS, _BURST = 10, 10, 100
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What depends on the installation and not on Batchflow."""
+
+    #: Flyte's `caching.resyncInterval`.
+    resync_s: float = 30
+    #: The share of what was measured that is planned with.
+    used: float = 0.5
+    #: From a batch's start to its end, on average.
+    lifetime_h: float = 6
+    #: In a rush, starts come so many times as fast as on average.
+    rush: float = 10
+    #: Upload, batch, download: one lives at a time.
+    jobs_per_batch: int = 3
+    #: `BATCHFLOW_RETENTION_S`, in days.
+    retention_days: float = 7
+    #: Of one batch, on average.
+    input_mb: float = 20
+    result_mb: float = 40
+
+    def starts_per_s(self, batches: int) -> float:
+        """Batches that start per second, on average: as many as end."""
+        return batches / (self.lifetime_h * 3600)
+
+    def creates_per_s(self, batches: int) -> float:
+        """`CreateTask` per second in a rush."""
+        return self.rush * self.starts_per_s(batches) * self.jobs_per_batch
+
+
+def tables(results: Sequence[Result], given: Assumptions | None = None) -> dict[str, str]:
+    """The Markdown for each pair of markers in docs/operations.md."""
+    capacity, given = Capacity({result.name: result for result in results}), given or Assumptions()
+    return {
+        "assumed": _assumed(given),
+        "measured": _measured(capacity),
+        "sizes": _sizes(capacity, given),
+        "pools": _pools(capacity),
+        "flyte": _flyte(capacity, given),
+    }
+
+
+def _assumed(given: Assumptions) -> str:
+    rows = [
+        ("Flyte asks about each task every (`caching.resyncInterval`)", f"{given.resync_s:g} s"),
+        ("share of what was measured that is planned with", f"{given.used:.0%}"),
+        ("a batch lives for, on average", f"{given.lifetime_h:g} hours"),
+        ("in a rush, starts come as fast as on average", f"{given.rush:g} times"),
+        ("jobs per batch, one after the other", f"{given.jobs_per_batch}"),
+        ("a job that ended takes as much memory as a live one", ""),
+        ("`BATCHFLOW_RETENTION_S`", f"{given.retention_days:g} days"),
+        ("input, result of a batch", f"{given.input_mb:g} MB, {given.result_mb:g} MB"),
+    ]
+    return _table(("assumed", ""), rows)
+
+
+def _measured(capacity: Capacity) -> str:
+    rows: list[tuple[str, str, str, Callable[[], float]]] = [
+        ("one connector, `GetTask`", "/s", "asking", capacity.gets_per_s),
+        ("one connector, `CreateTask`", "/s", "starting", capacity.creates_per_s),
+        (f"one submit worker, {THREADS} threads", "/s", "working", capacity.submits_per_s),
+        ("its memory", "MB", "working", capacity.submitter_mb),
+        (
+            "polling 1,000 batches",
+            "% of a core",
+            "watching",
+            lambda: capacity.polling_share() * 1000 * 100,
+        ),
+        (
+            "one files worker, one upload at a time",
+            "MB/s",
+            "files",
+            partial(capacity.transfer_mb_per_s, "upload"),
+        ),
+        (
+            "one files worker, one download at a time",
+            "MB/s",
+            "files",
+            partial(capacity.transfer_mb_per_s, "download"),
+        ),
+        ("its peak memory", "MB", "files", capacity.files_mb),
+        ("Redis, one live job", "bytes", "size", capacity.bytes_per_job),
+    ]
+    return _table(
+        ("measured", "", "by"),
+        [
+            (what, _or_missing(partial(_quantity, found, unit)), f"`bench_{name}.py`")
+            for what, unit, name, found in rows
+        ],
+    )
+
+
+def _quantity(found: Callable[[], float], unit: str) -> str:
+    return f"{number(found())} {unit}"
+
+
+def _sizes(capacity: Capacity, given: Assumptions) -> str:
+    rows: list[tuple[str, Callable[[int], str]]] = [
+        ("questions of Flyte", lambda n: f"{number(n / given.resync_s)} a second"),
+        ("starts, on average", lambda n: _per_minute(given.starts_per_s(n))),
+        ("starts, in a rush", lambda n: _per_minute(given.rush * given.starts_per_s(n))),
+        ("connectors", lambda n: f"{_connectors(capacity, given, n):,}"),
+        (
+            f"workers, `submit`, {THREADS} threads each",
+            lambda n: f"{_submitters(capacity, given, n):,}",
+        ),
+        ("workers, `poll`", lambda n: f"{_pollers(capacity, given, n):,}"),
+        ("workers, `files`, 1 transfer each", lambda n: f"{_movers(capacity, given, n):,}"),
+        ("calls to OpenAI a minute, polling alone", lambda n: _calls(capacity, n, webhooks=False)),
+        ("calls to OpenAI a minute, with webhooks", lambda n: _calls(capacity, n, webhooks=True)),
+        ("Redis, live jobs", lambda n: _bytes(n * capacity.bytes_per_job())),
+        ("Redis, those that ended, too", lambda n: _bytes(_redis(capacity, given, n))),
+        ("Redis, `maxmemory`", lambda n: _bytes(_redis(capacity, given, n) / given.used)),
+    ]
+    return _table(
+        ("batches in flight", *(f"{size:,}" for size in SIZES)),
+        [(what, *(_or_missing(partial(cell, size)) for size in SIZES)) for what, cell in rows],
+    )
+
+
+def _connectors(capacity: Capacity, given: Assumptions, batches: int) -> int:
+    asked = batches / given.resync_s / capacity.gets_per_s()
+    started = given.creates_per_s(batches) / capacity.creates_per_s()
+    return _processes(asked + started, given)
+
+
+def _submitters(capacity: Capacity, given: Assumptions, batches: int) -> int:
+    starts_per_s = given.rush * given.starts_per_s(batches)
+    return _processes(starts_per_s / capacity.submits_per_s(), given)
+
+
+def _pollers(capacity: Capacity, given: Assumptions, batches: int) -> int:
+    return _processes(batches * capacity.polling_share(), given)
+
+
+def _movers(capacity: Capacity, given: Assumptions, batches: int) -> int:
+    """A rush of files may wait in the queue; on average they must not."""
+    seconds = given.input_mb / capacity.transfer_mb_per_s("upload")
+    seconds += given.result_mb / capacity.transfer_mb_per_s("download")
+    return _processes(given.starts_per_s(batches) * seconds, given)
+
+
+def _processes(busy: float, given: Assumptions) -> int:
+    """For so many fully busy ones; two at least, so that one can be restarted."""
+    return max(2, math.ceil(busy / given.used))
+
+
+def _calls(capacity: Capacity, batches: int, *, webhooks: bool) -> str:
+    calls, exactly = capacity.calls_per_minute(batches, webhooks=webhooks)
+    return number(calls) + ("" if exactly else " *")
+
+
+def _redis(capacity: Capacity, given: Assumptions, batches: int) -> float:
+    """Bytes of live and ended jobs."""
+    ended = given.starts_per_s(batches) * given.retention_days * _DAY_S * given.jobs_per_batch
+    return (batches + ended) * capacity.bytes_per_job()
+
+
+def _pools(capacity: Capacity) -> str:
+    figures = {
+        "submits per second": "/s",
+        "processor time per submit": "ms",
+        "memory, shared pages counted once": "MB",
+    }
+    try:
+        rows = []
+        for pool in ("threads", "prefork"):
+            found = {f: capacity.all("working", f, f"{OURS}, {pool}") for f in figures}
+            for cells in zip(*found.values(), strict=True):
+                shown = [f"{number(m.median)} {m.unit}" for m in cells]
+                rows.append((f"`{pool}`", cells[0].case, *shown))
+    except NotMeasured as error:
+        return _missing(error)
+    heads = ("pool", "steps", "submits", "processor time of one", "memory, shared pages once")
+    return _table(heads, rows) + "\n\n![Submits per second](images/bench-working.svg)"
+
+
+def _flyte(capacity: Capacity, given: Assumptions) -> str:
+    try:
+        return "\n\n".join(_yaml(capacity, given, size) for size in SIZES)
+    except NotMeasured as error:
+        return _missing(error)
+
+
+def _yaml(capacity: Capacity, given: Assumptions, batches: int) -> str:
+    asked_per_s = batches / given.resync_s
+    qps = max(_LEAST_QPS, math.ceil(asked_per_s / given.used))
+    write_qps = max(_LEAST_QPS, math.ceil(given.creates_per_s(batches) / given.used))
+    workers = max(_LEAST_WORKERS, math.ceil(asked_per_s * capacity.get_s() / given.used))
+    quota = math.ceil(batches / given.used)
+    return f"""For {batches:,} batches in flight:
+
+```yaml
+plugins:
+  connector-service:
+    webApi:
+      readRateLimiter: {{qps: {qps}, burst: {_BURST}}}
+      writeRateLimiter: {{qps: {write_qps}, burst: {_BURST}}}
+      caching:
+        size: {_CACHED}
+        resyncInterval: {given.resync_s:g}s
+        workers: {workers}
+        maxSystemFailures: {math.ceil(3600 / given.resync_s)}
+      resourceQuotas:
+        default: {quota}
+    resourceConstraints:
+      ProjectScopeResourceConstraint: {{Value: {quota}}}
+      NamespaceScopeResourceConstraint: {{Value: {quota}}}
+```"""
+
+
+def _or_missing(found: Callable[[], str]) -> str:
+    try:
+        return found()
+    except NotMeasured as error:
+        return _missing(error)
+
+
+def _missing(error: NotMeasured) -> str:
+    return f"Not measured yet: {error}."
+
+
+def _per_minute(per_s: float) -> str:
+    return f"{number(per_s * 60)} a minute"
+
+
+def _bytes(value: float) -> str:
+    return f"{number(value / _GB)} GB" if value >= _GB else f"{number(value / _MB)} MB"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
