@@ -10,7 +10,6 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, QoS, SentinelChannel, SentinelTransport, Transport
 
-
 #: How long a worker whose threads are all busy waits before it looks again.
 _NAP_S = 0.02
 
@@ -41,7 +40,9 @@ class _Prompt(Transport):
     """
 
     def drain_events(self, connection: Any, timeout: float | None = None, **options: Any) -> Any:
-        busy = not all(channel.qos.can_consume() for channel in self.channels if channel._consumers)
+        busy = not all(
+            channel.qos.can_consume() for channel in self.channels or () if channel._consumers
+        )
         return super().drain_events(connection, timeout=_NAP_S if busy else timeout, **options)
 
 
