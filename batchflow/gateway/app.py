@@ -8,16 +8,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from batchflow.gateway import api, health, login, metrics, pages, stream, webhooks
-from batchflow.gateway.access import Access
+from batchflow.gateway import health, webhooks
 from batchflow.gateway.backend import Backend
-from batchflow.gateway.bodies import BodyLimit
 from batchflow.gateway.errors import install_errors
-from batchflow.gateway.gate import Gate
-from batchflow.gateway.headers import StrictHeaders
-from batchflow.gateway.rates import RateLimit, Rates
+from batchflow.gateway.guard.access import Access
+from batchflow.gateway.guard.bodies import BodyLimit
+from batchflow.gateway.guard.gate import Gate
+from batchflow.gateway.guard.headers import StrictHeaders
+from batchflow.gateway.guard.rates import RateLimit, Rates
+from batchflow.gateway.metering import metrics
+from batchflow.gateway.page import login, pages
+from batchflow.gateway.page.templating import static_files
 from batchflow.gateway.signature import parse_secrets
-from batchflow.gateway.templating import static_files
+from batchflow.gateway.status import api, stream
 from batchflow.queue import Sender, make_app
 from batchflow.settings import Settings
 from batchflow.store import connect_async

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from batchflow.errors import BatchflowError, InvalidInput, JobNotFound, StoreUnavailable
-from batchflow.gateway.headers import add_strict
+from batchflow.gateway.guard.headers import add_strict
 from batchflow.queue import QueueUnavailable
 
 #: What an error of ours means to a client; all others are ours to mend.

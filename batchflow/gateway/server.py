@@ -8,7 +8,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from batchflow.gateway.stream import end_streams
+from batchflow.gateway.status.stream import end_streams
 
 #: How long requests that are under way may go on when the gateway ends.
 _GRACE_S = 2

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from batchflow.errors import StoreUnavailable
 from batchflow.gateway.backend import AppBackend, Backend
 from batchflow.gateway.errors import error_answer
-from batchflow.gateway.rates import BAD_DELIVERIES, AppRates
+from batchflow.gateway.guard.rates import BAD_DELIVERIES, AppRates
 from batchflow.gateway.signature import InvalidDelivery, verify
 from batchflow.jobs import is_openai_id
 from batchflow.queue import QueueUnavailable, Step

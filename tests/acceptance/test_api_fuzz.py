@@ -22,8 +22,8 @@ from schemathesis.checks import (
     positive_data_acceptance,
 )
 
-from batchflow.gateway import rates
 from batchflow.gateway.app import make_gateway
+from batchflow.gateway.guard import rates
 from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import JobStore, commands

@@ -103,6 +103,24 @@ def test_a_pool_process_is_killed_before_openai_has_the_request(
     assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
 
 
+def test_a_worker_with_threads_ends_in_the_middle_of_a_transfer_when_it_must(
+    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> None:
+    stack.worker.stop()
+    threads = stack.extra(stack.worker_with_threads())
+    stack.await_ready(threads)
+    emulator.outage(answer="normal", delay_s=15, operations=["files.create"], count=1)
+    upload = start_upload(flyte, org, node)
+    until(lambda: emulator.uploads(org), "the file to be at OpenAI")
+    # The first one lets its steps go on for a while, the second one does not.
+    threads.signal(signal.SIGQUIT)
+    until(lambda: "Soft Shutdown" in threads.log(), "the worker to hear it")
+    threads.signal(signal.SIGQUIT)
+    assert threads.wait(timeout_s=10) == 0
+    stack.worker.start()
+    assert [file["id"] for file in emulator.uploads(org)] == [upload.succeeds()]
+
+
 def test_two_workers_and_two_beats_do_nothing_twice(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:

@@ -513,5 +513,5 @@ def test_resource_meta_holds_names_and_no_values(
     stack: Stack, start_batch: Callable[..., Task]
 ) -> None:
     task = start_batch()
-    assert b"\"credential\"" in task.meta
+    assert b'"credential"' in task.meta
     assert stack.api_key.encode() not in task.meta

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from redis import Redis, RedisError
 
 from batchflow import keys
-from batchflow.gateway.display import short_id
+from batchflow.gateway.page.display import short_id
 from batchflow.jobs import BatchSpec, Credential, Order, random_job_id
 from batchflow.overview.listing import MOST_READ
 from batchflow.queue import QUEUE_OF, Queue, Step

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from batchflow import keys
-from batchflow.gateway import feed, stream
+from batchflow.gateway.status import feed, stream
 from batchflow.jobs import Order
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState

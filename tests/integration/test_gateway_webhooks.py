@@ -19,8 +19,8 @@ from redis import Redis, RedisError
 from batchflow import keys
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.app import make_gateway
-from batchflow.gateway.bodies import MAX_BODY_BYTES
-from batchflow.gateway.rates import BAD_DELIVERIES, REQUESTS
+from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
+from batchflow.gateway.guard.rates import BAD_DELIVERIES, REQUESTS
 from batchflow.queue import Queue
 from batchflow.settings import Settings
 from batchflow.store import JobStore, commands, connect, telemetry

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from batchflow import keys
-from batchflow.gateway import metrics
+from batchflow.gateway.metering import metrics
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Order, Spec, UploadSpec
 from batchflow.queue import Queue, Sender, Step, make_app
 from batchflow.settings import Settings

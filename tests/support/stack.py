@@ -216,6 +216,11 @@ class Stack:
         """One more worker, of which nobody depends; it is not started."""
         return self._process("worker-2", self.worker_command("second"), self.worker_env())
 
+    def worker_with_threads(self) -> Process:
+        """A worker whose steps run in threads; it is not started."""
+        command = self.worker_command("threads", "--pool", "threads")
+        return self._process("worker-threads", command, self.worker_env())
+
     def second_beat(self) -> Process:
         """One more scheduler; it is not started."""
         return self._process("beat-2", self.beat.command)

@@ -9,8 +9,8 @@ from prometheus_client.exposition import choose_encoder
 
 from batchflow.backlog import Backlog, backlogs
 from batchflow.calls import CallOutcome, Operation
-from batchflow.gateway.families import Families
-from batchflow.gateway.fleet import Fleet
+from batchflow.gateway.metering.families import Families
+from batchflow.gateway.metering.fleet import Fleet
 from batchflow.gateway.webhooks import Result
 from batchflow.queue import Queue, QueueUnavailable, Sender, Step, all_queues, make_app
 from batchflow.settings import Settings

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from batchflow.gateway import display
-from batchflow.gateway.chips import kind_chips, state_chips
-from batchflow.gateway.numbers import Figure, figures, said
-from batchflow.gateway.query import JobsQuery
-from batchflow.gateway.waits import waiting
+from batchflow.gateway.page import display
+from batchflow.gateway.page.chips import kind_chips, state_chips
+from batchflow.gateway.page.numbers import Figure, figures, said
+from batchflow.gateway.page.query import JobsQuery
+from batchflow.gateway.page.waits import waiting
 from batchflow.links import batch_page, execution_page, file_page
 from batchflow.overview.listing import Filter
 from batchflow.overview.summary import Summary, Wait

@@ -9,12 +9,12 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.routing import iter_route_contexts
 
-from batchflow.gateway.access import CSRF_FIELD, CSRF_HEADER, OPEN_PATHS, VISITOR, Visitor
-from batchflow.gateway.access import csrf_token as csrf_token_for
 from batchflow.gateway.app import make_gateway
-from batchflow.gateway.bodies import MAX_BODY_BYTES
-from batchflow.gateway.rates import LOGINS, REQUESTS
-from batchflow.gateway.sessions import SESSION_S, Sessions
+from batchflow.gateway.guard.access import CSRF_FIELD, CSRF_HEADER, OPEN_PATHS, VISITOR, Visitor
+from batchflow.gateway.guard.access import csrf_token as csrf_token_for
+from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
+from batchflow.gateway.guard.rates import LOGINS, REQUESTS
+from batchflow.gateway.guard.sessions import SESSION_S, Sessions
 from batchflow.settings import Settings
 from tests.support.asgi import Answer, InProcess
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from batchflow.backlog import Backlog
-from batchflow.gateway.families import Families
-from batchflow.gateway.fleet import Fleet
+from batchflow.gateway.metering.families import Families
+from batchflow.gateway.metering.fleet import Fleet
 from batchflow.queue import Queue
 from tests.support.monitoring import METRICS_PAGE, alerts, dashboard, expressions, panels
 from tests.support.promql import result_labels, selectors

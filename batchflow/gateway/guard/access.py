@@ -16,13 +16,13 @@ from fastapi import Depends, HTTPException, Request
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
-from batchflow.gateway.origin import (
+from batchflow.gateway.guard.origin import (
     Host,
     is_browser,
     is_from_other_site,
     same_host,
 )
-from batchflow.gateway.sessions import SESSION_S, Session, Sessions
+from batchflow.gateway.guard.sessions import SESSION_S, Session, Sessions
 from batchflow.hosts import is_loopback
 from batchflow.settings import Settings
 from batchflow.webhook import WEBHOOK_PATH

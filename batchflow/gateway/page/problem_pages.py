@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from batchflow.errors import InvalidInput, JobNotFound, StoreUnavailable
-from batchflow.gateway.templating import render
+from batchflow.gateway.page.templating import render
 
 #: How often a page that waits for Redis looks whether it is back.
 _RETRY_S: Final = 3

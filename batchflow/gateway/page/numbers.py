@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from batchflow.gateway.display import ago, between, count, number, rounded, short_id, utc
-from batchflow.gateway.query import JobsQuery
+from batchflow.gateway.page.display import ago, between, count, number, rounded, short_id, utc
+from batchflow.gateway.page.query import JobsQuery
 from batchflow.overview.summary import BAD, Summary
 from batchflow.queue import Queue
 from batchflow.states import JobKind, JobState

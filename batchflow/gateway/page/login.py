@@ -8,10 +8,10 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
-from batchflow.gateway.access import AppAccess, check_csrf, visitor_of
-from batchflow.gateway.problem_pages import PageRoute
-from batchflow.gateway.rates import LOGINS, AppRates
-from batchflow.gateway.templating import render
+from batchflow.gateway.guard.access import AppAccess, check_csrf, visitor_of
+from batchflow.gateway.guard.rates import LOGINS, AppRates
+from batchflow.gateway.page.problem_pages import PageRoute
+from batchflow.gateway.page.templating import render
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 

@@ -5,9 +5,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from batchflow.gateway.access import check_csrf
 from batchflow.gateway.backend import AppBackend
-from batchflow.gateway.models import SHOWS_TOKEN, CancelAnswer, JobPage, problems
+from batchflow.gateway.guard.access import check_csrf
+from batchflow.gateway.status.models import SHOWS_TOKEN, CancelAnswer, JobPage, problems
 from batchflow.overview.cancelling import cancel_job
 from batchflow.overview.listing import Filter, find_job, list_jobs
 from batchflow.overview.summary import Summary, summarize

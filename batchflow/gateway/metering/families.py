@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from batchflow.backlog import Backlog
 from batchflow.calls import NO_KEY, CallOutcome, Operation
-from batchflow.gateway.fleet import Fleet
-from batchflow.gateway.series import SECONDS, Labels, counted, counter, gauge, histogram
+from batchflow.gateway.metering.fleet import Fleet
+from batchflow.gateway.metering.series import SECONDS, Labels, counted, counter, gauge, histogram
 from batchflow.gateway.webhooks import Result
 from batchflow.queue import Queue
 from batchflow.states import TRANSITIONS, JobKind, JobState

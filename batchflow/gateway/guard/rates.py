@@ -12,8 +12,8 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from batchflow.gateway.access import MACHINE_PATHS
 from batchflow.gateway.errors import error_answer
+from batchflow.gateway.guard.access import MACHINE_PATHS
 
 #: Requests of any kind. Many people behind one proxy look like one client, each with a page that
 #: updates itself.

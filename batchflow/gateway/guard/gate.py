@@ -8,8 +8,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batchflow.gateway.access import OPEN_FOLDER, OPEN_PATHS, VISITOR, Access
 from batchflow.gateway.errors import error_answer
+from batchflow.gateway.guard.access import OPEN_FOLDER, OPEN_PATHS, VISITOR, Access
 
 
 class Gate:

@@ -18,8 +18,8 @@ from batchflow import keys
 from batchflow.backlog import Backlog, backlogs
 from batchflow.errors import StoreUnavailable
 from batchflow.gateway.backend import AppBackend, Backend
-from batchflow.gateway.families import Families
-from batchflow.gateway.fleet import Fleet, read_fleet
+from batchflow.gateway.metering.families import Families
+from batchflow.gateway.metering.fleet import Fleet, read_fleet
 from batchflow.queue import Queue, QueueUnavailable
 
 logger = logging.getLogger(__name__)

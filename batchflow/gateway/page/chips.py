@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchflow.gateway.query import JobsQuery
+from batchflow.gateway.page.query import JobsQuery
 from batchflow.overview.summary import Summary
 from batchflow.states import LIVE, JobKind, JobState
 

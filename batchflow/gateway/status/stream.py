@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from batchflow.errors import InvalidInput
-from batchflow.gateway.feed import Feed
-from batchflow.gateway.models import SHOWS_TOKEN, problems, schema_of
+from batchflow.gateway.status.feed import Feed
+from batchflow.gateway.status.models import SHOWS_TOKEN, problems, schema_of
 from batchflow.jobs import is_job_id
 from batchflow.store.events import EntryId, Transition
 

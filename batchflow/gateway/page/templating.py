@@ -15,8 +15,8 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from batchflow.gateway import display
-from batchflow.gateway.access import Access, csrf_token, visitor_of
+from batchflow.gateway.guard.access import Access, csrf_token, visitor_of
+from batchflow.gateway.page import display
 from batchflow.links import batch_page, file_page
 
 _STATIC: Final = Path(__file__).parent / "static"
@@ -49,7 +49,7 @@ def _json(value: object) -> str:
 
 
 _environment = Environment(
-    loader=PackageLoader("batchflow.gateway"),
+    loader=PackageLoader("batchflow.gateway.page"),
     autoescape=True,
     undefined=StrictUndefined,
     finalize=display.clean,

@@ -14,15 +14,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from batchflow.errors import JobNotFound, StoreUnavailable
-from batchflow.gateway import numbers
-from batchflow.gateway.access import check_csrf
 from batchflow.gateway.backend import AppBackend, Backend
-from batchflow.gateway.chips import kind_chips, state_chips
-from batchflow.gateway.display import words
-from batchflow.gateway.problem_pages import PageRoute
-from batchflow.gateway.query import JobsQuery
-from batchflow.gateway.templating import render
-from batchflow.gateway.waits import waiting
+from batchflow.gateway.guard.access import check_csrf
+from batchflow.gateway.page import numbers
+from batchflow.gateway.page.chips import kind_chips, state_chips
+from batchflow.gateway.page.display import words
+from batchflow.gateway.page.problem_pages import PageRoute
+from batchflow.gateway.page.query import JobsQuery
+from batchflow.gateway.page.templating import render
+from batchflow.gateway.page.waits import waiting
 from batchflow.jobs import Job, is_job_id, is_openai_id
 from batchflow.links import execution_page
 from batchflow.overview.cancelling import cancel_job

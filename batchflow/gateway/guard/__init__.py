@@ -1,0 +1,1 @@
+"""Who may do what, and how often: token, cookie, origin, headers, sizes, rates."""

@@ -1,0 +1,1 @@
+"""``/metrics``: what the whole fleet has counted in Redis."""
