@@ -23,7 +23,7 @@ from batchflow.store import AsyncJobStore
 from batchflow.store.commands import Facet, Listed, find_batch, get, glance, listed
 
 #: Records in which a text is looked for, for one page.
-MOST_READ: Final = 2_000
+MOST_READ: Final = 1_000
 #: Records read in one round trip, at most.
 _AT_ONCE: Final = 250
 #: The fields of a record in which a text is looked for.

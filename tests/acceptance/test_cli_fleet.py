@@ -278,10 +278,9 @@ def test_a_terminal_shows_a_batch_as_it_goes_on(stack: Stack, organization: str)
         assert "bf-" not in terminal.screen
         task = start_batch(stack, organization)
         until(lambda: "in_progress" in terminal.screen, "the batch to be in progress")
-        (line,) = [line for line in terminal.screen.splitlines() if line.startswith("bf-")]
-        assert line.split()[1:3] == ["batch", "running"]
-        assert "0/4" in line
-        assert "23 h 59 min" in line
+        # A screen may be seen while it is drawn.
+        shown = re.compile(r"^bf-\w+ +batch +running +.*0/4.* 23 h 59 min", re.MULTILINE)
+        until(lambda: shown.search(terminal.screen), "its line")
         batch_id = task.until(lambda answer: "batch_id" in answer.custom_info, "the batch")
         stack.emulator.end(str(batch_id.custom_info["batch_id"]))
         until(lambda: "4/4" in terminal.screen, "the requests to be done")
