@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import httpx2
 import openai
@@ -23,6 +23,7 @@ from openai.types import Batch, FileObject
 
 from batchflow.calls import CallOutcome, Operation, outcome_of
 from batchflow.errors import (
+    BatchflowError,
     CredentialMissing,
     CredentialRefused,
     OpenAIError,
@@ -124,19 +125,26 @@ class OpenAIApi:
                 return batch
             raise
 
-    def batch_pages(self, *, not_before: datetime | None = None) -> Iterator[list[Batch]]:
-        """GET /v1/batches, newest first, a page at a time; none if the server has no lists."""
+    def batch_pages(
+        self, *, not_before: datetime | None = None, after: str | None = None
+    ) -> Iterator[list[Batch]]:
+        """GET /v1/batches, newest first, a page at a time; none if the server has no lists.
+
+        The first page begins with the newest batch, or behind the one with the id ``after``.
+        """
         batches = self._client.batches
         return self._pages(
             Operation.BATCHES_LIST,
             Batch,
-            lambda after: batches.list(limit=PAGE, after=after),
+            lambda last: batches.list(limit=PAGE, after=last),
             not_before,
+            after or openai.omit,
         )
 
-    def upload_file(self, path: Path, name: str) -> FileObject:
-        """POST /v1/files, once, streamed from disk."""
-        with self._call(Operation.FILES_CREATE), path.open("rb") as file:
+    def upload_file(self, file: BinaryIO, name: str) -> FileObject:
+        """POST /v1/files, once, streamed from the beginning of a file. What Batchflow raises while
+        the file is read breaks the request off, and comes out as it is."""
+        with self._call(Operation.FILES_CREATE):
             return _checked(
                 FileObject,
                 self._client.files.create(file=(name, file, "application/jsonl"), purpose="batch"),
@@ -169,9 +177,9 @@ class OpenAIApi:
         expected: type[L],
         ask: Callable[[str | openai.Omit], Any],
         not_before: datetime | None,
+        after: str | openai.Omit = openai.omit,
     ) -> Iterator[list[L]]:
         """Pages of a list, newest first, back to ``not_before``."""
-        after: str | openai.Omit = openai.omit
         while True:
             try:
                 with self._call(operation), _page_or_garbage():
@@ -199,7 +207,7 @@ class OpenAIApi:
         ):
             encoded = response.headers.get("content-encoding", "identity") != "identity"
             length = None if encoded else response.headers.get("content-length")
-            yield (int(length) if length else None), response.iter_bytes(1 << 20)
+            yield (int(length) if length else None), response.iter_bytes()
 
     @contextmanager
     def _call(self, operation: Operation) -> Iterator[None]:
@@ -300,6 +308,8 @@ def translated() -> Iterator[None]:
     except openai.APITimeoutError as error:
         raise OpenAIUnavailable("OpenAI did not answer in time.", outcome_unknown=True) from error
     except openai.APIConnectionError as error:
+        if isinstance(error.__cause__, BatchflowError):
+            raise error.__cause__ from None
         never_sent = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
         raise OpenAIUnavailable(
             "OpenAI can't be reached.", outcome_unknown=not never_sent

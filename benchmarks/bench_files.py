@@ -244,8 +244,9 @@ def _notes() -> list[str]:
         cores.told(),
         "The input has chat requests of several sentences with escapes and characters of several "
         "bytes. It was in the system's cache.",
-        "A transfer by Batchflow is the whole step in a fresh worker: an upload reads, checks and "
-        "copies the file before it sends it, a download writes it to disk and publishes the copy.",
+        "A transfer by Batchflow is the whole step in a fresh worker: an upload reads and checks "
+        "the whole file before it sends any of it, a download checks the file before it is there "
+        "under its name. Both ends are on a local disk.",
         "Peak memory is the sum of Linux' VmHWM over the worker and its children: pages that a "
         "parent and its children share count once for each. The other figure is the peak of the "
         "sum of their Pss, looked at five times a second.",

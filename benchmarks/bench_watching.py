@@ -1,10 +1,13 @@
 """3 Watching: calls to OpenAI per minute, and how stale a status is.
 
-A real worker and beat, with default settings, watch live batches of several organizations for some
-minutes of real time, while a stand-in for OpenAI counts what it is asked. One kind of organization
-has started all its batches just now, which is when they are asked about most often; the other has
-batches of all ages up to a day, with as many ended ones between them in OpenAI's list. Of either
-kind, one is told of ends by webhooks, so that its batches are polled less often.
+A real worker and beat watch live batches of several organizations, while a stand-in for OpenAI
+counts what it is asked. One kind of organization has started all its batches just now, which is
+when they are asked about most often; the other has batches of all ages up to a day, with as many
+ended ones between them in OpenAI's list. Of either kind, one is told of ends by webhooks, so that
+its batches are polled less often.
+
+Ten thousand batches are polled every few minutes, so all intervals and ages are shortened by the
+same factor, and what is measured is told for the default intervals; ``--faster 1`` is real time.
 
 The old plugin asks once per task and resync: its calls per ``GetTask`` are counted, and multiplied
 by the tasks and the resyncs of a minute.
@@ -15,7 +18,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ if __package__ in (None, ""):  # run as a script
 
 import httpx2
 from batchflow_workers.observe import next_poll_s
+from batchflow_workers.rhythm import until_tick_s
 from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
 
 from batchflow import keys
@@ -49,15 +53,16 @@ _DAY_S = 86_400.0
 _RESYNC_S = 30.0
 #: The old plugin is asked about so many tasks to count its calls.
 _OLD_TASKS = 100
-_SAMPLE_EVERY_S = 5.0
+_SAMPLE_EVERY_S = 2.0
 _SAMPLE = 500
 _BAR_LIVE = 1_000
 _LEAST_SAVED = 100.0
 
 program = Program("watching", "Watching: what polling costs", __doc__)
 program.option("--live", [1, 100, 1_000, 10_000], "live batches of an organization", several=True)
-program.option("--seconds", 90.0, "for how long is counted")
-program.option("--warm-up-s", 20.0, "for how long before that the worker runs")
+program.option("--minutes", 8.0, "for how long is counted, at the default intervals")
+program.option("--warm-up-minutes", 2.0, "for how long before that the worker runs")
+program.option("--faster", 4.0, "by what all intervals are divided")
 
 
 @dataclass
@@ -87,27 +92,33 @@ def measure(options: argparse.Namespace) -> Result:
         program.say("Starting Redis and the stand-in")
         stack.redis()
         openai = {"OPENAI_BASE_URL": stack.stand_in()}
-        store, settings = stack.store(), stack.settings()
+        settings = _settings(stack, options.faster)
+        store = stack.store()
+        program.say("Recording the batches")
         watched = [
-            _populate(stack, openai["OPENAI_BASE_URL"], live, ages, webhooks=webhooks)
-            for live in options.live
-            for ages in (_YOUNG, _AGED)
-            for webhooks in (False, True)
+            _populate(store, settings, openai["OPENAI_BASE_URL"], group)
+            for group in _groups(store, settings, options)
         ]
+        watched.sort(key=lambda group: (len(group.jobs), group.ages != _YOUNG, group.webhooks))
+        for group in watched:
+            _set_due(store, settings, group)
         program.say("Starting the worker and beat")
         worker = stack.worker(
-            *("-Q", f"{settings.key_prefix}.poll", "--concurrency", "2"), env=openai, measured=True
+            *("-Q", f"{settings.key_prefix}.poll", "--pool", "threads", "--concurrency", "16"),
+            env=openai,
+            measured=True,
         )
         stack.beat()
-        time.sleep(options.warm_up_s)
-        program.say(f"Counting for {options.seconds:g} s")
+        time.sleep(options.warm_up_minutes * 60 / options.faster)
+        program.say(f"Counting for {options.minutes * 60 / options.faster:g} s")
         calls, cpu_s = _calls(openai["OPENAI_BASE_URL"]), usage.cpu_s(worker.popen.pid)
         begun_at = time.monotonic()
-        while (left_s := begun_at + options.seconds - time.monotonic()) > 0:
+        ends_at = begun_at + options.minutes * 60 / options.faster
+        while (left_s := ends_at - time.monotonic()) > 0:
             time.sleep(min(left_s, _SAMPLE_EVERY_S))
             for group in watched:
-                group.stale_s += _ages_s(store, settings, group)
-        minutes = (time.monotonic() - begun_at) / 60
+                group.stale_s += _ages_s(store, settings, group, options.faster)
+        minutes = (time.monotonic() - begun_at) / 60 * options.faster
         used_s = (usage.cpu_s(worker.popen.pid) - cpu_s) / minutes
         asked = _calls(openai["OPENAI_BASE_URL"])
         per_minute = {
@@ -123,49 +134,68 @@ def measure(options: argparse.Namespace) -> Result:
     return program.result(measured, _bars(measured), chart, _notes(options, per_get))
 
 
-def _populate(stack: Stack, base_url: str, live: int, ages: str, *, webhooks: bool) -> Watched:
-    organization = f"org-{ages}-{live}-{webhooks}".replace(" ", "-").lower()
-    store, settings = stack.store(), stack.settings()
-    ages_s = [_DAY_S * (n + 0.5) / live for n in range(live)] if ages == _AGED else [0.0]
-    jobs = make_live(store, settings, live, organization=organization, ages_s=ages_s)
-    group = Watched(organization, ages, webhooks, jobs)
-    if webhooks:
+def _settings(stack: Stack, faster: float) -> Settings:
+    """The defaults with shorter intervals, here and in all processes."""
+    default = Settings.model_fields
+    shorter = {
+        name: float(default[name].default) / faster
+        for name in ("poll_interval_s", "sweep_interval_s")
+    }
+    stack.env |= {f"BATCHFLOW_{name.upper()}": f"{value:g}" for name, value in shorter.items()}
+    return stack.settings(**shorter)
+
+
+def _groups(store: JobStore, settings: Settings, options: argparse.Namespace) -> Iterator[Watched]:
+    """Live batches of organizations of their own; those last that are to be young at the start."""
+    for ages in (_AGED, _YOUNG):
+        for live in sorted(options.live, reverse=True):
+            for webhooks in (False, True):
+                name = f"org-{ages}-{live}-{webhooks}".replace(" ", "-").lower()
+                day_s = _DAY_S / options.faster
+                ages_s = [day_s * (n + 0.5) / live for n in range(live)] if ages == _AGED else [0.0]
+                jobs = make_live(store, settings, live, organization=name, ages_s=ages_s)
+                yield Watched(name, ages, webhooks, jobs)
+
+
+def _populate(store: JobStore, settings: Settings, base_url: str, group: Watched) -> Watched:
+    """Let OpenAI have them, too."""
+    if group.webhooks:
         # As a webhook does when it has come.
-        store.run(telemetry.pushed(str(Credential(organization=organization))))
-    _set_due(store, settings, group)
-    entries = [(j.batch_id, j.order.job_id, j.created_at, "in_progress") for j in jobs]
-    if ages == _AGED:
+        store.run(telemetry.pushed(str(Credential(organization=group.organization))))
+    entries = [(j.batch_id, j.order.job_id, j.created_at, "in_progress") for j in group.jobs]
+    if group.ages == _AGED:
         entries += [(f"{i}_ended", f"{job}-2", at, "completed") for i, job, at, _ in entries]
     entries.sort(key=lambda entry: -entry[2])
-    url = f"{base_url.removesuffix('/v1')}/stand-in/batches/{organization}"
+    url = f"{base_url.removesuffix('/v1')}/stand-in/batches/{group.organization}"
     httpx2.put(url, json=entries, timeout=60).raise_for_status()
     return group
 
 
 def _set_due(store: JobStore, settings: Settings, group: Watched) -> None:
-    """Batches that were just made were just asked about; others at any time since it was due."""
-    rng = random.Random(group.organization)
+    """Batches that were just made were just asked about; others when it was their time."""
+    credential = str(Credential(organization=group.organization))
     pipeline: Any = store.redis.pipeline(transaction=False)
     for job in group.jobs:
-        interval_s = next_poll_s(batch_of(job, "in_progress"), settings, pushed=group.webhooks)
-        waited_s = interval_s * rng.random() if group.ages == _AGED else 0.0
-        job_id, now_s = job.order.job_id, time.time()
+        now_s = time.time()
+        wait_s = next_poll_s(batch_of(job, "in_progress"), settings, pushed=group.webhooks)
+        due_s = now_s + until_tick_s(wait_s, settings.poll_interval_s, credential, now_s)
+        checked_at = due_s - wait_s if group.ages == _AGED else now_s
+        job_id = job.order.job_id
         record = keys.full(settings.key_prefix, keys.job(job_id))
-        due = keys.full(settings.key_prefix, keys.DUE)
-        pipeline.hset(record, "checked_at", f"{now_s - waited_s:.6f}")
-        pipeline.zadd(due, {job_id: now_s - waited_s + interval_s})
+        pipeline.hset(record, "checked_at", f"{checked_at:.6f}")
+        pipeline.zadd(keys.full(settings.key_prefix, keys.DUE), {job_id: due_s})
     pipeline.execute()
 
 
-def _ages_s(store: JobStore, settings: Settings, group: Watched) -> list[float]:
-    """How long ago OpenAI was last asked about some of the batches."""
+def _ages_s(store: JobStore, settings: Settings, group: Watched, faster: float) -> list[float]:
+    """How long ago OpenAI was last asked about some of the batches, at the default intervals."""
     redis: Any = store.redis
     sample = random.sample(group.jobs, min(_SAMPLE, len(group.jobs)))
     pipeline = redis.pipeline(transaction=False)
     for job in sample:
         pipeline.hget(keys.full(settings.key_prefix, keys.job(job.order.job_id)), "checked_at")
     now_s = time.time()
-    return [now_s - float(checked_at) for checked_at in pipeline.execute()]
+    return [(now_s - float(checked_at)) * faster for checked_at in pipeline.execute()]
 
 
 def _calls(base_url: str) -> dict[str, int]:
@@ -232,12 +262,14 @@ def _bars(measured: Sequence[Measured]) -> list[Bar]:
 
 def _notes(options: argparse.Namespace, per_get: float) -> list[str]:
     return [
-        f"Real time, default settings, one worker process with two children, counted for "
-        f"{options.seconds:g} s after {options.warm_up_s:g} s. All organizations were watched at "
-        "once by the same worker, each with its own credential.",
+        f"Default settings, one worker process with 16 threads, counted for {options.minutes:g} "
+        f"minutes after {options.warm_up_minutes:g}. All organizations were watched at once by the "
+        "same worker, each with its own credential.",
+        f"All intervals and ages were divided by {options.faster:g}, and all figures told for the "
+        "whole ones. What doesn't get quicker by that, such as the calls themselves, makes a "
+        "status look older than it is.",
         f"'{_YOUNG}': all batches were made when the worker started. '{_AGED}': made evenly over "
-        "the last 24 hours and due at different times, with as many ended batches between them in "
-        "OpenAI's list.",
+        "the last 24 hours, with as many ended batches between them in OpenAI's list.",
         "With webhooks: one has come for the organization within the last six hours, so batches "
         "in progress are polled as a safety net.",
         f"The old plugin's figures are computed: {per_get:g} calls per GetTask, counted for "

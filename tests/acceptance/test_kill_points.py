@@ -325,13 +325,15 @@ def has_one_file(world: World, case: Case) -> None:
 
 
 def has_all_lines(world: World, case: Case) -> None:
-    """Both files are where Flyte wants them, whole."""
+    """Both files are where Flyte wants them, whole, and nothing else is."""
     [job_id] = case.ids
     job = world.job(job_id)
     assert job.state is JobState.SUCCEEDED, job
     assert job.result
     assert custom_ids(job.result["output_file"]) == ["good-0"]
     assert custom_ids(job.result["error_file"]) == ["bad-0"]
+    there = {str(path) for path in Path(job.result["output_file"]).parent.iterdir()}
+    assert there == set(job.result.values())
 
 
 def was_all_attended_to(world: World, case: Case) -> None:
@@ -488,13 +490,13 @@ SITUATIONS: dict[str, Situation] = {
         (
             *_TAKE,
             "update job",
+            "write the blob",
             "GET /v1/files/{id}/content",
             _COUNT,
-            "write the blob",
             "publish the blob",
+            "write the blob",
             "GET /v1/files/{id}/content",
             _COUNT,
-            "write the blob",
             "publish the blob",
             "update job",
             "update job",
@@ -559,6 +561,8 @@ SITUATIONS: dict[str, Situation] = {
             "HMGET backoff",
             "GET /v1/batches/{id}",
             _COUNT,
+            "ZMSCORE due",
+            "all HGETALL job",
             "EXISTS pushed",
             "all update job",
             "TIME",
@@ -583,6 +587,8 @@ SITUATIONS: dict[str, Situation] = {
             "HMGET backoff",
             "GET /v1/batches",
             _COUNT,
+            "ZMSCORE due",
+            "all HGETALL job",
             "EXISTS pushed",
             "all update job",
             "TIME",
@@ -606,8 +612,8 @@ SITUATIONS: dict[str, Situation] = {
         was_all_attended_to,
         (
             "SET lease",
-            "claim due",
             "TIME",
+            "claim due",
             "all HGETALL job",
             "update job",
             "send batchflow.submit",

@@ -1,6 +1,7 @@
 """The workers' steps against a real Redis and the emulator's process."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,9 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import httpx2
 import openai
 import pytest
+from batchflow_workers import leases
+from batchflow_workers.progress import Progress
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import MAX_FAILURES, take_step
 
@@ -342,6 +346,25 @@ def test_a_job_that_somebody_is_at_is_left_alone(steps: Steps) -> None:
     assert len(ours(steps)) == 1
 
 
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_step_that_hangs_does_not_keep_its_job(
+    make_steps: MakeSteps, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    if hangs:
+        monkeypatch.setattr(leases, "STEP_LIMIT_S", 0)
+    steps = make_steps(lease_s=0.5)
+    taken = commands.acquire_lease(job_id := steps.batch(), "somebody else", ttl_s=60)
+
+    def work(runtime: Runtime, _: Job) -> None:
+        deadline = time.monotonic() + (10 if hangs else 1.5)
+        while not (got := runtime.store.run(taken)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert got is hangs
+
+    take_step(steps.runtime, "test", job_id, work)
+    assert steps.job(job_id).message == ""
+
+
 def test_a_step_without_a_job_does_nothing(steps: Steps) -> None:
     def work(_: Runtime, __: Job) -> None:
         pytest.fail("there is nothing to do")
@@ -545,6 +568,90 @@ def test_a_file_that_is_not_there_fails(
     assert (job.state, job.message) == (JobState.FAILED, message.format(folder=tmp_path))
 
 
+def sent_for(steps: Steps, job_id: str) -> list[dict[str, Any]]:
+    """What OpenAI has of an upload."""
+    return [sent for sent in steps.uploads() if sent["filename"] == f"{job_id}.jsonl"]
+
+
+def appended(file: Path) -> None:
+    with file.open("ab") as more:
+        more.write(b"no json")
+
+
+def overwritten(file: Path) -> None:
+    with file.open("r+b") as same:
+        same.write(b"X")
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, 10)
+
+
+@pytest.mark.parametrize("change", [appended, overwritten, cut])
+def test_what_was_changed_after_the_check_is_not_sent(
+    steps: Steps, file: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    whole = file.read_bytes()
+    job_id = steps.upload(str(file))
+    with monkeypatch.context() as patch:
+        when(patch, Progress, "finish", lambda: change(file))
+        steps.step(job_id)
+    job = steps.job(job_id)
+    assert job.message == f"{file} was changed while it was being read. (try 1 of {MAX_FAILURES})"
+    assert (job.state, sent_for(steps, job_id)) == (JobState.RUNNING, [])
+    # The next try checks again, and finds that nothing has arrived.
+    file.write_bytes(whole)
+    with steps.calls(files_list=1, files_create=1):
+        steps.step(job_id)
+    [sent] = sent_for(steps, job_id)
+    assert sent["bytes"] == len(whole)
+    assert steps.job(job_id).result == {"file_id": sent["id"]}
+
+
+def test_a_file_that_is_replaced_after_the_check_is_sent_as_it_was(
+    steps: Steps, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked_bytes = file.stat().st_size
+    other = file.with_name("other.jsonl")
+    other.write_bytes(b"no json\n")
+    when(monkeypatch, Progress, "finish", lambda: other.replace(file))
+    job_id = steps.upload(str(file))
+    steps.step(job_id)
+    assert [sent["bytes"] for sent in sent_for(steps, job_id)] == [checked_bytes]
+    assert steps.job(job_id).state is JobState.SUCCEEDED
+
+
+def when(patch: pytest.MonkeyPatch, owner: type, name: str, also: Callable[[], object]) -> None:
+    """Somebody else does something just after a method was called."""
+    method = getattr(owner, name)
+
+    def both(*args: Any, **options: Any) -> Any:
+        answer = method(*args, **options)
+        also()
+        return answer
+
+    patch.setattr(owner, name, both)
+
+
+@pytest.fixture
+def elsewhere(make_steps: MakeSteps, key_prefix: str) -> tuple[Steps, str, Any]:
+    """Workers whose blob storage is no disk of theirs: its URI, and the storage itself."""
+    uri = f"memory://{key_prefix}"
+    return make_steps(allowed_uris=f"{uri}/"), uri, fsspec.filesystem("memory")
+
+
+def test_a_file_that_is_elsewhere_is_sent_too(elsewhere: tuple[Steps, str, Any]) -> None:
+    steps, uri, storage = elsewhere
+    storage.pipe(f"{uri}/in.jsonl", lines(5_000))
+    job_id = steps.upload(f"{uri}/in.jsonl")
+    steps.step(job_id)
+    assert [sent["bytes"] for sent in sent_for(steps, job_id)] == [len(lines(5_000))]
+    assert (steps.job(job_id).state, steps.job(job_id).total) == (JobState.SUCCEEDED, 5_000)
+    missing = steps.upload(f"{uri}/none.jsonl")
+    steps.step(missing)
+    assert steps.job(missing).message == f"There is no file {uri}/none.jsonl."
+
+
 @pytest.mark.parametrize("uri", ["/etc/hostname", "http://169.254.169.254/latest/meta-data"])
 def test_the_workers_own_files_are_none_of_an_authors_business(steps: Steps, uri: str) -> None:
     job_id = steps.upload(uri)
@@ -665,6 +772,39 @@ def test_a_repeated_download_replaces_what_is_there(
     target.write_text("old")
     steps.step(steps.download(str(tmp_path), output_file_id=finished["output_file_id"]))
     assert len(target.read_text().splitlines()) == 2
+
+
+def test_a_download_to_another_place_than_a_disk(
+    elsewhere: tuple[Steps, str, Any], finished: dict[str, str]
+) -> None:
+    steps, uri, storage = elsewhere
+    steps.step(steps.download(f"{uri}/out", **finished))
+    there = {path.rpartition("/")[2]: storage.cat(path) for path in storage.ls(f"{uri}/out", False)}
+    assert set(there) == {"output_file.jsonl", "error_file.jsonl"}
+    assert len(there["output_file.jsonl"].splitlines()) == 2
+
+
+def test_what_a_killed_download_has_left_is_cleared_away(
+    steps: Steps, finished: dict[str, str], tmp_path: Path
+) -> None:
+    job_id = steps.download(str(tmp_path), output_file_id=finished["output_file_id"])
+    (tmp_path / f".batchflow-{job_id}-abc").write_text("half a")
+    others = tmp_path / ".batchflow-bf-another-abc"
+    others.write_text("half a")
+    steps.step(job_id)
+    assert set(tmp_path.iterdir()) == {tmp_path / "output_file.jsonl", others}
+
+
+def test_a_folder_that_can_not_be_written_is_tried_again(
+    steps: Steps, finished: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("no folder")
+    job_id = steps.download(f"{tmp_path}/out", output_file_id=finished["output_file_id"])
+    steps.step(job_id)
+    where = f"{tmp_path}/out/output_file.jsonl"
+    assert steps.job(job_id).message == (
+        f"Can't write {where} (FileExistsError). (try 1 of {MAX_FAILURES})"
+    )
 
 
 def test_a_file_that_openai_no_longer_has_fails(steps: Steps, tmp_path: Path) -> None:
@@ -816,12 +956,24 @@ def test_a_page_tells_of_others_for_free(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age_s", "state"), [(60, JobState.RUNNING), (3_600, JobState.FAILED)], ids=["young", "old"]
+    ("job_age_s", "batch_age_s", "state"),
+    [
+        pytest.param(60, 60, JobState.RUNNING, id="young"),
+        pytest.param(3_600, 60, JobState.RUNNING, id="young, of a job that had to wait"),
+        pytest.param(3_600, 3_600, JobState.FAILED, id="old"),
+    ],
 )
-def test_a_batch_that_openai_does_not_know(steps: Steps, age_s: int, state: JobState) -> None:
+def test_a_batch_that_openai_does_not_know(
+    steps: Steps, job_age_s: int, batch_age_s: int, state: JobState
+) -> None:
     unknown, known = steps.submitted(), steps.submitted()
-    created_s = steps.runtime.store.run(commands.time()) - age_s
-    steps.change(unknown, batch_id="batch_unknown", created_at=f"{created_s:.6f}")
+    now_s = steps.runtime.store.run(commands.time())
+    steps.change(
+        unknown,
+        batch_id="batch_unknown",
+        created_at=f"{now_s - job_age_s:.6f}",
+        tried_at=f"{now_s - batch_age_s:.6f}",
+    )
     steps.emulator.end(str(steps.job(known).batch_id))
     steps.poll(unknown, known)
     assert steps.job(unknown).state is state

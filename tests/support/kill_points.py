@@ -7,17 +7,16 @@ a step is ``before update job #2``.
 
 import os
 import re
-import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx2
 import pytest
-from batchflow_workers import blobs, progress, upload
+from batchflow_workers import blobs, download, progress, upload
 
 from batchflow.queue import Sender, Step
 from batchflow.store import JobStore
@@ -97,23 +96,29 @@ class Points:
         patch.setattr(Sender, "send", watched)
 
     def _watch_files(self, patch: pytest.MonkeyPatch) -> None:
-        read_chunks, copy, replace = blobs.read_chunks, shutil.copyfileobj, Path.replace
+        source, target, replace = blobs.source, blobs.target, Path.replace
 
-        def watched_chunks(uri: str) -> Iterator[bytes]:
-            with self.around("read the blob"):
-                yield from read_chunks(uri)
+        @contextmanager
+        def watched_source(uri: str) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
+            with source(uri) as (chunks, file):
+                yield self._watched(chunks), file
 
-        def watched_copy(*args: Any) -> None:
-            with self.around("write the blob"):
-                copy(*args)
+        @contextmanager
+        def watched_target(uri: str, owner: str) -> Iterator[Path]:
+            with target(uri, owner) as path, self.around("write the blob"):
+                yield path
 
         def watched_replace(path: Path, target: Path) -> Path:
             with self.around("publish the blob"):
                 return replace(path, target)
 
-        patch.setattr(upload, "read_chunks", watched_chunks)
-        patch.setattr(shutil, "copyfileobj", watched_copy)
+        patch.setattr(upload, "source", watched_source)
+        patch.setattr(download, "target", watched_target)
         patch.setattr(Path, "replace", watched_replace)
+
+    def _watched(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        with self.around("read the blob"):
+            yield from chunks
 
 
 def _name(command: Command[Any]) -> str:

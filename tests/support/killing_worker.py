@@ -154,7 +154,7 @@ def _carry_out(order: dict[str, Any]) -> list[str]:
     points = Points(order.get("kill_at", ""), order.get("stop_at", ""))
     patch = pytest.MonkeyPatch()
     step, ids = Step(f"batchflow.{order['step']}"), order["ids"]
-    args = {Step.POLL: [ids], Step.SWEEP: []}.get(step, ids)
+    args = {Step.POLL: [ids, time.time()], Step.SWEEP: []}.get(step, ids)
     if order["do"] == "step":
         points.watch(patch)
         _take(runtime, step, args)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import httpx2
@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from batchflow.calls import CallOutcome, Operation
-from batchflow.errors import OpenAIError, OpenAIUnavailable
+from batchflow.errors import BlobUnavailable, OpenAIError, OpenAIUnavailable
 from batchflow.openai_api import OpenAIApi
 
 Told = list[tuple[Operation, CallOutcome]]
@@ -89,7 +89,7 @@ def late(_: httpx2.Request) -> httpx2.Response:
         ("batches.retrieve", BATCH, lambda a: a.retrieve_batch("batch_1")),
         ("batches.cancel", BATCH, lambda a: a.cancel_batch("batch_1")),
         ("batches.list", a_list(BATCH), lambda a: list(a.batch_pages())),
-        ("files.create", FILE, lambda a: a.upload_file(Path(__file__), "in.jsonl")),
+        ("files.create", FILE, lambda a: a.upload_file(BytesIO(b"{}\n"), "in.jsonl")),
         ("files.list", a_list(FILE), lambda a: a.find_file("in.jsonl", not_before=LONG_AGO)),
         ("files.delete", {"id": "file-1", "deleted": True}, lambda a: a.delete_file("file-1")),
         ("files.retrieve", FILE, lambda a: a.retrieve_file("file-1")),
@@ -182,3 +182,15 @@ def test_a_transfer_ends_with_who_reads_it(
     else:
         read()
     assert told == [("files.content", outcome)]
+
+
+def test_a_file_that_can_not_be_read_breaks_its_upload_off(
+    api: Callable[[Answer], OpenAIApi], told: Told
+) -> None:
+    class Torn(BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise BlobUnavailable("It was changed.")
+
+    with pytest.raises(BlobUnavailable, match="It was changed"):
+        api(answering(200, FILE)).upload_file(Torn(b"{}\n"), "in.jsonl")
+    assert told == [("files.create", "abandoned")]

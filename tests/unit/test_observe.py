@@ -303,3 +303,26 @@ def test_old_batches_are_asked_about_less_often(age_s: int, wait_s: float) -> No
     aged = batch("in_progress")
     aged.created_at = NOW - age_s
     assert next_poll_s(aged, SETTINGS) == pytest.approx(wait_s, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("status", "age_s", "pushed", "calls", "polls"),
+    [
+        ("in_progress", 0, False, 10, 4),
+        ("validating", 0, True, 10, 4),
+        ("in_progress", 86_400, False, 10, 8),
+        ("in_progress", 86_400, False, 1_000, 32),
+        ("in_progress", 86_400, False, 1_000_000, 40),
+        ("in_progress", 0, True, 10, 4),
+        ("in_progress", 0, True, 100, 16),
+        ("in_progress", 86_400, True, 100, 40),
+        # Its file ids are a moment away.
+        ("completed", 0, False, 1_000, 1),
+    ],
+)
+def test_batches_are_asked_about_less_often_where_it_takes_many_calls(
+    status: str, age_s: int, pushed: bool, calls: int, polls: int
+) -> None:
+    aged = batch(status)
+    aged.created_at = NOW - age_s
+    assert next_poll_s(aged, SETTINGS, pushed=pushed, calls=calls) == polls * POLL_S

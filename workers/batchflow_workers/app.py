@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from celery.concurrency.thread import TaskPool
 from celery.signals import heartbeat_sent, worker_init, worker_shutdown
 
 from batchflow import keys
@@ -24,6 +25,8 @@ from batchflow_workers.blobs import clear_scratch
 from batchflow_workers.heartbeat import Heartbeat
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import take_step
+from batchflow_workers.threads import ThreadPool
+from batchflow_workers.walk import Mark
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,9 @@ _heartbeat = Heartbeat(_store, _queues)
 
 
 @worker_init.connect
-def _before_work(**_: object) -> None:
+def _before_work(sender: Any, **_: object) -> None:
+    if sender.pool_cls is TaskPool:
+        sender.pool_cls = ThreadPool
     clear_scratch(STEP_LIMIT_S)
     try:
         warn_of_eviction(_runtime.store)
@@ -97,8 +102,8 @@ def download_step(job_id: str) -> None:
 
 
 @app.task(name=Step.POLL)
-def poll_step(ids: list[str]) -> None:
-    poll.poll(_runtime, ids)
+def poll_step(ids: list[str], due_since_s: float, after: str | None = None, calls: int = 0) -> None:
+    poll.poll(_runtime, ids, due_since_s, Mark(after, calls))
 
 
 @app.task(name=Step.REFRESH)

@@ -3,56 +3,69 @@
 import contextlib
 import errno
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flytekit import FlyteContextManager
 
 from batchflow.errors import BlobUnavailable, InvalidInput
 from batchflow_workers.allowed import local_path, shown
+from batchflow_workers.unchanged import UnchangedFile
 
-_CHUNK_BYTES = 4 << 20
+#: Fits into the processor's cache; larger pieces are slower.
+_CHUNK_BYTES = 256 << 10
+#: How much of a file elsewhere is fetched at a time.
+_BLOCK_BYTES = 4 << 20
+#: The same for sending, in the terms of those file systems that would else hold hundreds of MB in
+#: memory. They send some parts at once, or one.
+_SMALL_PARTS = {
+    "s3": {"chunksize": 5 << 20, "max_concurrency": 2},
+    "gs": {"chunksize": 8 << 20},
+}
 #: Begins the names of our files in the temporary folder.
 _SCRATCH = "batchflow-scratch-"
 
 
-def read_chunks(uri: str) -> Iterator[bytes]:
-    """The bytes of a file; raises InvalidInput when it isn't there, else BlobUnavailable."""
-    try:
-        with _open(uri) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                yield chunk
-    except Exception as error:
-        if _is_missing(error):
-            raise InvalidInput(f"There is no file {shown(uri)}.") from error
-        raise _unavailable("read", uri, error) from error
+@contextlib.contextmanager
+def source(uri: str) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
+    """A file that is read twice: its bytes as they come, and then a file on this machine with
+    just those bytes.
+
+    What is on this machine already is not copied; that it stays what it was is made sure of.
+    Raises InvalidInput when there is no such file, else BlobUnavailable.
+    """
+    local = local_path(uri)
+    if local is None:
+        with scratch_file() as path, path.open("w+b") as copy:
+            yield _copied(uri, copy), copy
+    else:
+        with _open_local(uri, local) as file:
+            yield _chunks(file), file
 
 
-def publish(path: Path, uri: str) -> None:
-    """Put a local file at ``uri``: whole, or not at all. What was there is replaced."""
+@contextlib.contextmanager
+def target(uri: str, owner: str) -> Iterator[Path]:
+    """A file to be written, which is put at ``uri`` when the block ends well: whole, or not at
+    all. What was there is replaced.
+
+    ``owner`` is who writes there and nobody else does: what an earlier try was killed over is
+    deleted. Raises BlobUnavailable.
+    """
+    local = local_path(uri)
+    if local is None:
+        with scratch_file() as path:
+            yield path
+            _put(path, uri)
+        return
     try:
-        local = local_path(uri)
-        if local is None:
-            _filesystem(uri).put_file(str(path), uri)
-            return
-        local.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=local.parent, prefix=".batchflow-", delete=False
-        ) as part:
-            try:
-                with path.open("rb") as source:
-                    shutil.copyfileobj(source, part, _CHUNK_BYTES)
-                part.flush()
-                Path(part.name).chmod(0o644)
-                Path(part.name).replace(local)
-            except BaseException:
-                Path(part.name).unlink(missing_ok=True)
-                raise
-    except Exception as error:
+        with _part_of(local, owner) as path:
+            yield path
+            path.chmod(0o644)
+            path.replace(local)
+    except OSError as error:
         raise _unavailable("write", uri, error) from error
 
 
@@ -67,7 +80,22 @@ def clear_scratch(older_than_s: float) -> None:
 @contextlib.contextmanager
 def scratch_file() -> Iterator[Path]:
     """A local file for the time of a block."""
-    handle, name = tempfile.mkstemp(prefix=_SCRATCH)
+    with _temporary(_SCRATCH) as path:
+        yield path
+
+
+def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[Path]:
+    """A file beside ``local``, so that it can take its place at once."""
+    local.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".batchflow-{owner}-"
+    for left in local.parent.glob(f"{prefix}*"):
+        left.unlink(missing_ok=True)
+    return _temporary(prefix, local.parent)
+
+
+@contextlib.contextmanager
+def _temporary(prefix: str, folder: Path | None = None) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
     os.close(handle)
     try:
         yield Path(name)
@@ -75,22 +103,61 @@ def scratch_file() -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def _open(uri: str) -> Any:
-    local = local_path(uri)
-    if local is not None and not local.is_file():
-        # A folder; or a pipe or device, from which reading might never end.
-        raise FileNotFoundError(errno.ENOENT, "no regular file")
-    return _filesystem(uri).open(uri, "rb")
+def _open_local(uri: str, local: Path) -> UnchangedFile:
+    try:
+        if not local.is_file():
+            # A folder; or a pipe or device, from which reading might never end.
+            raise FileNotFoundError(errno.ENOENT, "no regular file")
+        return UnchangedFile(local, uri)
+    except OSError as error:
+        raise _unreadable(uri, error) from error
+
+
+def _copied(uri: str, copy: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a file elsewhere, which are written to ``copy``."""
+    for chunk in _remote_chunks(uri):
+        copy.write(chunk)
+        yield chunk
+    copy.flush()
+
+
+def _remote_chunks(uri: str) -> Iterator[bytes]:
+    try:
+        with _filesystem(uri).open(uri, "rb", block_size=_BLOCK_BYTES) as file:
+            yield from _chunks(file)
+    except Exception as error:
+        raise _unreadable(uri, error) from error
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
+
+
+def _put(path: Path, uri: str) -> None:
+    try:
+        filesystem = _filesystem(uri)
+        filesystem.put_file(str(path), uri, **_SMALL_PARTS.get(_name(filesystem), {}))
+    except Exception as error:
+        raise _unavailable("write", uri, error) from error
 
 
 def _filesystem(uri: str) -> Any:
     return FlyteContextManager.current_context().file_access.get_filesystem_for_path(uri)
 
 
-def _is_missing(error: Exception) -> bool:
-    """Whether there is no such file, and never will be."""
+def _name(filesystem: Any) -> str:
+    """Of the several that a file system may have, the first: of s3 and s3a, s3."""
+    protocol = filesystem.protocol
+    return str(protocol if isinstance(protocol, str) else protocol[0])
+
+
+def _unreadable(uri: str, error: Exception) -> InvalidInput | BlobUnavailable:
+    """There is no such file, and never will be; or it can't be read now."""
     gone = isinstance(error, FileNotFoundError | IsADirectoryError)
-    return gone or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG)
+    if gone or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
+        return InvalidInput(f"There is no file {shown(uri)}.")
+    return _unavailable("read", uri, error)
 
 
 def _unavailable(verb: str, uri: str, error: Exception) -> BlobUnavailable:

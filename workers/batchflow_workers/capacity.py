@@ -31,11 +31,17 @@ def out_of_tokens(batch: Batch) -> bool:
 
 
 def record(
-    runtime: Runtime, observed: list[tuple[Job, Batch]], source: str, *, new: bool = False
+    runtime: Runtime,
+    observed: list[tuple[Job, Batch]],
+    source: str,
+    *,
+    new: bool = False,
+    calls: float = 1,
 ) -> list[commands.Updated]:
     """Write what was seen of batches into their jobs, and move the lines on.
 
-    They share a credential. ``new`` says that they were made, or found again, just now.
+    They share a credential. ``new`` says that they were made, or found again, just now; ``calls``,
+    how many it takes to see all that was due with them.
     """
     pushed = bool(observed) and runtime.store.run(
         telemetry.is_pushed(str(observed[0][0].spec.credential))
@@ -52,7 +58,13 @@ def record(
             _wait(runtime, job, batch, source, new=new)
             if out_of_tokens(batch)
             else observe(
-                job, batch, source=source, settings=runtime.settings, new=new, pushed=pushed
+                job,
+                batch,
+                source=source,
+                settings=runtime.settings,
+                new=new,
+                pushed=pushed,
+                calls=calls,
             )
             for job, batch in observed
         ]

@@ -10,7 +10,7 @@ from batchflow.jobs import DownloadSpec, Job
 from batchflow.openai_api import OpenAIApi
 from batchflow.states import JobState
 from batchflow_workers.allowed import allowed_uris, check_uri
-from batchflow_workers.blobs import publish, scratch_file
+from batchflow_workers.blobs import target
 from batchflow_workers.progress import Progress
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import end
@@ -35,7 +35,7 @@ def download(runtime: Runtime, job: Job) -> None:
     ):
         uri = f"{job.spec.destination.rstrip('/')}/{name}.jsonl" if file_id else None
         if file_id and uri:
-            _fetch(api, file_id, uri, progress)
+            _fetch(api, file_id, uri, job.id, progress)
         result[name] = uri
     progress.finish("")
     end(
@@ -49,8 +49,8 @@ def download(runtime: Runtime, job: Job) -> None:
     )
 
 
-def _fetch(api: OpenAIApi, file_id: str, uri: str, progress: Progress) -> None:
-    with scratch_file() as path:
+def _fetch(api: OpenAIApi, file_id: str, uri: str, owner: str, progress: Progress) -> None:
+    with target(uri, owner) as path:
         received = 0
         with api.file_content(file_id) as (length, chunks), path.open("wb") as copy:
             for chunk in chunks:
@@ -69,7 +69,6 @@ def _fetch(api: OpenAIApi, file_id: str, uri: str, progress: Progress) -> None:
             raise OpenAIUnavailable(
                 f"OpenAI sent something that is no result as {file_id}.", outcome_unknown=False
             )
-        publish(path, uri)
     logger.info("Fetched %s, %d bytes", file_id, received)
 
 

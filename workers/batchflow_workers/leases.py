@@ -2,11 +2,13 @@
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from batchflow.errors import StoreUnavailable
+from batchflow.queue import STEP_LIMIT_S
 from batchflow.store import JobStore
 from batchflow.store.commands import acquire_lease, release_lease, renew_lease
 
@@ -17,7 +19,8 @@ logger = logging.getLogger(__name__)
 def lease(store: JobStore, what: str, ttl_s: float) -> Iterator[bool]:
     """Hold a lease while the block runs; yields False, at once, if somebody else has it.
 
-    A thread renews it. An owner that is killed loses it after ``ttl_s``.
+    A thread renews it. An owner that is killed loses it after ``ttl_s``; one that hangs, an hour
+    later: Celery ends processes that do, but no threads.
     """
     token = uuid.uuid4().hex
     if not store.run(acquire_lease(what, token, ttl_s=ttl_s)):
@@ -40,7 +43,11 @@ def lease(store: JobStore, what: str, ttl_s: float) -> Iterator[bool]:
 
 
 def _renew(store: JobStore, what: str, token: str, ttl_s: float, done: threading.Event) -> None:
+    ends_at = time.monotonic() + STEP_LIMIT_S
     while not done.wait(ttl_s / 3):
+        if time.monotonic() > ends_at:
+            logger.warning("The lease of %s is given up: work on it takes too long", what)
+            return
         try:
             if not store.run(renew_lease(what, token, ttl_s=ttl_s)):
                 logger.warning("The lease of %s was lost while work went on", what)

@@ -11,6 +11,7 @@ from batchflow.jobs import BatchSpec, Job
 from batchflow.settings import Settings
 from batchflow.states import JobState, Stage, stage_of, state_of
 from batchflow.store import commands
+from batchflow_workers.rhythm import spacing, until_tick_s
 
 #: For so long a batch that ended may be without the file id that its counts call for. Other
 #: servers than OpenAI write failed requests into the output file, and name no error file.
@@ -38,11 +39,13 @@ def observe(
     settings: Settings,
     new: bool = False,
     pushed: bool = False,
+    calls: float = 1,
 ) -> commands.Command[commands.Updated]:
     """The change that an observation makes. It is guarded: late and repeated ones do no harm.
 
     ``new`` says that the batch was made, or found again, just now; else it must be the job's.
-    ``pushed`` says that OpenAI's webhooks come for it.
+    ``pushed`` says that OpenAI's webhooks come for it, and ``calls`` how many it takes to ask about
+    it and all that are due with it.
     """
     state = _state(job, batch)
     stage = Stage.FINISHING if _lagging(batch) else stage_of(batch.status)
@@ -77,14 +80,23 @@ def observe(
         of_batch=commands.NO_BATCH if new else batch.id,
         # A record that was made again claims a stage that its batch may have yet to reach.
         stage=max(stage, job.stage) if new else stage,
-        due_in_s=None if state.terminal else next_poll_s(batch, settings, pushed=pushed),
+        due_in_s=None
+        if state.terminal
+        else until_tick_s(
+            next_poll_s(batch, settings, pushed=pushed, calls=calls),
+            settings.poll_interval_s,
+            str(job.spec.credential),
+            time.time(),
+        ),
         fields=fields,
     )
 
 
-def next_poll_s(batch: Batch, settings: Settings, *, pushed: bool = False) -> float:
-    """In how many seconds to ask again: often while a batch is young, less often later, and
-    seldom when its end will be told."""
+def next_poll_s(
+    batch: Batch, settings: Settings, *, pushed: bool = False, calls: float = 1
+) -> float:
+    """In how many seconds to ask again, at the latest: often while a batch is young and few are
+    due with it, less often later, and seldom when its end will be told."""
     interval_s = settings.poll_interval_s
     if _lagging(batch):
         return interval_s
@@ -93,7 +105,8 @@ def next_poll_s(batch: Batch, settings: Settings, *, pushed: bool = False) -> fl
     age_s = time.time() - batch.created_at
     told = pushed and stage_of(batch.status) is Stage.IN_PROGRESS
     fastest, slowest = (_PUSHED, _PUSHED_SLOWEST) if told else (1, _SLOWEST)
-    return min(max(interval_s * fastest, age_s * _AGE_SHARE), interval_s * slowest)
+    fastest = max(fastest, min(spacing(calls), _PUSHED_SLOWEST))
+    return max(interval_s * fastest, min(age_s * _AGE_SHARE, interval_s * slowest))
 
 
 def ended_at(batch: Batch) -> int | None:

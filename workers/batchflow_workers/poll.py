@@ -1,7 +1,9 @@
 """Ask OpenAI about many batches of one credential at once, as cheaply as it can be done."""
 
 import logging
-from collections.abc import Iterator
+import math
+from datetime import datetime
+from functools import partial
 
 from openai.types import Batch
 
@@ -14,97 +16,117 @@ from batchflow.errors import (
 )
 from batchflow.jobs import Credential, Job
 from batchflow.openai_api import OpenAIApi, job_of
+from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import JobState, Stage
 from batchflow.store import commands, telemetry
 from batchflow_workers.capacity import record
 from batchflow_workers.leases import lease
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import back_off, backed_off, end, waiting_for_openai
+from batchflow_workers.walk import Mark, Walk
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "poll"
 
-#: A page of the list is worth asking for while it answers for at least so many due jobs.
-_WORTH_A_PAGE = 2
 #: OpenAI may not know a batch for a moment after it has made it.
 _UNKNOWN_GRACE_S = 600
-#: Jobs whose poll was taken by another worker are due again after this.
+#: While another poll asks with their credential, jobs are put off for this; for longer if they
+#: are many, so that putting them off is never the workers' main occupation.
 _BUSY_S = 1.0
+_BUSY_PER_JOB_S = 0.01
+_TOP = Mark()
 
 
-def poll(runtime: Runtime, ids: list[str]) -> None:
-    """Observe these jobs' batches. They share a credential; one poll at a time asks with it."""
+def poll(
+    runtime: Runtime, ids: list[str], due_since_s: float = math.inf, begin: Mark = _TOP
+) -> None:
+    """Observe these jobs' batches. They share a credential; one poll at a time asks with it.
+
+    What was observed after ``due_since_s`` (epoch seconds) is no longer due: the message is late,
+    or repeated, or another poll's pages have shown it. A long poll sends what is left to the end of
+    the queue, and where it is to ``begin``.
+    """
+    left: list[str] = []
     try:
         jobs = [
             job
             for job in runtime.store.run_all([commands.get(job_id) for job_id in ids])
             if job and not job.terminal and job.batch_id
+            if not job.checked_at or job.checked_at.timestamp() < due_since_s
         ]
         if not jobs:
             return
         credential = jobs[0].spec.credential
         with lease(runtime.store, f"poll:{credential}", runtime.settings.lease_s) as ours:
             if not ours:
-                _put_off(runtime, jobs, _BUSY_S)
+                _put_off(runtime, jobs, max(_BUSY_S, len(jobs) * _BUSY_PER_JOB_S))
             elif waits := backed_off(runtime, credential):
                 _put_off(runtime, jobs, waits.seconds_left, waits.message)
             else:
-                _ask(runtime, credential, jobs)
+                left, begin = _ask(runtime, credential, jobs, begin)
+        if left:
+            runtime.sender.send(Step.POLL, left, due_since_s, *begin)
     except StoreUnavailable as error:
         logger.warning("No poll: %s", error)
+    except QueueUnavailable as error:
+        # What is left is due again when its hold ends.
+        logger.warning("The poll stopped half-way: %s", error)
 
 
-def _ask(runtime: Runtime, credential: Credential, jobs: list[Job]) -> None:
-    due = {str(job.batch_id): job for job in jobs}
+def _ask(
+    runtime: Runtime, credential: Credential, jobs: list[Job], begin: Mark
+) -> tuple[list[str], Mark]:
+    """Returns what is left if it takes long, and where to go on with it."""
+    due = {str(job.batch_id): job for job in sorted(jobs, key=_place, reverse=True)}
     try:
         api = runtime.openai(credential)
-        for batches in _listed(api, due):
-            _write(runtime, due, batches)
-        for batch_id, job in list(due.items()):
-            if batch := _retrieved(runtime, api, job, batch_id):
-                _write(runtime, due, [batch])
-            due.pop(batch_id, None)
+        walk = Walk(api, due, partial(_retrieved, runtime, api), begin)
+        for batches in walk:
+            _write(runtime, due, batches, walk)
         runtime.store.run(commands.clear_backoff(str(credential)))
         runtime.store.run(telemetry.note("poll"))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
         # An outage changes nothing but the message and checked_at.
         delay_s = back_off(runtime, credential, error)
         _put_off(runtime, list(due.values()), delay_s, waiting_for_openai(error))
+        return [], begin
+    return [job.id for job in due.values()], walk.mark
 
 
-def _listed(api: OpenAIApi, due: dict[str, Job]) -> Iterator[list[Batch]]:
-    """Pages of the list, newest first, as long as a page answers for enough of what is due."""
-    if len(due) < _WORTH_A_PAGE:
-        return
-    oldest = min(job.created_at for job in due.values()).timestamp()
-    for page in api.batch_pages():
-        answered = sum(batch.id in due for batch in page)
-        yield page
-        if answered < _WORTH_A_PAGE or len(due) < _WORTH_A_PAGE:
-            return
-        if page[-1].created_at < oldest - _UNKNOWN_GRACE_S:
-            return
+def _place(job: Job) -> datetime:
+    """Orders jobs as their batches are in OpenAI's list: by when those were made, which may be long
+    after the job was, and always as long before they expire."""
+    return job.expires_at or job.created_at
 
 
-def _write(runtime: Runtime, due: dict[str, Job], batches: list[Batch]) -> None:
+def _write(runtime: Runtime, due: dict[str, Job], batches: list[Batch], walk: Walk) -> None:
     """Write what was seen: of the jobs that are due, and of those a page showed for free."""
-    jobs = {batch.id: due.pop(batch.id) for batch in batches if batch.id in due}
-    others = [(batch, job_of(batch)) for batch in batches if batch.id not in jobs]
-    known = [(batch, job_id) for batch, job_id in others if job_id]
-    found = runtime.store.run_all([commands.get(job_id) for _, job_id in known])
-    for (batch, _), job in zip(known, found, strict=True):
-        if job and not job.terminal and job.batch_id == batch.id:
-            jobs[batch.id] = job
-    record(runtime, [(jobs[batch.id], batch) for batch in batches if batch.id in jobs], SOURCE)
+    made_by = {
+        batch.id: due.pop(batch.id).id if batch.id in due else job_of(batch) for batch in batches
+    }
+    live = _live(runtime, [job_id for job_id in made_by.values() if job_id])
+    jobs = {job.batch_id: job for job in live}
+    seen = [(jobs[batch.id], batch) for batch in batches if batch.id in jobs]
+    record(runtime, seen, SOURCE, calls=walk.calls)
 
 
-def _retrieved(runtime: Runtime, api: OpenAIApi, job: Job, batch_id: str) -> Batch | None:
+def _live(runtime: Runtime, ids: list[str]) -> list[Job]:
+    """Those jobs that are live, as they are now: the walk may be a long one. Most that a page shows
+    may have ended long ago."""
+    lives = runtime.store.run(commands.live(ids)) if ids else []
+    live = [job_id for job_id, is_live in zip(ids, lives, strict=True) if is_live]
+    found = runtime.store.run_all([commands.get(job_id) for job_id in live])
+    return [job for job in found if job and not job.terminal]
+
+
+def _retrieved(runtime: Runtime, api: OpenAIApi, batch_id: str, job: Job) -> Batch | None:
     try:
         return api.retrieve_batch(batch_id)
     except OpenAIRefused as error:
+        made_at = max(job.created_at, job.tried_at or job.created_at)
         now_s = runtime.store.run(commands.time())
-        if now_s - job.created_at.timestamp() < _UNKNOWN_GRACE_S:
+        if now_s - made_at.timestamp() < _UNKNOWN_GRACE_S:
             _put_off(runtime, [job], runtime.settings.poll_interval_s)
         else:
             message = f"OpenAI no longer knows the batch {batch_id}. {error}"

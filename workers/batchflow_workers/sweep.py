@@ -1,6 +1,7 @@
 """Find the jobs that need attention, and send them to whoever attends to them."""
 
 import logging
+import math
 import time
 from collections import defaultdict
 
@@ -14,8 +15,11 @@ from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-#: Jobs taken at once, and sent in one poll message at most.
+#: Jobs taken at once, and named by one poll message at most.
 CLAIM = 1_000
+#: Nobody else gets what was taken for as long as a lease, and for so much longer for each job that
+#: was taken before it: a poll that has to look for thousands comes to the last of them late.
+_HOLD_PER_JOB_S = 0.01
 #: A job whose step was sent is looked at again after this share of its age, within limits: often
 #: enough for a lost message, seldom enough for a long queue.
 _NUDGE_AGE_SHARE = 0.5
@@ -31,12 +35,16 @@ def sweep(runtime: Runtime) -> None:
             if not ours:
                 return
             began = time.monotonic()
-            while ids := runtime.store.run(
-                commands.claim_due(CLAIM, hold_s=runtime.settings.lease_s)
-            ):
-                _attend(runtime, ids)
+            now_s = runtime.store.run(commands.time())
+            to_poll: defaultdict[str, list[str]] = defaultdict(list)
+            hold_s = runtime.settings.lease_s
+            while ids := runtime.store.run(commands.claim_due(CLAIM, hold_s=hold_s)):
+                _attend(runtime, ids, now_s, to_poll)
                 if len(ids) < CLAIM:
                     break
+                hold_s += CLAIM * _HOLD_PER_JOB_S
+            for credential, due in to_poll.items():
+                _send_poll(runtime, credential, due, now_s)
             _purge(runtime)
             runtime.count(
                 telemetry.note("sweep"),
@@ -49,9 +57,9 @@ def sweep(runtime: Runtime) -> None:
         logger.warning("The sweep stopped half-way: %s", error)
 
 
-def _attend(runtime: Runtime, ids: list[str]) -> None:
-    now_s = runtime.store.run(commands.time())
-    to_poll: defaultdict[str, list[str]] = defaultdict(list)
+def _attend(
+    runtime: Runtime, ids: list[str], now_s: float, to_poll: defaultdict[str, list[str]]
+) -> None:
     for job_id, job in zip(ids, runtime.store.run_all([commands.get(i) for i in ids]), strict=True):
         if job is None or job.terminal:
             runtime.store.run(commands.purge(job_id, retention_s=runtime.settings.retention_s))
@@ -61,9 +69,13 @@ def _attend(runtime: Runtime, ids: list[str]) -> None:
             to_poll[str(job.spec.credential)].append(job_id)
         else:
             _nudge(runtime, job, STEP_OF[job.kind], now_s)
-    for credential, due in to_poll.items():
-        logger.debug("Polling %d batches of %s", len(due), credential)
-        runtime.sender.send(Step.POLL, due)
+
+
+def _send_poll(runtime: Runtime, credential: str, due: list[str], now_s: float) -> None:
+    """One message for a credential, however many of its batches are due: pages of the list show
+    those between the ones that it names, and what they don't show is due again after its hold."""
+    logger.debug("Polling %d batches of %s", len(due), credential)
+    runtime.sender.send(Step.POLL, due[:: math.ceil(len(due) / CLAIM)], now_s)
 
 
 def _nudge(runtime: Runtime, job: Job, step: Step, now_s: float) -> None:

@@ -1,7 +1,7 @@
 """Bring a JSONL file from where Flyte put it to OpenAI, after a look at every line."""
 
 import logging
-from pathlib import Path
+from collections.abc import Iterable
 
 import orjson
 from openai.types import FileObject
@@ -12,7 +12,7 @@ from batchflow.jsonl import JsonlValidator
 from batchflow.states import JobState
 from batchflow.store import commands
 from batchflow_workers.allowed import allowed_uris, check_uri
-from batchflow_workers.blobs import read_chunks, scratch_file
+from batchflow_workers.blobs import source
 from batchflow_workers.once import earliest, sending, still_settling
 from batchflow_workers.progress import Progress
 from batchflow_workers.runtime import Runtime
@@ -40,28 +40,26 @@ def upload(runtime: Runtime, job: Job) -> None:
             logger.info("%s: an earlier try had sent %s", job.id, found.id)
             _succeed(runtime, job, found)
             return
-    with scratch_file() as path:
-        _fetch(runtime, job, job.spec.uri, path)
+    with source(job.spec.uri) as (chunks, file):
+        _check(runtime, job, chunks)
         begun, _ = runtime.store.run(commands.begin(job.id, tries=job.tries))
         if begun is not commands.Begun.BEGUN:
             return
         with sending(runtime, job, SOURCE):
-            sent = api.upload_file(path, name)
+            sent = api.upload_file(file, name)
     logger.info("%s: sent %s, %d bytes", job.id, sent.id, sent.bytes)
     if _succeed(runtime, job, sent).outcome is commands.Outcome.REFUSED:
         _tidy_up(runtime, job, sent)
 
 
-def _fetch(runtime: Runtime, job: Job, uri: str, path: Path) -> None:
-    """Copy the file here and look at each line; raises InvalidInput with all that is wrong."""
+def _check(runtime: Runtime, job: Job, chunks: Iterable[bytes]) -> None:
+    """Look at each line; raises InvalidInput with all that is wrong."""
     validator = JsonlValidator(runtime.settings.validation)
     progress = Progress(runtime, job, SOURCE)
     progress.start("Reading and checking the file")
-    with path.open("wb") as copy:
-        for chunk in read_chunks(uri):
-            validator.feed(chunk)
-            copy.write(chunk)
-            progress.add(len(chunk))
+    for chunk in chunks:
+        validator.feed(chunk)
+        progress.add(len(chunk))
     summary = validator.finish()
     progress.finish("Sending the file to OpenAI", total=summary.lines, model=summary.model)
 
