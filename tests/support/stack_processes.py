@@ -51,8 +51,9 @@ def free_port() -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process' environment, without the settings and secrets of whoever runs the tests."""
-    foreign = ("BATCHFLOW_", "OPENAI_", "_FSEC_", "FLYTE_")
+    """This process' environment, without the settings, the secrets and the terminal of whoever
+    runs the tests."""
+    foreign = ("BATCHFLOW_", "OPENAI_", "_FSEC_", "FLYTE_", "COLUMNS", "LINES")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
 
