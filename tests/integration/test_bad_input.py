@@ -151,7 +151,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
         ["the file looks like UTF-16; save the file as UTF-8"],
     ),
     "gzip": (
-        gzip.compress(GOOD_LINE),
+        gzip.compress(GOOD_LINE, mtime=0),
         ["the file is compressed with gzip; give it uncompressed"],
     ),
     "an array": (

@@ -39,7 +39,7 @@ def source(uri: str) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
     """
     local = local_path(uri)
     if local is None:
-        with scratch_file() as path, path.open("w+b") as copy:
+        with _temporary(_SCRATCH) as path, path.open("w+b") as copy:
             yield _copied(uri, copy), copy
     else:
         with _open_local(uri, local) as file:
@@ -56,7 +56,7 @@ def target(uri: str, owner: str) -> Iterator[Path]:
     """
     local = local_path(uri)
     if local is None:
-        with scratch_file() as path:
+        with _temporary(_SCRATCH) as path:
             yield path
             _put(path, uri)
         return
@@ -77,13 +77,6 @@ def clear_scratch(older_than_s: float) -> None:
                 path.unlink()
 
 
-@contextlib.contextmanager
-def scratch_file() -> Iterator[Path]:
-    """A local file for the time of a block."""
-    with _temporary(_SCRATCH) as path:
-        yield path
-
-
 def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[Path]:
     """A file beside ``local``, so that it can take its place at once."""
     local.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +88,7 @@ def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[Path]
 
 @contextlib.contextmanager
 def _temporary(prefix: str, folder: Path | None = None) -> Iterator[Path]:
+    """A file for the time of a block, in the temporary folder unless another one is named."""
     handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
     os.close(handle)
     try:
