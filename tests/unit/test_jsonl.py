@@ -168,7 +168,10 @@ BAD_JSON: dict[str, tuple[bytes, list[str]]] = {
         json.dumps(request(), indent=2).encode(),
         ["the file is pretty-printed JSON; write each request on one line"],
     ),
-    "gzip": (gzip.compress(line(), mtime=0), ["the file is compressed with gzip; give it uncompressed"]),
+    "gzip": (
+        gzip.compress(line(), mtime=0),
+        ["the file is compressed with gzip; give it uncompressed"],
+    ),
 }
 ARRAYS = {
     "in one line": json.dumps([request("a"), request("b")]).encode(),
