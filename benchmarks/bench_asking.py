@@ -133,6 +133,8 @@ def _notes(options: argparse.Namespace) -> list[str]:
         f"One server process at a time was asked, over one channel, about {options.jobs:,} jobs.",
         f"No deadline was set: Flyte's of {_FLYTES_DEADLINE_S:g} s would have failed the answers "
         "that took longer.",
+        "No status changed meanwhile: after the first round the connector told most jobs what it "
+        "had told before, as between two polls.",
         f"The {CONSTANT} answers what Batchflow answers for a running batch; "
         f"'{BARE}' leaves out message, details and link.",
     ]

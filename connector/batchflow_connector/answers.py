@@ -1,62 +1,104 @@
 """What Flyte is told: a job as a Resource."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgpack
+import orjson
 from flyteidl.admin.agent_pb2 import Resource as ResourceMessage
 from flyteidl.core.execution_pb2 import TaskExecution, TaskLog
 from flytekit.core.constants import MESSAGEPACK
 from flytekit.extend.backend.base_connector import Resource
 from flytekit.models.literals import Binary, Literal, LiteralMap, Primitive, Scalar
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct, Value
 
 from batchflow.jobs import Standing
 from batchflow.links import batch_page, file_page, job_page
 from batchflow.states import JobKind, JobState, Phase, phase_of
 
+#: Flyte asks about a running task far more often than anything changes: the latest answers are
+#: kept, about 1.5 KB each.
+_MOST_KEPT = 10_000
+
 
 class Answer(Resource):  # type: ignore[misc]  # flytekit is untyped
-    """A Resource that becomes protobuf without a detour over JSON text."""
+    """A Resource that is protobuf from the beginning; a local execution reads its parts."""
+
+    def __init__(self, message: ResourceMessage) -> None:
+        self._message = message
 
     async def to_flyte_idl(self) -> ResourceMessage:
         """As Flyte gets it."""
-        return ResourceMessage(
-            phase=self.phase,
-            message=self.message,
-            log_links=self.log_links,
-            outputs=self.outputs.to_flyte_idl() if self.outputs else None,
-            custom_info=_struct(self.custom_info or {}),
-        )
+        return self._message
+
+    @property
+    def phase(self) -> TaskExecution.Phase:
+        return self._message.phase
+
+    @property
+    def message(self) -> str:
+        return str(self._message.message)
+
+    @property
+    def log_links(self) -> list[TaskLog]:
+        return list(self._message.log_links)
+
+    @property
+    def outputs(self) -> LiteralMap | None:
+        if not self._message.HasField("outputs"):
+            return None
+        return LiteralMap.from_flyte_idl(self._message.outputs)
+
+    @property
+    def custom_info(self) -> dict[str, Any]:
+        return MessageToDict(self._message.custom_info)
 
 
 def answer(
     job_id: str,
     job: Standing,
-    outputs: LiteralMap | None,
+    outputs: Callable[[dict[str, Any]], LiteralMap],
     *,
     told_running: bool = False,
     public_url: str | None = None,
 ) -> Resource:
     """A job's phase, message, details, links, and its outputs if it succeeded.
 
-    ``told_running`` says that Flyte has been told RUNNING already: its phase must not go back.
-    ``public_url`` is where people reach the gateway, which has a page about the job.
+    ``outputs`` makes them from the record's ``result``. ``told_running`` says that Flyte has been
+    told RUNNING already: its phase must not go back. ``public_url`` is where people reach the
+    gateway, which has a page about the job.
     """
+    return Answer(
+        ResourceMessage.FromString(_packed(job_id, job, outputs, told_running, public_url))
+    )
+
+
+@lru_cache(_MOST_KEPT)
+def _packed(
+    job_id: str,
+    job: Standing,
+    outputs: Callable[[dict[str, Any]], LiteralMap],
+    told_running: bool,
+    public_url: str | None,
+) -> bytes:
     phase = phase_of(job.kind, job.state, job.stage)
     if told_running and phase in (Phase.QUEUED, Phase.INITIALIZING):
         phase = Phase.RUNNING
-    return Answer(
-        phase=_phase(phase),
-        message=job.message or _default_message(job),
-        custom_info=_details(job_id, job, public_url),
+    told = _message(
+        phase,
+        job.message or _default_message(job),
+        _details(job_id, job, public_url),
         log_links=_links(job_id, job, public_url),
-        outputs=outputs,
+        outputs=outputs(orjson.loads(job.result)).to_flyte_idl() if job.result else None,
     )
+    return bytes(told.SerializeToString())
 
 
 def refused(reason: str) -> Resource:
     """A task that can't work."""
-    return Answer(phase=_phase(Phase.FAILED), message=reason)
+    return Answer(_message(Phase.FAILED, reason, {}))
 
 
 def being_found_again(job_id: str) -> Resource:
@@ -115,16 +157,19 @@ def _value(value: Any) -> Value:
             return Value(number_value=value)
 
 
-def _phase(phase: Phase) -> TaskExecution.Phase:
-    return TaskExecution.Phase.Value(phase)
+def _message(
+    phase: Phase, message: str | None, details: dict[str, Any], **further: Any
+) -> ResourceMessage:
+    return ResourceMessage(
+        phase=TaskExecution.Phase.Value(phase),
+        message=message,
+        custom_info=_struct(details),
+        **further,
+    )
 
 
 def _kept_alive(job_id: str, message: str) -> Resource:
-    return Answer(
-        phase=_phase(Phase.RUNNING),
-        message=message,
-        custom_info={"job_id": job_id, "message": message},
-    )
+    return Answer(_message(Phase.RUNNING, message, {"job_id": job_id, "message": message}))
 
 
 def _default_message(job: Standing) -> str | None:

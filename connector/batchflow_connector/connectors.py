@@ -1,7 +1,6 @@
 """create, get and delete for the three task types. No OpenAI call is made and no key is held."""
 
 import asyncio
-import json
 import logging
 from abc import abstractmethod
 from collections import OrderedDict
@@ -81,8 +80,9 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         job_id = resource_meta.job_id
         if not job_id:
             return answers.refused(resource_meta.refused)
+        ours = backend()
         try:
-            job = await backend().store.standing(job_id)
+            job = await ours.store.standing(job_id)
             if job is None:
                 return await _find_again(resource_meta.order())
         except StoreUnavailable as error:
@@ -94,9 +94,9 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         return answers.answer(
             job_id,
             job,
-            self.outputs(json.loads(job.result)) if job.result else None,
+            self.outputs,
             told_running=job_id in _TOLD_RUNNING,
-            public_url=backend().public_url,
+            public_url=ours.public_url,
         )
 
     async def delete(self, resource_meta: JobMeta, **_: Any) -> None:

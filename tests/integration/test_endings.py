@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from batchflow_connector.answers import answer
+from batchflow_connector.connectors import BatchEndpointConnector
 from batchflow_workers import capacity
 from flytekit.configuration import SerializationSettings
 from openai.types import Batch
@@ -109,7 +110,7 @@ def shown(workers: Team, job: Job, **options: Any) -> Any:
     """What Flyte is told."""
     [standing] = workers.runtime.store.run(commands.standings([job.id]))
     assert standing is not None
-    return answer(job.id, standing, None, **options)
+    return answer(job.id, standing, BatchEndpointConnector().outputs, **options)
 
 
 def details(workers: Team, job: Job) -> dict[str, Any]:
