@@ -57,15 +57,15 @@ ENTRYPOINT ["pyflyte", "serve", "connector"]
 CMD ["--port", "8000", "--modules", "batchflow_connector"]
 
 
-# All queues; `-Q batchflow.submit` (or .poll, .files) and other options of `celery worker` as
-# arguments. On SIGTERM the steps in hand have 30 seconds to end, and what is left goes back to its
+# All queues, in threads; `-Q batchflow.submit` (or .poll, .files), `--concurrency` and other options of
+# `celery worker` as arguments. On SIGTERM the steps in hand have 30 seconds to end, and what is left goes back to its
 # queue: give the container 60 (docker stop --time 60, terminationGracePeriodSeconds: 60).
 FROM runtime AS worker
 COPY --from=workers-venv /opt/venv /opt/venv
 # Without it Celery waits for its tasks without end on SIGTERM, and is then killed.
 ENV REMAP_SIGTERM=SIGQUIT
 HEALTHCHECK --interval=60s --timeout=30s --start-period=60s CMD ["sh", "-c", "exec celery -A batchflow_workers inspect ping -d celery@$HOSTNAME --timeout 10"]
-ENTRYPOINT ["celery", "-A", "batchflow_workers", "worker"]
+ENTRYPOINT ["celery", "-A", "batchflow_workers", "worker", "--pool", "threads"]
 
 
 # The schedule is kept in memory, so there is no file to mount, and nothing here to ask for its
