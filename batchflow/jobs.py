@@ -16,14 +16,13 @@ from pydantic import (
     Json,
     SerializerFunctionWrapHandler,
     TypeAdapter,
+    ValidationInfo,
+    field_validator,
     model_serializer,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 from batchflow.states import JobKind, JobState, Stage
-
-#: Layout of the record that this code writes; a reader takes older ones, too.
-RECORD_VERSION = 1
 
 #: The key name of the secret when a task names none, as in Flyte's OpenAI plugin.
 DEFAULT_SECRET_KEY = "FLYTE_OPENAI_API_KEY"  # noqa: S105 - the name of a secret, not a secret
@@ -156,6 +155,11 @@ class DownloadSpec(_Frozen):
 
 Spec = Annotated[UploadSpec | BatchSpec | DownloadSpec, Field(discriminator="kind")]
 
+#: Parts of a spec that have fields of their own in a record; so has a credential's organization.
+#: The record's ``spec`` holds the rest of it, less what is as it mostly is.
+_OWN_FIELDS = ("kind", "input_file_id", "output_file_id", "error_file_id")
+_STORED_SPEC: TypeAdapter[dict[str, Any]] = TypeAdapter(Json[dict[str, Any]])
+
 
 class Order(_Frozen):
     """What is known of a job before anything is done: enough to make its record, or remake it."""
@@ -171,23 +175,22 @@ class Order(_Frozen):
 
     def record(self) -> dict[str, str]:
         """The fields of a new record; those that are not known yet are left out."""
-        credential = self.spec.credential
+        rest = self.spec.model_dump(mode="json", exclude=set(_OWN_FIELDS), exclude_defaults=True)
+        rest["credential"].pop("organization", None)
+        if not rest["credential"]:
+            del rest["credential"]
         fields: dict[str, str | int | None] = {
-            "kind": self.spec.kind,
-            "organization": credential.organization,
-            "credential": str(credential),
+            **{name: getattr(self.spec, name, None) for name in _OWN_FIELDS},
+            "organization": self.spec.credential.organization,
+            "credential": str(self.spec.credential),
             "execution": self.execution,
-            "spec": self.spec.model_dump_json(),
+            "spec": to_json(rest).decode(),
             # What most jobs have is left out: there may be very many of them.
             "attempt": self.attempt or None,
             "generation": self.generation if self.generation > 1 else None,
-            "version": RECORD_VERSION,
         }
-        match self.spec:
-            case BatchSpec(input_file_id=input_file_id, config=config):
-                fields |= {"input_file_id": input_file_id, "model": config.get("model")}
-            case DownloadSpec(output_file_id=output_file_id, error_file_id=error_file_id):
-                fields |= {"output_file_id": output_file_id, "error_file_id": error_file_id}
+        if isinstance(self.spec, BatchSpec):
+            fields["model"] = self.spec.config.get("model")
         return {name: str(value) for name, value in fields.items() if value not in (None, "")}
 
 
@@ -197,7 +200,12 @@ class Job(_Frozen):
     id: str
     kind: JobKind
     state: JobState
-    spec: Json[Spec]
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    organization: str | None = None
+    #: Made whole from the fields above, which the record does not say twice.
+    spec: Spec
     #: For the user: why the job waits, failed, or what it is doing.
     message: str = ""
     #: The last status that OpenAI reported, word for word.
@@ -205,16 +213,12 @@ class Job(_Frozen):
     stage: Stage = Stage.NONE
     model: str | None = None
     batch_id: str | None = None
-    input_file_id: str | None = None
-    output_file_id: str | None = None
-    error_file_id: str | None = None
     #: Requests in the batch, and how many of them are done.
     total: int = 0
     completed: int = 0
     failed: int = 0
     bytes_done: int = 0
     bytes_total: int = 0
-    organization: str | None = None
     credential: str = ""
     execution: str = ""
     #: The task's outputs in JSON: a batch, ``{"file_id"}``, or ``{"output_file", "error_file"}``.
@@ -245,7 +249,17 @@ class Job(_Frozen):
     top_error: str = ""
     #: Its transitions, a line each, see ``overview.timeline``.
     history: str = ""
-    version: int = RECORD_VERSION
+
+    @field_validator("spec", mode="before")
+    @classmethod
+    def _whole(cls, stored: object, info: ValidationInfo) -> object:
+        """What ``Order.record`` took apart; a spec that was stored whole stays as it is."""
+        spec = {name: info.data.get(name) for name in _OWN_FIELDS}
+        spec |= _STORED_SPEC.validate_python(stored)
+        credential = spec.setdefault("credential", {})
+        if isinstance(credential, dict):
+            credential.setdefault("organization", info.data.get("organization"))
+        return spec
 
     @property
     def terminal(self) -> bool:

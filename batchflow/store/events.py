@@ -1,6 +1,7 @@
 """The stream of transitions, as commands: what the Lua commands append to ``events``.
 
-An entry's id is its place: who has seen one goes on after it. Redis forgets the oldest.
+An entry's id is its place: who has seen one goes on after it. It is its time, too. Redis forgets
+the oldest.
 """
 
 import logging
@@ -117,10 +118,11 @@ def _only_id(raw: Sequence[tuple[str, object]]) -> EntryId | None:
 
 
 def _entry(entry_id: str, fields: Mapping[str, str]) -> Entry:
+    place = EntryId.parse(entry_id)
     try:
-        transition = Transition.model_validate(fields)
+        transition = Transition.model_validate({**fields, "at": place.ms / 1000})
     except ValidationError as error:
         names = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
         logger.error("Event %s can't be read, look at: %s", entry_id, names)  # noqa: TRY400 - the fields say it all
         transition = None
-    return Entry(EntryId.parse(entry_id), transition)
+    return Entry(place, transition)

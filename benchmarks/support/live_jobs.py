@@ -1,5 +1,6 @@
 """Live jobs in Redis, written by the product's own commands as connector and workers do."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 #: What a batch task is given.
 CONFIG = {"completion_window": "24h", "endpoint": "/v1/chat/completions"}
+#: Which OpenAI names once it knows the batch.
+MODEL = "gpt-4o-mini-2024-07-18"
 #: Jobs written in one round trip.
 _CHUNK = 500
 _THREADS = 3
@@ -107,21 +110,22 @@ def _job(number: int, organization: str | None, created_at: int) -> LiveJob:
         input_file_id="file-input-0123456789abcdef",
         config=CONFIG,
     )
-    name = f"{organization or 'none'}{number:08x}".replace("-", "")
+    unique = hashlib.md5(f"{organization} {number}".encode(), usedforsecurity=False).hexdigest()
+    # As long as Flyte's generated names and OpenAI's ids are.
+    name = f"a{unique[:19]}"
     order = make_order(
         spec,
-        execution=f"shop/development/f{name}/n0",
-        output_prefix=f"s3://flyte-data/metadata/propeller/shop-development-f{name}/n0/data/0",
+        execution=f"shop/development/{name}/n0",
+        output_prefix=f"s3://flyte-data/metadata/propeller/shop-development-{name}/n0/data/0",
         attempt=0,
     )
-    return LiveJob(order, f"batch_{organization or 'none'}_{number:024x}", created_at)
+    return LiveJob(order, f"batch_{unique}", created_at)
 
 
 def batch_of(live: LiveJob, status: str) -> Batch:
     """Its batch as OpenAI shows it."""
-    return Batch.model_validate(
-        batch_json(live.batch_id, live.order.job_id, live.created_at, status)
-    )
+    shown = batch_json(live.batch_id, live.order.job_id, live.created_at, status)
+    return Batch.model_validate(shown | {"model": MODEL})
 
 
 def _facets(job: Job) -> set[Facet]:

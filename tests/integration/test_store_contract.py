@@ -133,10 +133,9 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
         "stage": "4",
         "input_file_id": "file-1",
         "credential": "FLYTE_OPENAI_API_KEY",
-        "spec": order.spec.model_dump_json(),
+        "spec": '{"config":{}}',
         "tries": "1",
         "source": "test",
-        "version": "1",
     }
 
 
@@ -565,7 +564,6 @@ def test_counts_agree_with_the_records(rig: Rig) -> None:
 
 def test_events_tell_every_transition(rig: Rig) -> None:
     order = rig.created()
-    at_creation = rig.raw(keys.job(order.job_id))["created_at"]
     rig.changed(
         order,
         to=JobState.RUNNING,
@@ -582,15 +580,13 @@ def test_events_tell_every_transition(rig: Rig) -> None:
         "openai_status": "",
         "message": "",
         "source": "create",
-        "at": at_creation,
     }
-    assert second | {"at": ""} == first | {
+    assert second == first | {
         "before": "queued",
         "state": "running",
         "openai_status": "validating",
         "message": "Sent.",
         "source": "submit",
-        "at": "",
     }
     assert (third["before"], third["state"], third["message"]) == ("running", "succeeded", "")
 

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from batchflow.jobs import (
     DEFAULT_SECRET_KEY,
-    RECORD_VERSION,
     BatchSpec,
     Credential,
     DownloadSpec,
     Job,
     Order,
+    Spec,
     UploadSpec,
     derived_job_id,
     generation_id,
@@ -177,25 +177,63 @@ def test_an_order_ignores_fields_of_a_later_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "expected"),
+    ("spec", "expected", "rest"),
     [
-        (UPLOAD, {"kind": "upload"}),
-        (BATCH, {"kind": "batch", "input_file_id": "file-1", "model": "gpt-test"}),
-        (DOWNLOAD, {"kind": "download", "output_file_id": "file-2"}),
+        (UPLOAD, {"kind": "upload"}, {"uri": "s3://bucket/in.jsonl"}),
+        (
+            BATCH,
+            {"kind": "batch", "input_file_id": "file-1", "model": "gpt-test"},
+            {"config": {"model": "gpt-test"}},
+        ),
+        (DOWNLOAD, {"kind": "download", "output_file_id": "file-2"}, {"destination": "/out"}),
     ],
 )
 def test_a_record_has_the_fields_that_are_known(
-    spec: UploadSpec | BatchSpec | DownloadSpec, expected: dict[str, str]
+    spec: Spec, expected: dict[str, str], rest: dict[str, Any]
 ) -> None:
     order = Order(job_id=FIRST_ID, spec=spec, attempt=1, execution="p/d/e/n")
     record = order.record()
-    assert json.loads(record.pop("spec")) == spec.model_dump(mode="json")
+    assert json.loads(record.pop("spec")) == rest
     assert record == expected | {
         "credential": DEFAULT_SECRET_KEY,
         "execution": "p/d/e/n",
         "attempt": "1",
-        "version": str(RECORD_VERSION),
     }
+
+
+NAMED = Credential(organization="org-1", group="openai", key=None, group_version="2")
+CONFIG = {"metadata": {"ключ": "значение"}, "endpoint": None}
+SPECS = [
+    UPLOAD,
+    BATCH,
+    DOWNLOAD,
+    UploadSpec(credential=NAMED, uri="/in.jsonl"),
+    BatchSpec(credential=NAMED, input_file_id="file-1", config=CONFIG, accept_partial=True),
+    BatchSpec(credential=Credential(organization="org-1"), input_file_id="file-1", config={}),
+    DownloadSpec(credential=NAMED, error_file_id="file-3", destination="s3://bucket/out"),
+    DownloadSpec(credential=NAMED, destination="/out"),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("whole", [False, True], ids=["as it is stored", "as it was stored whole"])
+def test_a_record_tells_what_was_ordered(spec: Spec, whole: bool) -> None:
+    record = Order(job_id=FIRST_ID, spec=spec).record()
+    if whole:
+        record |= {"spec": spec.model_dump_json(), "version": "1"}
+    # An upload's file gets its id later.
+    found = {"input_file_id": "file-9"} if spec.kind is JobKind.UPLOAD else {}
+    job = Job.model_validate(OLDEST_RECORD | record | found)
+    assert job.spec == spec
+    assert job.spec.credential.key == spec.credential.key
+
+
+@pytest.mark.parametrize("stored", ["", "{", "[]", '{"credential": []}', '{"config": {}}'])
+def test_a_record_whose_spec_makes_no_sense_says_so(stored: str) -> None:
+    record = Order(job_id=FIRST_ID, spec=UPLOAD).record()
+    with pytest.raises(ValidationError) as caught:
+        Job.model_validate(OLDEST_RECORD | record | {"spec": stored})
+    assert {problem["loc"][0] for problem in caught.value.errors()} == {"spec"}
 
 
 def test_an_older_record_is_read_with_defaults() -> None:
@@ -209,7 +247,6 @@ def test_an_older_record_is_read_with_defaults() -> None:
     assert job.checked_at is None
     assert not job.cancel_requested
     assert not job.terminal
-    assert job.version == RECORD_VERSION
 
 
 def test_a_record_is_parsed_from_plain_text() -> None:

@@ -60,7 +60,7 @@ def observe(
         "completed": counts.completed if counts else 0,
         "failed": counts.failed if counts else 0,
     }
-    for name in ("input_file_id", "output_file_id", "error_file_id", "expires_at"):
+    for name in ("output_file_id", "error_file_id", "expires_at"):
         if value := getattr(batch, name, None):
             fields[name] = str(value)
     if state.terminal and batch.usage:

@@ -83,8 +83,7 @@ local function index(job, before, after, terminal, due_in, at, event)
     redis.call('ZADD', KEYS[3], at, job.id)
     redis.call('XADD', KEYS[5], 'MAXLEN', '~', event.max, '*', 'job_id', job.id,
       'kind', job.kind, 'before', before or '', 'state', after,
-      'openai_status', event.openai_status, 'message', event.message, 'source', event.source,
-      'at', at)
+      'openai_status', event.openai_status, 'message', event.message, 'source', event.source)
   end
 end
 
