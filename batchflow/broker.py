@@ -10,9 +10,6 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, QoS, SentinelChannel, SentinelTransport, Transport
 
-#: How long a worker whose threads are all busy waits before it looks again.
-_NAP_S = 0.02
-
 
 class _QoS(QoS):
     def ack(self, delivery_tag: str) -> None:
@@ -33,26 +30,13 @@ class _SentinelChannel(SentinelChannel):
     do_restore = False
 
 
-class _Prompt(Transport):
-    """A transport that soon asks for messages again once a busy worker has a thread free.
-
-    With Celery's pool of threads nothing wakes it when a step ends, and it would sleep on.
-    """
-
-    def drain_events(self, connection: Any, timeout: float | None = None, **options: Any) -> Any:
-        busy = not all(
-            channel.qos.can_consume() for channel in self.channels or () if channel._consumers
-        )
-        return super().drain_events(connection, timeout=_NAP_S if busy else timeout, **options)
-
-
-class PatientTransport(_Prompt):
+class PatientTransport(Transport):
     """Redis, also with TLS or by a socket."""
 
     Channel = _Channel
 
 
-class PatientSentinelTransport(_Prompt, SentinelTransport):
+class PatientSentinelTransport(SentinelTransport):
     """Redis under Sentinel."""
 
     Channel = _SentinelChannel

@@ -30,6 +30,8 @@ EMULATOR = {
     "--cancelling-s": 0.2,
 }
 WORKERS = 2
+#: The workers' pools, in turn: the one that is recommended, and Celery's default.
+_POOLS = ("threads", "prefork")
 CONNECTORS = 2
 _READY_S = 90.0
 _API_KEY = "sk-chaos"
@@ -148,7 +150,8 @@ class ChaosStack:
             "--loglevel",
             "INFO",
         ]
-        more = ["--concurrency", "2", "-n", f"chaos-{number}@%h"]
+        pool = _POOLS[number % len(_POOLS)]
+        more = ["--pool", pool, "--concurrency", "2", "-n", f"chaos-{number}@%h"]
         env = {
             **self._env(),
             "OPENAI_BASE_URL": base_url,

@@ -134,13 +134,15 @@ class Stack:
         self._processes.wait_until(child, lambda: commands.is_taken(port))
         return f"http://127.0.0.1:{port}/v1"
 
-    def stand_in(self, *, latency_ms: float = 0) -> str:
+    def stand_in(
+        self, *, latency_ms: float = 0, upload_mbit_s: float = 0, name: str = "stand-in"
+    ) -> str:
         """The stand-in for OpenAI, see ``stand_in.py``; returns its base URL."""
         port = commands.free_port()
         module = "benchmarks.support.stand_in"
-        command = [sys.executable, "-m", module, str(port), str(latency_ms)]
+        command = [sys.executable, "-m", module, str(port), str(latency_ms), str(upload_mbit_s)]
         url = f"http://127.0.0.1:{port}"
-        child = self._start("stand-in", command, foundation=True)
+        child = self._start(name, command, foundation=True)
         self._processes.wait_until(child, lambda: commands.is_taken(port))
         return f"{url}/v1"
 

@@ -1,9 +1,9 @@
-"""A stand-in for OpenAI that costs next to nothing, so that it is never what is measured.
+"""A stand-in for OpenAI that costs as little as possible, so that it is rarely what is measured.
 
 It counts the calls that it answers. Batches are in progress for ever; a file that is uploaded is
 thrown away; ``file-<bytes>`` is a result file of that length. ``python -m
-benchmarks.support.stand_in PORT [LATENCY_MS]`` runs it on the loopback; with a latency, every
-answer comes so much later.
+benchmarks.support.stand_in PORT [LATENCY_MS [UPLOAD_MBIT_S]]`` runs it on the loopback; with a
+latency, every answer comes so much later; with a rate, it takes uploads no faster.
 """
 
 import asyncio
@@ -39,6 +39,8 @@ class _Account:
 
 _accounts: dict[str, _Account] = {}
 _numbers = itertools.count()
+#: At which uploads are taken, if not as they come.
+_bytes_per_s: float | None = None
 
 
 def batch_json(batch_id: str, job_id: str, created_at: int, status: str) -> dict[str, Any]:
@@ -110,8 +112,11 @@ async def _create(request: Request) -> Response:
 async def _upload(request: Request) -> Response:
     _account(request, "files.create")
     size = 0
+    begun_at = time.monotonic()
     async for chunk in request.stream():
         size += len(chunk)
+        if _bytes_per_s:
+            await asyncio.sleep(begun_at + size / _bytes_per_s - time.monotonic())
     return _json(
         {
             "id": f"file-{next(_numbers):024x}",
@@ -176,11 +181,12 @@ def later(app: ASGIApp, latency_s: float) -> ASGIApp:
 
 
 if __name__ == "__main__":
-    _port, _latency_ms = int(sys.argv[1]), float((sys.argv[2:] or ["0"])[0])
+    _port, _latency_ms, _mbit_s, *_ = map(float, [*sys.argv[1:], "0", "0"])
+    _bytes_per_s = _mbit_s * 1e6 / 8 or None
     uvicorn.run(
         later(make_app(), _latency_ms / 1000) if _latency_ms else make_app(),
         host="127.0.0.1",
-        port=_port,
+        port=int(_port),
         access_log=False,
         log_level="warning",
     )
