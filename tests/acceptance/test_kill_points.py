@@ -619,6 +619,7 @@ SITUATIONS: dict[str, Situation] = {
             "send batchflow.submit",
             "update job",
             "send batchflow.cancel",
+            "TIME",
             "send batchflow.poll",
             "TIME",
             "ZRANGE recent",

@@ -23,7 +23,7 @@ def lease(store: JobStore, what: str, ttl_s: float) -> Iterator[bool]:
     later: Celery ends processes that do, but no threads.
     """
     token = uuid.uuid4().hex
-    if not store.run(acquire_lease(what, token, ttl_s=ttl_s)):
+    if not _acquire(store, what, token, ttl_s):
         yield False
         return
     done = threading.Event()
@@ -40,6 +40,14 @@ def lease(store: JobStore, what: str, ttl_s: float) -> Iterator[bool]:
             store.run(release_lease(what, token))
         except StoreUnavailable:
             logger.warning("Could not give back the lease of %s; it runs out by itself", what)
+
+
+def _acquire(store: JobStore, what: str, token: str, ttl_s: float) -> bool:
+    """Redis' client repeats a command whose answer was lost, and then finds the lease taken: by
+    us, perhaps."""
+    return store.run(acquire_lease(what, token, ttl_s=ttl_s)) or store.run(
+        renew_lease(what, token, ttl_s=ttl_s)
+    )
 
 
 def _renew(store: JobStore, what: str, token: str, ttl_s: float, done: threading.Event) -> None:

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: Jobs taken at once, and named by one poll message at most.
 CLAIM = 1_000
-#: Nobody else gets what was taken for as long as a lease, and for so much longer for each job that
-#: was taken before it: a poll that has to look for thousands comes to the last of them late.
+#: What was taken is due again after a lease's time if nobody attends to it; with thousands of a
+#: credential, so much later for each of them: their poll comes to the last ones late.
 _HOLD_PER_JOB_S = 0.01
 #: A job whose step was sent is looked at again after this share of its age, within limits: often
 #: enough for a lost message, seldom enough for a long queue.
@@ -37,14 +37,13 @@ def sweep(runtime: Runtime) -> None:
             began = time.monotonic()
             now_s = runtime.store.run(commands.time())
             to_poll: defaultdict[str, list[str]] = defaultdict(list)
-            hold_s = runtime.settings.lease_s
-            while ids := runtime.store.run(commands.claim_due(CLAIM, hold_s=hold_s)):
+            claim = commands.claim_due(CLAIM, hold_s=runtime.settings.lease_s)
+            while ids := runtime.store.run(claim):
                 _attend(runtime, ids, now_s, to_poll)
                 if len(ids) < CLAIM:
                     break
-                hold_s += CLAIM * _HOLD_PER_JOB_S
             for credential, due in to_poll.items():
-                _send_poll(runtime, credential, due, now_s)
+                _send_poll(runtime, credential, due)
             _purge(runtime)
             runtime.count(
                 telemetry.note("sweep"),
@@ -71,11 +70,22 @@ def _attend(
             _nudge(runtime, job, STEP_OF[job.kind], now_s)
 
 
-def _send_poll(runtime: Runtime, credential: str, due: list[str], now_s: float) -> None:
+def _send_poll(runtime: Runtime, credential: str, due: list[str]) -> None:
     """One message for a credential, however many of its batches are due: pages of the list show
     those between the ones that it names, and what they don't show is due again after its hold."""
     logger.debug("Polling %d batches of %s", len(due), credential)
-    runtime.sender.send(Step.POLL, due[:: math.ceil(len(due) / CLAIM)], now_s)
+    if len(due) > CLAIM:
+        _hold_longer(runtime, due)
+    # What was observed while this sweep went on may have become due again, and been taken.
+    due_since_s = runtime.store.run(commands.time())
+    runtime.sender.send(Step.POLL, due[:: math.ceil(len(due) / CLAIM)], due_since_s)
+
+
+def _hold_longer(runtime: Runtime, due: list[str]) -> None:
+    hold_s = runtime.settings.lease_s + len(due) * _HOLD_PER_JOB_S
+    for first in range(0, len(due), CLAIM):
+        some = due[first : first + CLAIM]
+        runtime.store.run_all([commands.update(i, source="sweep", due_in_s=hold_s) for i in some])
 
 
 def _nudge(runtime: Runtime, job: Job, step: Step, now_s: float) -> None:
