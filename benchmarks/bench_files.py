@@ -56,7 +56,7 @@ program.option("--mbit-s", 1_000, "of the line over which the upload is measured
 program.option("--rounds", 3, "how often each side is measured")
 program.option(
     "--pools",
-    ["threads", "prefork"],
+    [_RECOMMENDED],
     "Celery's pools to be measured, with one step at a time",
     several=True,
 )

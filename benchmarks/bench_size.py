@@ -97,14 +97,14 @@ def measure(options: argparse.Namespace) -> Result:
             measured += found
         measured += _ticks(populations, options)
         measured += _sweeps(populations, options)
-        least, most = options.live[0], options.live[-1]
-        for live, organization, value_bytes in (
-            (most, None, _RECOMMENDED),
-            (least, _ORGANIZATION, _DEFAULT),
-            (least, None, _DEFAULT),
+        least = options.live[0]
+        for organization, value_bytes in (
+            (None, _RECOMMENDED),
+            (_ORGANIZATION, _DEFAULT),
+            (None, _DEFAULT),
         ):
             _redis(stack, value_bytes, f"redis-{value_bytes}-{bool(organization)}")
-            measured += _populate(stack, live, organization, value_bytes)[1]
+            measured += _populate(stack, least, organization, value_bytes)[1]
     chart = Chart(_MEMORY, "Redis memory per live job, in bytes")
     return program.result(measured, _bars(measured, options), chart, _notes())
 

@@ -43,7 +43,7 @@ _LOOK_S = 0.05
 
 program = Program("working", "Working: submits by one Celery worker", __doc__)
 program.option("--pools", ["threads", "prefork"], "Celery's pools that are measured", several=True)
-program.option("--concurrency", [4, 16, 64], "steps at the same time", several=True)
+program.option("--concurrency", [4, 16], "steps at the same time", several=True)
 program.option("--latency-ms", 100.0, "how long OpenAI takes for an answer")
 program.option("--seconds", 2.0, "for how long steps are counted, in each round and for each side")
 program.option("--most", 500, "more submits than this per second would empty the queue")
