@@ -42,9 +42,9 @@ program = Program("asking", "Asking: GetTask through flytekit's gRPC server", __
 program.option("--jobs", 10_000, "different live jobs that are asked about")
 program.option("--callers", [50, 500], "how many ask at once", several=True)
 program.option(
-    "--seconds", 2.0, "for how long new calls are begun, in each round and for each side"
+    "--seconds", 1.5, "for how long new calls are begun, in each round and for each side"
 )
-program.option("--rounds", 3, "how often each side is measured")
+program.option("--rounds", 5, "how often each side is measured")
 
 
 def measure(options: argparse.Namespace) -> Result:
