@@ -1,10 +1,27 @@
-"""What the tests of the store share."""
+"""What the tests of the store share, and those of the workers' steps."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.rigs import Rig, over_fakeredis, over_redis
+from tests.support.runtime import KEY
+from tests.support.stack_emulator import Emulator
+from tests.support.steps import running_emulator
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Emulator]:
+    """OpenAI, to which a test may do what its ``emulator`` takes back."""
+    with running_emulator(KEY) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(server: Emulator) -> Iterator[Emulator]:
+    """OpenAI as it is without faults; healed after the test."""
+    yield server
+    server.heal()
 
 
 @pytest.fixture(

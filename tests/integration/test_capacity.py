@@ -17,9 +17,9 @@ from batchflow.states import JobState, Phase
 from batchflow.store import commands
 from batchflow.store.commands import Cancelled
 from tests.support.orders import an_order
-from tests.support.runtime import KEY, Team, team
+from tests.support.runtime import Team, team
 from tests.support.stack_emulator import Emulator
-from tests.support.steps import lines, running_emulator
+from tests.support.steps import lines
 
 MODEL = "gpt-test"
 CONFIG = {"model": MODEL}
@@ -29,18 +29,6 @@ SLOW = 60.0
 #: Poll intervals after which the first in line tries again by itself.
 PATIENCE_POLLS = 20
 QUOTA_WAIT_S = 3_600.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Emulator]:
-    with running_emulator(KEY) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(server: Emulator) -> Iterator[Emulator]:
-    yield server
-    server.heal()
 
 
 @pytest.fixture

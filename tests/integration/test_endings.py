@@ -20,25 +20,13 @@ from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import commands
 from tests.support.orders import an_order
-from tests.support.runtime import KEY, Team, team
+from tests.support.runtime import Team, team
 from tests.support.stack_emulator import Emulator
-from tests.support.steps import lines, running_emulator
+from tests.support.steps import lines
 
 COUNT = 8
 ALL = [str(number) for number in range(COUNT)]
 WAITING = "; waiting for OpenAI to show its files"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Emulator]:
-    with running_emulator(KEY) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(server: Emulator) -> Iterator[Emulator]:
-    yield server
-    server.heal()
 
 
 @pytest.fixture

@@ -12,17 +12,11 @@ from batchflow.overview.summary import Summary, summarize
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import commands, connect_async, telemetry
-from tests.support.runtime import KEY, Team, team
+from tests.support.runtime import Team, team
 from tests.support.stack_emulator import Emulator
-from tests.support.steps import lines, running_emulator
+from tests.support.steps import lines
 
 POLL_S = 10
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    with running_emulator(KEY) as emulator:
-        yield emulator
 
 
 @pytest.fixture

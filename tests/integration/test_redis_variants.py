@@ -35,7 +35,7 @@ from tests.support.orders import an_order
 from tests.support.runtime import KEY, Team, team
 from tests.support.stack_emulator import Emulator
 from tests.support.stack_processes import BIN, Process, clean_environment, free_port, until
-from tests.support.steps import lines, running_emulator
+from tests.support.steps import lines
 
 #: With everything that a URL has a meaning for.
 PASSWORD = "p@ss:/w?rd#%"
@@ -49,12 +49,6 @@ TIMINGS = {
 EVICTION = "it will throw away jobs that are live"
 MASTER = "mymaster"
 DOWN_AFTER_MS = 1_000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Emulator]:
-    with running_emulator(KEY) as emulator:
-        yield emulator
 
 
 @pytest.fixture
