@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +33,13 @@ def pytest_configure() -> None:
         patch.setenv("BATCHFLOW_REDIS_URL", "redis://127.0.0.1:1/0")
         importlib.import_module("batchflow_workers")
     load_settings.cache_clear()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of tests with the same id pytest-xdist would run one, and say nothing."""
+    twice = [name for name, times in Counter(item.nodeid for item in items).items() if times > 1]
+    if twice:
+        raise pytest.UsageError(f"Several tests have the same id: {', '.join(twice)}")
 
 
 def _free_port() -> int:
