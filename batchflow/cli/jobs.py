@@ -12,16 +12,15 @@ from rich.text import Text
 from batchflow.cli import views
 from batchflow.cli.asking import ask
 from batchflow.cli.filters import filtered
-from batchflow.errors import InvalidSettings
 from batchflow.jobs import Job
 from batchflow.overview.cancelling import Cancellation, cancel_job
 from batchflow.overview.listing import Filter, Page, find_job
 from batchflow.overview.listing import list_jobs as page_of_jobs
 from batchflow.overview.views import JobDetails, JobView
 from batchflow.queue import Sender, Step, make_app
-from batchflow.settings import Settings, load_settings
+from batchflow.settings import load_settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import AsyncJobStore, JobStore, commands, connect
+from batchflow.store import AsyncJobStore, commands
 
 _Counts = dict[tuple[JobKind, JobState], int]
 
@@ -99,17 +98,6 @@ def cancel(id_: str, as_json: bool) -> None:
         click.echo(_json({"outcome": done.outcome, **shown}))
     else:
         click.echo(views.cancelled(done))
-
-
-def open_store(settings: Settings) -> JobStore:
-    """The job store; raises InvalidSettings when the Redis URL is missing or is none."""
-    try:
-        return connect(settings)
-    except ValueError:
-        # Not the value: it may hold a password.
-        raise InvalidSettings(
-            "BATCHFLOW_REDIS_URL is not a Redis URL. It looks like redis://localhost:6379/0."
-        ) from None
 
 
 async def _page(store: AsyncJobStore, wanted: Filter, limit: int, after: str | None) -> Page:

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from batchflow import create_batch
 from batchflow.cli.errors import Interrupted, JobFailed
-from batchflow.cli.jobs import open_store
 from batchflow.cli.progress import Follower, Standing, make_display, standing
 from batchflow.errors import BatchflowError, InvalidInput, StoreUnavailable
 from batchflow.flyte import local
@@ -28,7 +27,7 @@ from batchflow.jobs import DEFAULT_SECRET_KEY, Credential, Job
 from batchflow.settings import load_settings
 from batchflow.stack.embedded import Embedded
 from batchflow.states import JobKind, JobState
-from batchflow.store import JobStore, commands
+from batchflow.store import JobStore, commands, connect
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ class _Run:
             local.cancel_on_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
             display.show(Standing("starting"))
             self._stack = local.prepare(secret)
-            self._store = open_store(load_settings())
+            self._store = connect(load_settings())
             self._store.run(commands.time())  # to say now, and not in a traceback, if it is away
             with Follower(self._look, display):
                 result = self._result(path)

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from batchflow.cli.jobs import open_store
 from batchflow.cli.supervise import Supervisor, stopping_on_signals
 from batchflow.errors import InvalidInput
 from batchflow.jobs import Credential
@@ -18,7 +17,7 @@ from batchflow.settings import load_settings
 from batchflow.stack import commands as start
 from batchflow.stack import embedded
 from batchflow.stack.processes import Processes
-from batchflow.store import commands
+from batchflow.store import commands, connect
 from batchflow.webhook import WEBHOOK_PATH
 
 #: Threads of the worker.
@@ -140,7 +139,7 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
 def _start_redis(processes: Processes, data_dir: Path | None) -> str:
     if load_settings().redis_url:
         # Now is the time to say so if it is away.
-        open_store(load_settings()).run(commands.time())
+        connect(load_settings()).run(commands.time())
         return "Redis       as BATCHFLOW_REDIS_URL says"
     port = start.free_port()
     folder = data_dir.resolve() if data_dir else processes.folder
