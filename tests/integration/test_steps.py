@@ -26,25 +26,14 @@ from batchflow.settings import Settings
 from batchflow.states import JobState, Stage
 from batchflow.store import commands, connect
 from tests.support.orders import an_order
+from tests.support.runtime import KEY
 from tests.support.stack_emulator import Emulator
-from tests.support.steps import Notes, Steps, lines, running_emulator
+from tests.support.steps import Notes, Steps, lines
 
-KEY, OTHER_KEY = "sk-test-key-of-the-workers", "sk-test-another-key"
+OTHER_KEY = "sk-test-another-key"
 CREATE = ["batches.create"]
 WAITING = "Waiting to ask OpenAI again. "
 LIVE = (JobState.QUEUED, JobState.RUNNING)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Emulator]:
-    with running_emulator(KEY) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(server: Emulator) -> Iterator[Emulator]:
-    yield server
-    server.heal()
 
 
 MakeSteps = Callable[..., Steps]
