@@ -57,9 +57,10 @@ ENTRYPOINT ["pyflyte", "serve", "connector"]
 CMD ["--port", "8000", "--modules", "batchflow_connector"]
 
 
-# All queues, in threads; `-Q batchflow.submit` (or .poll, .files), `--concurrency` and other options of
-# `celery worker` as arguments. On SIGTERM the steps in hand have 30 seconds to end, and what is left goes back to its
-# queue: give the container 60 (docker stop --time 60, terminationGracePeriodSeconds: 60).
+# All queues, in threads; `-Q batchflow.submit` (or .poll, .files), `--concurrency` and other options
+# of `celery worker` as arguments. On SIGTERM the steps in hand have 30 seconds to end, and what is
+# left goes back to its queue: give the container 60 (docker stop --time 60,
+# terminationGracePeriodSeconds: 60).
 FROM runtime AS worker
 COPY --from=workers-venv /opt/venv /opt/venv
 # Without it Celery waits for its tasks without end on SIGTERM, and is then killed.
