@@ -1,4 +1,4 @@
-"""A streaming check of batch input files, so that a bad one is refused before it is uploaded.
+"""A streaming check of batch input files, so that a bad one is refused before OpenAI has it.
 
 The rules and limits are OpenAI's: the Batch guide
 (https://developers.openai.com/api/docs/guides/batch) and, in the API reference, ``Create batch``
@@ -105,12 +105,16 @@ class InvalidJsonl(InvalidInput):
 
 
 class JsonlValidator:
-    """Checks a file that is fed piece by piece, cut anywhere, holding one line at a time."""
+    """Checks a file that is fed piece by piece, cut anywhere, holding one line at a time.
 
-    def __init__(self, mode: Validation) -> None:
+    ``expected_bytes`` is the file's size, where it is known before its bytes are.
+    """
+
+    def __init__(self, mode: Validation, expected_bytes: int = 0) -> None:
         self._mode = mode
         self._strict = mode is Validation.STRICT
         self._tail = bytearray()
+        self._expected_bytes = expected_bytes
         self._size_bytes = 0
         self._line = 0
         self._requests = 0
@@ -123,7 +127,7 @@ class JsonlValidator:
         self._count = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the file's next bytes. Raises ``InvalidJsonl`` early only when it is too large."""
+        """Take the file's next bytes. Raises ``InvalidJsonl`` only when they are too many."""
         self._size_bytes += len(chunk)
         if self._strict and self._size_bytes > MAX_BYTES:
             raise self._error()
@@ -137,6 +141,11 @@ class JsonlValidator:
                 self._end_line()
             else:
                 self._take(line)
+
+    @property
+    def faulty(self) -> bool:
+        """Whether it is known by now that the file can't become a batch."""
+        return self._count > 0 or any(self._standing_problems())
 
     def finish(self) -> JsonlSummary:
         """Say what the file holds. Raises ``InvalidJsonl`` with all that is wrong with it."""
@@ -240,14 +249,19 @@ class JsonlValidator:
         return self._first[name][0] if name in self._first else None
 
     def _file_problems(self) -> Iterator[str]:
+        standing = tuple(self._standing_problems())
+        yield from standing
         if not self._size_bytes:
             yield "the file is empty"
-        elif self._hopeless:
-            yield self._hopeless
-        elif self._strict and self._size_bytes > MAX_BYTES:
-            yield f"the file is larger than 200 MB ({MAX_BYTES:,} bytes), the most OpenAI takes"
-        elif not self._requests and self._mode is not Validation.OFF:
+        elif not (self._requests or standing or self._mode is Validation.OFF):
             yield "the file has no requests, only blank lines"
+
+    def _standing_problems(self) -> Iterator[str]:
+        """Those that nothing that may still come will mend."""
+        if self._hopeless:
+            yield self._hopeless
+        elif self._strict and max(self._size_bytes, self._expected_bytes) > MAX_BYTES:
+            yield f"the file is larger than 200 MB ({MAX_BYTES:,} bytes), the most OpenAI takes"
         if self._strict and self._requests > MAX_LINES:
             yield (
                 f"the file has {self._requests:,} requests and OpenAI takes at most {MAX_LINES:,}; "

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
+from io import IOBase
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import httpx2
 import openai
@@ -141,13 +142,16 @@ class OpenAIApi:
             after or openai.omit,
         )
 
-    def upload_file(self, file: BinaryIO, name: str) -> FileObject:
-        """POST /v1/files, once, streamed from the beginning of a file. What Batchflow raises while
-        the file is read breaks the request off, and comes out as it is."""
+    def upload_file(self, file: IOBase, name: str) -> FileObject:
+        """POST /v1/files, once, streamed from a file. What Batchflow raises while the file is read
+        breaks the request off, and comes out as it is."""
+        content = cast(BinaryIO, file)  # which it is, though the types of `io` don't say so
         with self._call(Operation.FILES_CREATE):
             return _checked(
                 FileObject,
-                self._client.files.create(file=(name, file, "application/jsonl"), purpose="batch"),
+                self._client.files.create(
+                    file=(name, content, "application/jsonl"), purpose="batch"
+                ),
             )
 
     def find_file(self, name: str, *, not_before: datetime) -> FileObject | None:

@@ -276,8 +276,8 @@ def _notes() -> list[str]:
         f"The bars are for Celery's pool that is recommended, {_RECOMMENDED}.",
         "On the loopback the other end is what limits the sending. The line is one that takes so "
         "many bits a second, and nothing else.",
-        "A transfer by Batchflow is the whole step in a fresh worker: an upload reads and checks "
-        "the whole file before it sends any of it, a download checks the file before it is there "
+        "A transfer by Batchflow is the whole step in a fresh worker: an upload checks every line, "
+        "and the check is ahead of the sending; a download checks the file before it is there "
         "under its name. Both ends are on a local disk, and each download is to a new file.",
         "Peak memory is the sum of Linux' VmHWM over the worker and its children: pages that a "
         "parent and its children share count once for each. The other figure is the peak of the "

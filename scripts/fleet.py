@@ -137,8 +137,9 @@ class Fleet:
             upload,
             "upload",
             {
-                "message": "Reading and checking the file",
+                "message": "Reading, checking and sending the file",
                 "bytes_done": 61_400_000,
+                "bytes_total": 148_200_000,
             },
             to=JobState.RUNNING,
         )
@@ -154,7 +155,11 @@ class Fleet:
         self._at(20).update(
             download,
             "download",
-            {"message": "Fetching the batch's files", "bytes_done": 212_700_000},
+            {
+                "message": "Fetching the batch's files",
+                "bytes_done": 212_700_000,
+                "bytes_total": 260_300_000,
+            },
             to=JobState.RUNNING,
         )
 

@@ -13,8 +13,8 @@ import fsspec
 import httpx2
 import openai
 import pytest
-from batchflow_workers import leases
-from batchflow_workers.progress import Progress
+from batchflow_workers import leases, progress
+from batchflow_workers.checked import AHEAD_BYTES, CheckedFile
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import MAX_FAILURES, take_step
 
@@ -28,7 +28,7 @@ from batchflow.store import commands, connect
 from tests.support.orders import an_order
 from tests.support.runtime import KEY
 from tests.support.stack_emulator import Emulator
-from tests.support.steps import Notes, Steps, lines
+from tests.support.steps import LINE, Notes, Steps, lines
 
 OTHER_KEY = "sk-test-another-key"
 CREATE = ["batches.create"]
@@ -576,20 +576,53 @@ def cut(file: Path) -> None:
     os.truncate(file, 10)
 
 
-@pytest.mark.parametrize("change", [appended, overwritten, cut])
-def test_what_was_changed_after_the_check_is_not_sent(
+def replaced(file: Path) -> None:
+    other = file.with_name("other.jsonl")
+    other.write_bytes(b"no json\n")
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [appended, overwritten, cut, replaced])
+def test_what_was_checked_is_what_is_sent(
     steps: Steps, file: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    whole = file.read_bytes()
+    checked = file.read_bytes()
+    when(monkeypatch, CheckedFile, "look_ahead", lambda: change(file))
     job_id = steps.upload(str(file))
+    steps.step(job_id)
+    assert steps.job(job_id).state is JobState.SUCCEEDED
+    [sent] = sent_for(steps, job_id)
+    content = steps.emulator.sdk(steps.organization).files.content(sent["id"])
+    assert content.read() == checked
+
+
+_LARGE_LINES = 9_000
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A file whose sending begins before its check ends."""
+    path = tmp_path / "large.jsonl"
+    line = LINE.replace(b"Hello", b"Hello " * 200)
+    path.write_bytes(b"".join(line % number for number in range(_LARGE_LINES)))
+    assert AHEAD_BYTES + (1 << 20) < path.stat().st_size < 2 * AHEAD_BYTES
+    return path
+
+
+@pytest.mark.parametrize("change", [appended, overwritten, cut])
+def test_a_file_that_changes_while_it_is_read_is_not_sent(
+    steps: Steps, large: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    whole = large.read_bytes()
+    job_id = steps.upload(str(large))
     with monkeypatch.context() as patch:
-        when(patch, Progress, "finish", lambda: change(file))
+        when(patch, CheckedFile, "look_ahead", lambda: change(large))
         steps.step(job_id)
     job = steps.job(job_id)
-    assert job.message == f"{file} was changed while it was being read. (try 1 of {MAX_FAILURES})"
+    assert job.message == f"{large} was changed while it was being read. (try 1 of {MAX_FAILURES})"
     assert (job.state, sent_for(steps, job_id)) == (JobState.RUNNING, [])
     # The next try checks again, and finds that nothing has arrived.
-    file.write_bytes(whole)
+    large.write_bytes(whole)
     with steps.calls(files_list=1, files_create=1):
         steps.step(job_id)
     [sent] = sent_for(steps, job_id)
@@ -597,17 +630,47 @@ def test_what_was_changed_after_the_check_is_not_sent(
     assert steps.job(job_id).result == {"file_id": sent["id"]}
 
 
-def test_a_file_that_is_replaced_after_the_check_is_sent_as_it_was(
-    steps: Steps, file: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_large_file_whose_end_is_bad_never_comes_to_be_at_openai(
+    steps: Steps, large: Path, file: Path
 ) -> None:
-    checked_bytes = file.stat().st_size
-    other = file.with_name("other.jsonl")
-    other.write_bytes(b"no json\n")
-    when(monkeypatch, Progress, "finish", lambda: other.replace(file))
-    job_id = steps.upload(str(file))
+    with large.open("ab") as end:
+        end.write(b"no json\n" + LINE % 0)
+    job_id = steps.upload(str(large))
     steps.step(job_id)
-    assert [sent["bytes"] for sent in sent_for(steps, job_id)] == [checked_bytes]
-    assert steps.job(job_id).state is JobState.SUCCEEDED
+    job = steps.job(job_id)
+    assert (job.state, sent_for(steps, job_id)) == (JobState.FAILED, [])
+    assert "2 problems, nothing was uploaded" in job.message
+    assert f"line {_LARGE_LINES + 1}: not valid JSON" in job.message
+    assert f"line {_LARGE_LINES + 2}: custom_id '0' was already used on line 1" in job.message
+    # Others with the same key don't have to wait for it.
+    other = steps.upload(str(file))
+    steps.step(other)
+    assert steps.job(other).state is JobState.SUCCEEDED
+
+
+def test_a_large_file_whose_beginning_is_bad_is_not_sent_at_all(steps: Steps, large: Path) -> None:
+    large.write_bytes(b"no json\n" + large.read_bytes() + b"no json\n")
+    job_id = steps.upload(str(large))
+    with steps.calls(files_create=0):
+        steps.step(job_id)
+    job = steps.job(job_id)
+    assert job.state is JobState.FAILED
+    assert "line 1: not valid JSON" in job.message
+    assert f"line {_LARGE_LINES + 2}: not valid JSON" in job.message
+
+
+def test_an_upload_says_how_far_it_is(
+    steps: Steps, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    job_id = steps.upload(str(large))
+    seen: list[Job] = []
+    when(monkeypatch, CheckedFile, "look_ahead", lambda: seen.append(steps.job(job_id)))
+    steps.step(job_id)
+    size_bytes = large.stat().st_size
+    under_way = [job for job in seen if 0 < job.bytes_done < size_bytes]
+    assert len({job.bytes_done for job in under_way}) > 100
+    assert {job.bytes_total for job in under_way} == {size_bytes}
 
 
 def when(patch: pytest.MonkeyPatch, owner: type, name: str, also: Callable[[], object]) -> None:

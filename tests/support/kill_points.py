@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx2
 import pytest
-from batchflow_workers import blobs, download, progress, upload
+from batchflow_workers import blobs, download, progress
+from batchflow_workers.checked import CheckedFile
 
 from batchflow.queue import Sender, Step
 from batchflow.store import JobStore
@@ -96,12 +97,11 @@ class Points:
         patch.setattr(Sender, "send", watched)
 
     def _watch_files(self, patch: pytest.MonkeyPatch) -> None:
-        source, target, replace = blobs.source, blobs.target, Path.replace
+        read, target, replace = CheckedFile.readinto, blobs.target, Path.replace
 
-        @contextmanager
-        def watched_source(uri: str) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
-            with source(uri) as (chunks, file):
-                yield self._watched(chunks), file
+        def watched_read(file: CheckedFile, buffer: Any) -> int:
+            with self.around("send a piece"):
+                return read(file, buffer)
 
         @contextmanager
         def watched_target(uri: str, owner: str) -> Iterator[Path]:
@@ -112,13 +112,9 @@ class Points:
             with self.around("publish the blob"):
                 return replace(path, target)
 
-        patch.setattr(upload, "source", watched_source)
+        patch.setattr(CheckedFile, "readinto", watched_read)
         patch.setattr(download, "target", watched_target)
         patch.setattr(Path, "replace", watched_replace)
-
-    def _watched(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        with self.around("read the blob"):
-            yield from chunks
 
 
 def _name(command: Command[Any]) -> str:

@@ -15,8 +15,6 @@ from batchflow.errors import BlobUnavailable, InvalidInput
 from batchflow_workers.allowed import local_path, shown
 from batchflow_workers.unchanged import UnchangedFile
 
-#: Fits into the processor's cache; larger pieces are slower.
-_CHUNK_BYTES = 256 << 10
 #: How much of a file elsewhere is fetched at a time.
 _BLOCK_BYTES = 4 << 20
 #: The same for sending, in the terms of those file systems that would else hold hundreds of MB in
@@ -30,9 +28,8 @@ _SCRATCH = "batchflow-scratch-"
 
 
 @contextlib.contextmanager
-def source(uri: str) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
-    """A file that is read twice: its bytes as they come, and then a file on this machine with
-    just those bytes.
+def source(uri: str) -> Iterator[BinaryIO]:
+    """A file on this machine that has the bytes at ``uri``, open at its beginning.
 
     What is on this machine already is not copied; that it stays what it was is made sure of.
     Raises InvalidInput when there is no such file, else BlobUnavailable.
@@ -40,10 +37,12 @@ def source(uri: str) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
     local = local_path(uri)
     if local is None:
         with _temporary(_SCRATCH) as path, path.open("w+b") as copy:
-            yield _copied(uri, copy), copy
+            _fetch(uri, copy)
+            copy.seek(0)
+            yield copy
     else:
         with _open_local(uri, local) as file:
-            yield _chunks(file), file
+            yield file
 
 
 @contextlib.contextmanager
@@ -107,25 +106,19 @@ def _open_local(uri: str, local: Path) -> UnchangedFile:
         raise _unreadable(uri, error) from error
 
 
-def _copied(uri: str, copy: BinaryIO) -> Iterator[bytes]:
-    """The bytes of a file elsewhere, which are written to ``copy``."""
-    for chunk in _remote_chunks(uri):
-        copy.write(chunk)
-        yield chunk
+def _fetch(uri: str, copy: BinaryIO) -> None:
+    """Write the bytes of a file elsewhere to ``copy``."""
+    copy.writelines(_remote_chunks(uri))
     copy.flush()
 
 
 def _remote_chunks(uri: str) -> Iterator[bytes]:
     try:
         with _filesystem(uri).open(uri, "rb", block_size=_BLOCK_BYTES) as file:
-            yield from _chunks(file)
+            while chunk := file.read(_BLOCK_BYTES):
+                yield chunk
     except Exception as error:
         raise _unreadable(uri, error) from error
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK_BYTES):
-        yield chunk
 
 
 def _put(path: Path, uri: str) -> None:

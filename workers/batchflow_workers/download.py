@@ -27,7 +27,7 @@ def download(runtime: Runtime, job: Job) -> None:
     check_uri(job.spec.destination, allowed_uris(runtime.settings))
     api = runtime.openai(job.spec.credential)
     progress = Progress(runtime, job, SOURCE)
-    progress.start("Fetching the batch's files")
+    progress.tell(message="Fetching the batch's files")
     result: dict[str, str | None] = {}
     for name, file_id in (
         ("output_file", job.spec.output_file_id),
@@ -37,7 +37,6 @@ def download(runtime: Runtime, job: Job) -> None:
         if file_id and uri:
             _fetch(api, file_id, uri, job.id, progress)
         result[name] = uri
-    progress.finish("")
     end(
         runtime,
         job.id,
@@ -46,6 +45,7 @@ def download(runtime: Runtime, job: Job) -> None:
         "",
         result=orjson.dumps(result).decode(),
         failures=None,
+        **progress.fields,
     )
 
 
@@ -53,12 +53,15 @@ def _fetch(api: OpenAIApi, file_id: str, uri: str, owner: str, progress: Progres
     with target(uri, owner) as path:
         received = 0
         with api.file_content(file_id) as (length, chunks), path.open("wb") as copy:
+            if length is not None:
+                progress.expect(length)
             for chunk in chunks:
                 copy.write(chunk)
                 received += len(chunk)
                 progress.add(len(chunk))
         if length is None:
             length = api.retrieve_file(file_id).bytes
+            progress.expect(length)
         if received != length:
             raise OpenAIUnavailable(
                 f"OpenAI sent {received} of the {length} bytes of {file_id}.",

@@ -18,27 +18,28 @@ class Progress:
         self._job = job
         self._source = source
         self._done_bytes = 0
+        self._total_bytes = 0
         self._told_at = 0.0
 
-    def start(self, message: str) -> None:
-        """The transfer is under way."""
-        self._tell(message=message)
+    def expect(self, count_bytes: int) -> None:
+        """So many bytes are to be moved, besides those that were expected before."""
+        self._total_bytes += count_bytes
 
     def add(self, count_bytes: int) -> None:
         """So many more bytes were moved."""
         self._done_bytes += count_bytes
         if time.monotonic() - self._told_at >= _EVERY_S:
-            self._tell()
+            self.tell()
 
-    def finish(self, message: str, **fields: str | int | None) -> None:
-        """All bytes were moved; ``fields`` is what else was learned."""
-        self._tell(message=message, bytes_total=self._done_bytes, **fields)
-
-    def _tell(self, **fields: str | int | None) -> None:
+    def tell(self, **fields: str | int | None) -> None:
+        """The transfer is under way; ``fields`` is what else is known."""
         self._told_at = time.monotonic()
         self._runtime.update(
-            self._job.id,
-            self._source,
-            {"bytes_done": self._done_bytes, **fields},
-            to=JobState.RUNNING,
+            self._job.id, self._source, {**self.fields, **fields}, to=JobState.RUNNING
         )
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """How far it has come, in the record's terms."""
+        total = {"bytes_total": self._total_bytes} if self._total_bytes else {}
+        return {"bytes_done": self._done_bytes, **total}

@@ -1,18 +1,17 @@
-"""Bring a JSONL file from where Flyte put it to OpenAI, after a look at every line."""
+"""Bring a JSONL file from where Flyte put it to OpenAI, with a look at every line."""
 
 import logging
-from collections.abc import Iterable
 
 import orjson
 from openai.types import FileObject
 
 from batchflow.errors import OpenAIError
 from batchflow.jobs import Job, UploadSpec
-from batchflow.jsonl import JsonlValidator
 from batchflow.states import JobState
 from batchflow.store import commands
 from batchflow_workers.allowed import allowed_uris, check_uri
 from batchflow_workers.blobs import source
+from batchflow_workers.checked import CheckedFile
 from batchflow_workers.once import earliest, sending, still_settling
 from batchflow_workers.progress import Progress
 from batchflow_workers.runtime import Runtime
@@ -40,31 +39,22 @@ def upload(runtime: Runtime, job: Job) -> None:
             logger.info("%s: an earlier try had sent %s", job.id, found.id)
             _succeed(runtime, job, found)
             return
-    with source(job.spec.uri) as (chunks, file):
-        _check(runtime, job, chunks)
+    progress = Progress(runtime, job, SOURCE)
+    progress.tell(message="Reading, checking and sending the file")
+    with source(job.spec.uri) as file:
+        checked = CheckedFile(file, runtime.settings.validation, progress)
+        checked.look_ahead()
         begun, _ = runtime.store.run(commands.begin(job.id, tries=job.tries))
         if begun is not commands.Begun.BEGUN:
             return
         with sending(runtime, job, SOURCE):
-            sent = api.upload_file(file, name)
-    logger.info("%s: sent %s, %d bytes", job.id, sent.id, sent.bytes)
-    if _succeed(runtime, job, sent).outcome is commands.Outcome.REFUSED:
+            sent = api.upload_file(checked, name)
+    logger.info("%s: sent %s, %d bytes", job.id, sent.id, checked.size_bytes)
+    if _succeed(runtime, job, sent, **progress.fields).outcome is commands.Outcome.REFUSED:
         _tidy_up(runtime, job, sent)
 
 
-def _check(runtime: Runtime, job: Job, chunks: Iterable[bytes]) -> None:
-    """Look at each line; raises InvalidInput with all that is wrong."""
-    validator = JsonlValidator(runtime.settings.validation)
-    progress = Progress(runtime, job, SOURCE)
-    progress.start("Reading and checking the file")
-    for chunk in chunks:
-        validator.feed(chunk)
-        progress.add(len(chunk))
-    summary = validator.finish()
-    progress.finish("Sending the file to OpenAI", total=summary.lines, model=summary.model)
-
-
-def _succeed(runtime: Runtime, job: Job, file: FileObject) -> commands.Updated:
+def _succeed(runtime: Runtime, job: Job, file: FileObject, **moved: int) -> commands.Updated:
     return end(
         runtime,
         job.id,
@@ -74,6 +64,7 @@ def _succeed(runtime: Runtime, job: Job, file: FileObject) -> commands.Updated:
         input_file_id=file.id,
         result=orjson.dumps({"file_id": file.id}).decode(),
         failures=None,
+        **moved,
     )
 
 
