@@ -40,7 +40,6 @@ _SDK = "OpenAI's SDK"
 _SECONDS = "seconds"
 _PEAK = "peak memory, all processes"
 _IDLE = "memory before, all processes"
-_PSS = "peak memory, shared pages counted once"
 _MB = 1_000_000
 _CHUNK_BYTES = 4 << 20
 _MOST_MB = 200.0
@@ -53,7 +52,7 @@ program.option("--mb", 200, "size of the input file, in millions of bytes")
 program.option("--lines", 50_000, "its lines")
 program.option("--result-mb", 1_000, "size of the result that is downloaded")
 program.option("--mbit-s", 1_000, "of the line over which the upload is measured a second time")
-program.option("--rounds", 3, "how often each side is measured")
+program.option("--rounds", 5, "how often each side is measured")
 program.option(
     "--pools",
     [_RECOMMENDED],
@@ -69,7 +68,6 @@ class Transfer:
     seconds: float
     idle_bytes: int = 0
     peak_bytes: int = 0
-    pss_bytes: int = 0
 
 
 def measure(options: argparse.Namespace) -> Result:
@@ -166,7 +164,6 @@ def _transfers(
         for figure, values in (
             (_IDLE, [transfer.idle_bytes for transfer in transfers]),
             (_PEAK, [transfer.peak_bytes for transfer in transfers]),
-            (_PSS, [transfer.pss_bytes for transfer in transfers]),
         ):
             if any(values):
                 in_mb = tuple(value / _MB for value in values)
@@ -203,15 +200,14 @@ def _by_worker(stack: Stack, openai: Mapping[str, str], spec: Spec, pool: str) -
         idle_bytes = usage.now_bytes(pid)
         seen = redis.xrevrange(events, count=1)[0][0]
         sender = Sender(make_app(settings))
-        with usage.PeakPss(pid) as pss:
-            begun_at = time.perf_counter()
-            sender.send(STEP_OF[kind], order.job_id)
-            _await_end(redis, events, order.job_id, seen)
-            seconds = time.perf_counter() - begun_at
+        begun_at = time.perf_counter()
+        sender.send(STEP_OF[kind], order.job_id)
+        _await_end(redis, events, order.job_id, seen)
+        seconds = time.perf_counter() - begun_at
         job = store.run(commands.get(order.job_id))
         if job is None or not job.succeeded:
             raise RuntimeError(f"The {kind} did not succeed: {job and job.message}")
-        return Transfer(seconds, idle_bytes, usage.peak_bytes(pid), pss.peak_bytes)
+        return Transfer(seconds, idle_bytes, usage.peak_bytes(pid))
     finally:
         stack.kill(worker)
 
@@ -280,8 +276,7 @@ def _notes() -> list[str]:
         "and the check is ahead of the sending; a download checks the file before it is there "
         "under its name. Both ends are on a local disk, and each download is to a new file.",
         "Peak memory is the sum of Linux' VmHWM over the worker and its children: pages that a "
-        "parent and its children share count once for each. The other figure is the peak of the "
-        "sum of their Pss, looked at five times a second.",
+        "parent and its children share count once for each.",
     ]
 
 

@@ -1,13 +1,8 @@
 """What a process and its children use."""
 
-import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
-
-_LOOK_EVERY_S = 0.2
 
 
 def cpu_s(pid: int) -> float:
@@ -32,34 +27,6 @@ def now_bytes(pid: int) -> int:
 def shared_once_bytes(pid: int) -> int:
     """The memory that they have now, with what they share counted once: the sum of their Pss."""
     return sum(_bytes(process.pid, "smaps_rollup", "Pss") for process in family(pid))
-
-
-class PeakPss:
-    """Looks at the memory of a process and its children while a block runs, with what they share
-    counted once."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.peak_bytes = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._done.wait(_LOOK_EVERY_S):
-            self.peak_bytes = max(self.peak_bytes, shared_once_bytes(self._pid))
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 import pytest
@@ -104,9 +104,9 @@ class Points:
                 return read(file, buffer)
 
         @contextmanager
-        def watched_target(uri: str, owner: str) -> Iterator[Path]:
-            with target(uri, owner) as path, self.around("write the blob"):
-                yield path
+        def watched_target(uri: str, owner: str) -> Iterator[IO[bytes]]:
+            with target(uri, owner) as file, self.around("write the blob"):
+                yield file
 
         def watched_replace(path: Path, target: Path) -> Path:
             with self.around("publish the blob"):

@@ -2,12 +2,11 @@
 
 import contextlib
 import errno
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from flytekit import FlyteContextManager
 
@@ -28,7 +27,7 @@ _SCRATCH = "batchflow-scratch-"
 
 
 @contextlib.contextmanager
-def source(uri: str) -> Iterator[BinaryIO]:
+def source(uri: str) -> Iterator[IO[bytes]]:
     """A file on this machine that has the bytes at ``uri``, open at its beginning.
 
     What is on this machine already is not copied; that it stays what it was is made sure of.
@@ -36,8 +35,8 @@ def source(uri: str) -> Iterator[BinaryIO]:
     """
     local = local_path(uri)
     if local is None:
-        with _temporary(_SCRATCH) as path, path.open("w+b") as copy:
-            _fetch(uri, copy)
+        with _temporary(_SCRATCH) as copy:
+            copy.writelines(_remote_chunks(uri))
             copy.seek(0)
             yield copy
     else:
@@ -46,7 +45,7 @@ def source(uri: str) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def target(uri: str, owner: str) -> Iterator[Path]:
+def target(uri: str, owner: str) -> Iterator[IO[bytes]]:
     """A file to be written, which is put at ``uri`` when the block ends well: whole, or not at
     all. What was there is replaced.
 
@@ -55,13 +54,16 @@ def target(uri: str, owner: str) -> Iterator[Path]:
     """
     local = local_path(uri)
     if local is None:
-        with _temporary(_SCRATCH) as path:
-            yield path
-            _put(path, uri)
+        with _temporary(_SCRATCH) as file:
+            yield file
+            file.flush()
+            _put(file.name, uri)
         return
     try:
-        with _part_of(local, owner) as path:
-            yield path
+        with _part_of(local, owner) as file:
+            yield file
+            file.flush()
+            path = Path(file.name)
             path.chmod(0o644)
             path.replace(local)
     except OSError as error:
@@ -76,7 +78,7 @@ def clear_scratch(older_than_s: float) -> None:
                 path.unlink()
 
 
-def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[Path]:
+def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     """A file beside ``local``, so that it can take its place at once."""
     local.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".batchflow-{owner}-"
@@ -86,14 +88,17 @@ def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[Path]
 
 
 @contextlib.contextmanager
-def _temporary(prefix: str, folder: Path | None = None) -> Iterator[Path]:
-    """A file for the time of a block, in the temporary folder unless another one is named."""
-    handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+def _temporary(prefix: str, folder: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file for the time of a block, in the temporary folder unless another one is named.
+
+    It is opened once: ext4 writes a file that was truncated to the disk when it is closed, which
+    can take longer than the transfer.
+    """
+    with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
+        try:
+            yield file.file
+        finally:
+            Path(file.name).unlink(missing_ok=True)
 
 
 def _open_local(uri: str, local: Path) -> UnchangedFile:
@@ -106,12 +111,6 @@ def _open_local(uri: str, local: Path) -> UnchangedFile:
         raise _unreadable(uri, error) from error
 
 
-def _fetch(uri: str, copy: BinaryIO) -> None:
-    """Write the bytes of a file elsewhere to ``copy``."""
-    copy.writelines(_remote_chunks(uri))
-    copy.flush()
-
-
 def _remote_chunks(uri: str) -> Iterator[bytes]:
     try:
         with _filesystem(uri).open(uri, "rb", block_size=_BLOCK_BYTES) as file:
@@ -121,10 +120,10 @@ def _remote_chunks(uri: str) -> Iterator[bytes]:
         raise _unreadable(uri, error) from error
 
 
-def _put(path: Path, uri: str) -> None:
+def _put(path: str, uri: str) -> None:
     try:
         filesystem = _filesystem(uri)
-        filesystem.put_file(str(path), uri, **_SMALL_PARTS.get(_name(filesystem), {}))
+        filesystem.put_file(path, uri, **_SMALL_PARTS.get(_name(filesystem), {}))
     except Exception as error:
         raise _unavailable("write", uri, error) from error
 

@@ -3,7 +3,7 @@
 import io
 import os
 from collections import deque
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from batchflow.jsonl import JsonlValidator, Validation
 from batchflow_workers.progress import Progress
@@ -24,7 +24,7 @@ class CheckedFile(io.RawIOBase):
     a request that sends it breaks off before its end, and OpenAI never has the file.
     """
 
-    def __init__(self, file: BinaryIO, validation: Validation, progress: Progress) -> None:
+    def __init__(self, file: IO[bytes], validation: Validation, progress: Progress) -> None:
         self.size_bytes = os.fstat(file.fileno()).st_size
         self._file = file
         self._validator = JsonlValidator(validation, self.size_bytes)

@@ -1,7 +1,7 @@
 """Bring a batch's output and error files to the place that Flyte gave."""
 
 import logging
-from pathlib import Path
+from typing import IO
 
 import orjson
 
@@ -50,13 +50,13 @@ def download(runtime: Runtime, job: Job) -> None:
 
 
 def _fetch(api: OpenAIApi, file_id: str, uri: str, owner: str, progress: Progress) -> None:
-    with target(uri, owner) as path:
+    with target(uri, owner) as file:
         received = 0
-        with api.file_content(file_id) as (length, chunks), path.open("wb") as copy:
+        with api.file_content(file_id) as (length, chunks):
             if length is not None:
                 progress.expect(length)
             for chunk in chunks:
-                copy.write(chunk)
+                file.write(chunk)
                 received += len(chunk)
                 progress.add(len(chunk))
         if length is None:
@@ -67,7 +67,7 @@ def _fetch(api: OpenAIApi, file_id: str, uri: str, owner: str, progress: Progres
                 f"OpenAI sent {received} of the {length} bytes of {file_id}.",
                 outcome_unknown=False,
             )
-        if received and not _holds_results(path):
+        if received and not _holds_results(file):
             # A gateway's own page, with status 200 and a length that fits it.
             raise OpenAIUnavailable(
                 f"OpenAI sent something that is no result as {file_id}.", outcome_unknown=False
@@ -75,11 +75,11 @@ def _fetch(api: OpenAIApi, file_id: str, uri: str, owner: str, progress: Progres
     logger.info("Fetched %s, %d bytes", file_id, received)
 
 
-def _holds_results(path: Path) -> bool:
+def _holds_results(file: IO[bytes]) -> bool:
     """Whether a file begins as output and error files do."""
-    with path.open("rb") as file:
-        try:
-            first = orjson.loads(file.readline())
-        except orjson.JSONDecodeError:
-            return False
+    file.seek(0)
+    try:
+        first = orjson.loads(file.readline())
+    except orjson.JSONDecodeError:
+        return False
     return isinstance(first, dict) and "custom_id" in first
