@@ -44,7 +44,7 @@ program.option("--callers", [50, 500], "how many ask at once", several=True)
 program.option(
     "--seconds", 1.5, "for how long new calls are begun, in each round and for each side"
 )
-program.option("--rounds", 5, "how often each side is measured")
+program.option("--rounds", 4, "how often each side is measured")
 
 
 def measure(options: argparse.Namespace) -> Result:

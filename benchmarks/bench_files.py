@@ -52,7 +52,7 @@ program.option("--mb", 200, "size of the input file, in millions of bytes")
 program.option("--lines", 50_000, "its lines")
 program.option("--result-mb", 1_000, "size of the result that is downloaded")
 program.option("--mbit-s", 1_000, "of the line over which the upload is measured a second time")
-program.option("--rounds", 5, "how often each side is measured")
+program.option("--rounds", 4, "how often each side is measured")
 program.option(
     "--pools",
     [_RECOMMENDED],

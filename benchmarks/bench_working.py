@@ -21,7 +21,7 @@ from batchflow import keys
 from batchflow.jobs import BatchSpec, Order, random_job_id
 from batchflow.queue import Queue, Sender, Step, make_app
 from batchflow.states import JobKind, JobState
-from batchflow.store import JobStore, commands
+from batchflow.store import JobStore, commands, listing
 from benchmarks.support import cores, usage
 from benchmarks.support.live_jobs import CONFIG, credential_of
 from benchmarks.support.program import Program
@@ -128,7 +128,7 @@ def _fill(stack: Stack, store: JobStore, queue: str, wanted: int) -> None:
 
 def _made(store: JobStore) -> int:
     """How many jobs have their batch."""
-    return store.run(commands.counts()).get((JobKind.BATCH, JobState.RUNNING), 0)
+    return store.run(listing.counts()).get((JobKind.BATCH, JobState.RUNNING), 0)
 
 
 def _await(store: JobStore, made: int) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Order, UploadSpec, derived_job_id
 from batchflow.keys import full
 from batchflow.states import JobState, Stage
-from batchflow.store import JobStore, commands, telemetry
-from batchflow.store.commands import Command, Value
+from batchflow.store import JobStore, backoff, commands, lines, telemetry
+from batchflow.store.command import Command
+from batchflow.store.commands import Value
 from batchflow.store.stores import script_source
 
 _MIN_S = 60
@@ -104,7 +105,7 @@ class Fleet:
         self._at(95)
         for _ in range(6):
             self._store.ago_s = 95
-            self._run(commands.back_off(str(_VISION), message=message, retry_after_s=240))
+            self._run(backoff.extend(str(_VISION), message=message, retry_after_s=240))
 
     def _in_line(self) -> None:
         line = f"{_SHARED}|o4-mini"
@@ -126,7 +127,7 @@ class Fleet:
             )
             job = self._run(commands.get(batch))
             if job:
-                self._run(commands.join_line(line, job))
+                self._run(lines.join(line, job))
 
     def _transfers(self) -> None:
         execution = self._execution("classify-reviews")

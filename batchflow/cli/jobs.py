@@ -20,7 +20,7 @@ from batchflow.overview.views import JobDetails, JobView
 from batchflow.queue import Sender, Step, make_app
 from batchflow.settings import load_settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import AsyncJobStore, commands
+from batchflow.store import AsyncJobStore, commands, listing
 
 _Counts = dict[tuple[JobKind, JobState], int]
 
@@ -63,7 +63,7 @@ def list_jobs(wanted: Filter, limit: int, after: str | None, as_json: bool) -> N
 
     async def found(store: AsyncJobStore) -> tuple[Page, _Counts, float]:
         page = await _page(store, wanted, limit, after)
-        return page, await store.run(commands.counts()), await store.run(commands.time())
+        return page, await store.run(listing.counts()), await store.run(commands.time())
 
     page, counts, now_s = ask(found)
     if as_json:

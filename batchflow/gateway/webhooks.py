@@ -24,7 +24,7 @@ from batchflow.gateway.signature import InvalidDelivery, verify
 from batchflow.jobs import is_openai_id
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.store import telemetry
-from batchflow.store.commands import find_batch
+from batchflow.store.commands import find_job
 from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ async def _read(request: Request) -> tuple[str, str | None]:
 async def _handle(backend: Backend, webhook_id: str, batch_id: str | None) -> Result:
     if batch_id is None:
         return Result.IGNORED
-    job_id = await backend.store.run(find_batch(batch_id))
+    job_id = await backend.store.run(find_job(batch_id))
     if job_id is None:
         return Result.FOREIGN
     if await backend.store.run(telemetry.was_delivered(webhook_id)):

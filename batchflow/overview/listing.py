@@ -19,8 +19,8 @@ from typing import Final
 from batchflow.errors import InvalidInput, JobNotFound
 from batchflow.jobs import Job, is_job_id, is_openai_id
 from batchflow.states import JobKind, JobState
-from batchflow.store import AsyncJobStore
-from batchflow.store.commands import Facet, Listed, find_batch, get, glance, listed
+from batchflow.store import AsyncJobStore, commands
+from batchflow.store.listing import Facet, Listed, listed
 
 #: Records in which a text is looked for, for one page.
 MOST_READ: Final = 1_000
@@ -138,8 +138,8 @@ async def find_job(store: AsyncJobStore, text: str) -> Job:
             "That is no id. A job's looks like bf-mctgn4lcdvhclm2p4qc7gkxbae, "
             "a batch's like batch_68f0c1."
         )
-    job_id = text if is_job_id(text) else await store.run(find_batch(text))
-    job = await store.run(get(job_id)) if job_id else None
+    job_id = text if is_job_id(text) else await store.run(commands.find_job(text))
+    job = await store.run(commands.get(job_id)) if job_id else None
     if job is None:
         raise JobNotFound(f"There is no job {text}." if job_id else f"There is no job for {text}.")
     return job
@@ -199,13 +199,13 @@ async def _read(store: AsyncJobStore, wanted: Filter, places: Iterable[Listed]) 
     """The records at some places, without those that a glance rules out."""
     job_ids = [place.job_id for place in places]
     if wanted.text:
-        glances = await store.run_all([glance(job_id, _SEARCHED) for job_id in job_ids])
+        glances = await store.run_all([commands.glance(job_id, _SEARCHED) for job_id in job_ids])
         job_ids = [
             job_id
             for job_id, values in zip(job_ids, glances, strict=True)
             if wanted.finds(job_id, values)
         ]
-    jobs = await store.run_all([get(job_id) for job_id in job_ids])
+    jobs = await store.run_all([commands.get(job_id) for job_id in job_ids])
     return {job.id: job for job in jobs if job}
 
 

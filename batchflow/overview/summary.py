@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict
 
 from batchflow.states import LIVE, JobKind, JobState
-from batchflow.store import AsyncJobStore, commands, telemetry
-from batchflow.store.commands import Backoff, Command
+from batchflow.store import AsyncJobStore, backoff, commands, lines, listing, telemetry
+from batchflow.store.backoff import Backoff
+from batchflow.store.command import Command
 
 #: What people take for a failure: nobody wanted it.
 BAD = (JobState.FAILED, JobState.RETRYABLE)
@@ -62,7 +63,7 @@ class Summary(_Frozen):
 async def summarize(store: AsyncJobStore) -> Summary:
     """Look at the fleet; a few round trips, however many jobs there are."""
     now_s = await store.run(commands.time())
-    counts = await store.run(commands.counts())
+    counts = await store.run(listing.counts())
     pulse = await store.run(telemetry.pulse())
     counters = await store.run(telemetry.counters())
     born_s = await store.run(telemetry.born())
@@ -90,9 +91,9 @@ async def summarize(store: AsyncJobStore) -> Summary:
     )
 
 
-async def _oldest_batch(store: AsyncJobStore) -> commands.Listed | None:
+async def _oldest_batch(store: AsyncJobStore) -> listing.Listed | None:
     first = await store.run_all(
-        [commands.longest_listed(JobKind.BATCH, state) for state in sorted(LIVE)]
+        [listing.longest_listed(JobKind.BATCH, state) for state in sorted(LIVE)]
     )
     return min((listed for listed in first if listed), default=None)
 
@@ -100,32 +101,32 @@ async def _oldest_batch(store: AsyncJobStore) -> commands.Listed | None:
 async def _backed_off(store: AsyncJobStore, now_s: float) -> list[Wait]:
     credentials = await store.run(telemetry.credentials())
     names = sorted(credentials)
-    ask: list[Command[Backoff | None]] = [commands.backoff(name, now_s) for name in names]
+    ask: list[Command[Backoff | None]] = [backoff.current(name, now_s) for name in names]
     return [
         Wait(
             reason="openai",
             what=name,
             jobs=None,
-            message=backoff.message,
-            until=_moment(now_s + backoff.seconds_left),
+            message=wait.message,
+            until=_moment(now_s + wait.seconds_left),
         )
-        for name, backoff in zip(names, await store.run_all(ask), strict=True)
-        if backoff
+        for name, wait in zip(names, await store.run_all(ask), strict=True)
+        if wait
     ]
 
 
 async def _lines(store: AsyncJobStore) -> list[Wait]:
-    lines = await store.run(telemetry.lines())
-    lengths = await store.run_all([telemetry.length_of_line(line) for line in lines])
+    names = await store.run(lines.names())
+    lengths = await store.run_all([lines.length(name) for name in names])
     return [
         Wait(
             reason="capacity",
-            what=line,
+            what=name,
             jobs=length,
             message="OpenAI's limit of enqueued tokens is reached",
             until=None,
         )
-        for line, length in zip(lines, lengths, strict=True)
+        for name, length in zip(names, lengths, strict=True)
         if length
     ]
 
@@ -133,7 +134,7 @@ async def _lines(store: AsyncJobStore) -> list[Wait]:
 async def _ended(store: AsyncJobStore, since_s: float, *states: JobState) -> int:
     return sum(
         await store.run_all(
-            [commands.listed_since(kind, state, since_s) for kind in JobKind for state in states]
+            [listing.listed_since(kind, state, since_s) for kind in JobKind for state in states]
         )
     )
 

@@ -1,25 +1,18 @@
-"""What can be done to the job store, as values: the only place where a rule meets Redis.
-
-A function here makes a :class:`Command`, which either store carries out:
-``JobStore.run(get(job_id))`` blocks, ``await AsyncJobStore.run(get(job_id))`` does not.
-"""
+"""What can be done about a job's record, as commands: the only place where a rule meets Redis."""
 
 import logging
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from batchflow import keys
 from batchflow.jobs import Job, Order, Standing
 from batchflow.states import LIVE, JobKind, JobState, Stage, may_follow
+from batchflow.store.command import Command
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: What a field can be set to; None removes it.
 Value = str | int | float | None
@@ -29,26 +22,6 @@ NO_BATCH = "none"
 
 #: A store is young for so long. Until then Flyte has asked about all that an older one had held.
 _YOUNG_S = 900
-
-#: Sorts after every time.
-_AFTER_ALL = "~"
-
-#: Shared backoff of a credential, in seconds.
-FIRST_BACKOFF_S = 1.0
-LONGEST_BACKOFF_S = 300.0
-
-
-@dataclass(frozen=True)
-class Command(Generic[T]):
-    """One round trip: a Lua script of this package or a plain Redis command, by name."""
-
-    name: str
-    keys: Sequence[str]
-    args: Sequence[str | int | float]
-    parse: Callable[[Any], T]
-    is_script: bool = False
-    #: What some Redis commands want before their keys.
-    options: Sequence[str | int] = ()
 
 
 class Outcome(StrEnum):
@@ -100,43 +73,6 @@ class Created:
 
     job: Job | None
     new: bool
-
-
-class Listed(NamedTuple):
-    """A job's place in the index, which sorts by time: epoch seconds as Redis wrote them."""
-
-    time: str
-    job_id: str
-
-    @classmethod
-    def parse(cls, member: str) -> "Listed":
-        """From a member of the index."""
-        _, time_s, job_id = member.rsplit(" ", 2)
-        return cls(time_s, job_id)
-
-    def __str__(self) -> str:
-        return f"{self.time} {self.job_id}"
-
-
-class Facet(str):
-    """What jobs are listed under."""
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, *, organization: str | None = None, execution: str | None = None) -> "Facet":
-        """The one that leaves fewest: an execution's name, an organization, or all there is."""
-        if execution:
-            return cls(f"execution={execution}")
-        return cls(f"org={organization}" if organization else "all")
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """Why and for how long nobody is to ask OpenAI with a credential."""
-
-    seconds_left: float
-    message: str
 
 
 def create(
@@ -293,59 +229,9 @@ def purge(job_id: str, *, retention_s: float) -> Command[bool]:
     )
 
 
-def recent(limit: int, *, offset: int = 0) -> Command[list[str]]:
-    """The ids of the jobs that changed last, newest first."""
-    return Command("ZRANGE", [keys.RECENT], [offset, offset + limit - 1, "REV"], list)
-
-
-def unchanged_since(epoch_s: float, limit: int, *, offset: int = 0) -> Command[list[str]]:
-    """The ids of jobs that have not changed since then, oldest first."""
-    return Command(
-        "ZRANGE", [keys.RECENT], ["-inf", epoch_s, "BYSCORE", "LIMIT", offset, limit], list
-    )
-
-
-def listed(
-    facet: Facet, kind: JobKind, state: JobState, *, limit: int, before: str = ""
-) -> Command[list[Listed]]:
-    """Jobs in the index, newest first: the live ones by when they were made, the others by when
-    they ended. ``before`` is the place of the last one of the page before."""
-    prefix = f"{facet} {kind} {state} "
-    return Command(
-        "ZRANGE",
-        [keys.INDEX],
-        [f"({prefix}{before or _AFTER_ALL}", f"[{prefix}", "BYLEX", "REV", "LIMIT", 0, limit],
-        lambda raw: [Listed.parse(member) for member in raw],
-    )
-
-
-def longest_listed(kind: JobKind, state: JobState) -> Command[Listed | None]:
-    """The job that has been in a state for longest, a live one since it was made."""
-    prefix = f"all {kind} {state} "
-    return Command(
-        "ZRANGE",
-        [keys.INDEX],
-        [f"[{prefix}", f"({prefix}{_AFTER_ALL}", "BYLEX", "LIMIT", 0, 1],
-        lambda raw: Listed.parse(raw[0]) if raw else None,
-    )
-
-
-def listed_since(kind: JobKind, state: JobState, epoch_s: float) -> Command[int]:
-    """How many jobs ended in this state since then."""
-    prefix = f"all {kind} {state} "
-    return Command(
-        "ZLEXCOUNT", [keys.INDEX], [f"[{prefix}{epoch_s:.6f}", f"({prefix}{_AFTER_ALL}"], int
-    )
-
-
-def counts() -> Command[dict[tuple[JobKind, JobState], int]]:
-    """How many jobs of each kind are in each state."""
-    return Command("HGETALL", [keys.COUNTS], [], _counts)
-
-
-def find_batch(batch_id: str) -> Command[str | None]:
-    """The id of the job that made an OpenAI batch."""
-    return Command("GET", [keys.openai(batch_id)], [], lambda raw: raw)
+def find_job(openai_id: str) -> Command[str | None]:
+    """The id of the job that made a batch or uploaded a file at OpenAI."""
+    return Command("GET", [keys.openai(openai_id)], [], lambda raw: raw)
 
 
 def annotate(job_id: str, fields: Mapping[str, str]) -> Command[bool]:
@@ -354,39 +240,11 @@ def annotate(job_id: str, fields: Mapping[str, str]) -> Command[bool]:
     return Command("annotate", [keys.job(job_id)], _flat(fields), bool, is_script=True)
 
 
-def join_line(line: str, job: Job) -> Command[bool]:
-    """Wait for capacity, in the order in which the jobs were made."""
-    score = job.created_at.timestamp()
-    return Command(
-        "join", [keys.waiting(line), keys.LINES], [job.id, score, line], bool, is_script=True
-    )
-
-
-def find_upload(file_id: str) -> Command[str | None]:
-    """The id of the job that uploaded a file to OpenAI."""
-    return Command("GET", [keys.openai(file_id)], [], lambda raw: raw)
-
-
 def live(job_ids: Sequence[str]) -> Command[list[bool]]:
     """Which of these jobs are live: those that will be due."""
     return Command(
         "ZMSCORE", [keys.DUE], [*job_ids], lambda raw: [score is not None for score in raw]
     )
-
-
-def leave_line(line: str, job_id: str) -> Command[bool]:
-    """Wait no longer; False if it did not."""
-    return Command("leave", [keys.waiting(line), keys.LINES], [job_id, line], bool, is_script=True)
-
-
-def first_in_line(line: str) -> Command[str | None]:
-    """The job that has waited longest."""
-    return Command("ZRANGE", [keys.waiting(line)], [0, 0], lambda raw: raw[0] if raw else None)
-
-
-def place_in_line(line: str, job_id: str) -> Command[int]:
-    """How many jobs are before this one."""
-    return Command("ZRANK", [keys.waiting(line)], [job_id], lambda raw: int(raw or 0))
 
 
 def time() -> Command[float]:
@@ -403,50 +261,6 @@ def eviction_policy() -> Command[tuple[int, str]]:
         # Not every service that speaks Redis' protocol tells.
         lambda raw: (int(raw.get("maxmemory", 0)), str(raw.get("maxmemory_policy", "noeviction"))),
     )
-
-
-def acquire_lease(what: str, token: str, *, ttl_s: float) -> Command[bool]:
-    """Take a lease if nobody has it."""
-    return Command("SET", [keys.lease(what)], [token, "NX", "PX", int(ttl_s * 1000)], bool)
-
-
-def renew_lease(what: str, token: str, *, ttl_s: float) -> Command[bool]:
-    """Keep a lease; False if it is no longer ours."""
-    return Command("renew", [keys.lease(what)], [token, int(ttl_s * 1000)], bool, is_script=True)
-
-
-def release_lease(what: str, token: str) -> Command[bool]:
-    """Give a lease back."""
-    return Command("release", [keys.lease(what)], [token], bool, is_script=True)
-
-
-def back_off(
-    credential: str, *, message: str, retry_after_s: float | None = None
-) -> Command[float]:
-    """Note that OpenAI failed a credential; the answer is how many seconds everybody waits."""
-    jitter = random.random()  # noqa: S311 - spreads load, guards nothing
-    return Command(
-        "back_off",
-        [keys.backoff(credential)],
-        [FIRST_BACKOFF_S, LONGEST_BACKOFF_S, retry_after_s or 0, jitter, message],
-        float,
-        is_script=True,
-    )
-
-
-def backoff(credential: str, now_s: float) -> Command[Backoff | None]:
-    """Whether a credential is backed off at Redis' time ``now_s``."""
-
-    def parse(raw: Sequence[str | None]) -> Backoff | None:
-        left = float(raw[0] or 0) - now_s
-        return Backoff(left, raw[1] or "") if left > 0 else None
-
-    return Command("HMGET", [keys.backoff(credential)], ["until", "message"], parse)
-
-
-def clear_backoff(credential: str) -> Command[bool]:
-    """Note that OpenAI answered a credential."""
-    return Command("DEL", [keys.backoff(credential)], [], bool)
 
 
 def _job_keys(job_id: str) -> list[str]:
@@ -483,11 +297,3 @@ def _standing(raw: Sequence[str | None]) -> Standing | None:
         return Standing.parse(raw)
     except ValueError:
         return None
-
-
-def _counts(raw: Mapping[str, str]) -> dict[tuple[JobKind, JobState], int]:
-    found = {}
-    for name, number in raw.items():
-        kind, _, state = name.partition(":")
-        found[JobKind(kind), JobState(state)] = int(number)
-    return found

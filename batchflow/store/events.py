@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from batchflow import keys
 from batchflow.errors import InvalidInput
 from batchflow.states import JobKind, JobState
-from batchflow.store.commands import Command
+from batchflow.store.command import Command
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from batchflow.store.commands import Command
+from batchflow.store.command import Command
 
 
 def info() -> Command[Mapping[str, Any]]:

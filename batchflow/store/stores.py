@@ -12,7 +12,8 @@ from redis.asyncio import Redis as AsyncRedis
 from batchflow import keys
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import Standing
-from batchflow.store.commands import Command, standings
+from batchflow.store.command import Command
+from batchflow.store.commands import standings
 from batchflow.store.together import Together
 
 T = TypeVar("T")

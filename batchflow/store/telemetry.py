@@ -12,7 +12,7 @@ from typing import Any
 
 from batchflow import keys
 from batchflow.jobs import Credential
-from batchflow.store.commands import Command
+from batchflow.store.command import Command
 
 #: The upper bounds of each histogram's buckets but the last, which has none, in seconds.
 BOUNDS_S: Mapping[str, tuple[float, ...]] = {
@@ -127,16 +127,6 @@ def credentials() -> Command[dict[str, Credential]]:
         [],
         lambda raw: {name: Credential.model_validate_json(text) for name, text in raw.items()},
     )
-
-
-def lines() -> Command[list[str]]:
-    """The lines in which jobs wait for capacity."""
-    return Command("SMEMBERS", [keys.LINES], [], sorted)
-
-
-def length_of_line(line: str) -> Command[int]:
-    """How many jobs wait in a line."""
-    return Command("ZCARD", [keys.waiting(line)], [], int)
 
 
 def born() -> Command[float | None]:

@@ -16,7 +16,7 @@ from batchflow.jobs import BatchSpec, Credential, Job, Order
 from batchflow.queue import FIRST_NUDGE_S
 from batchflow.settings import Settings
 from batchflow.store import JobStore, commands
-from batchflow.store.commands import Facet
+from batchflow.store.listing import Facet
 from benchmarks.support.stand_in import batch_json
 
 T = TypeVar("T")

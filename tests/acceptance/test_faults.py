@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from batchflow_workers.checked import AHEAD_BYTES
 
 from tests.support.flyte_client import PATIENCE_S, FlyteClient, Node, Task, file_inputs, inputs_of
 from tests.support.flyte_client import template_of as template
@@ -101,6 +102,31 @@ def test_a_pool_process_is_killed_before_openai_has_the_request(
         child.kill()
     made = task.succeeds()
     assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
+
+
+def test_a_worker_is_killed_in_the_middle_of_sending_a_file(
+    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+) -> None:
+    content = requests(400, user="x" * 100_000)
+    uri = put(node.folder, content, "large.jsonl")
+    # The system takes some megabytes of what is sent, and OpenAI none.
+    with stopped(stack.emulator_process):
+        task = flyte.create(template(upload_task(org)), file_inputs(uri), node)
+        until(lambda: read_bytes(stack.worker, uri) > AHEAD_BYTES, "the file to be on its way")
+        assert read_bytes(stack.worker, uri) < len(content)
+        stack.worker.kill()
+    assert task.get().phase in LIVE
+    stack.worker.start()
+    sent = task.succeeds()
+    assert [(file["id"], file["bytes"]) for file in emulator.uploads(org)] == [(sent, len(content))]
+
+
+def read_bytes(worker: Process, path: str) -> int:
+    """How far a worker has read a file."""
+    places = [0]
+    for process in pool_children(worker):
+        places += [file.position for file in process.open_files() if file.path == path]
+    return max(places)
 
 
 def test_a_worker_with_threads_ends_in_the_middle_of_a_transfer_when_it_must(

@@ -30,6 +30,7 @@ from batchflow.jobs import (
 from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import JobStore, commands, connect
+from batchflow.store.command import Command
 from tests.support.flyte_tasks import custom_ids, jsonl, put, request_line, requests
 from tests.support.killing_worker import KillingWorker
 from tests.support.stack import KEY_VARIABLES
@@ -102,11 +103,11 @@ class World:
         for process in self.processes[1:]:
             process.start()
 
-    def run(self, command: commands.Command[Any], prefix: str = "") -> Any:
+    def run(self, command: Command[Any], prefix: str = "") -> Any:
         """A command of the store."""
         return self._store(prefix or self.prefix).run(command)
 
-    def run_all(self, many: list[commands.Command[Any]]) -> list[Any]:
+    def run_all(self, many: list[Command[Any]]) -> list[Any]:
         """Many commands of the store."""
         return list(self._store(self.prefix).run_all(many))
 

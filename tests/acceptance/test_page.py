@@ -20,7 +20,7 @@ from batchflow.overview.listing import MOST_READ
 from batchflow.queue import QUEUE_OF, Queue, Step
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState, Stage
-from batchflow.store import JobStore, commands, telemetry
+from batchflow.store import JobStore, backoff, commands, lines, telemetry
 from tests.support.browser import Scheme, Window, running_chromium, window
 from tests.support.flyte_client import FlyteClient, Node, inputs_of, template_of
 from tests.support.flyte_tasks import batch_task, requests
@@ -345,9 +345,9 @@ def test_why_jobs_wait_is_said_in_words(gateway: Gateway, page: Page) -> None:
     job = gateway.store.run(commands.get(job_id))
     assert job is not None
     gateway.store.run(
-        commands.back_off(job.credential, message="OpenAI answers 503.", retry_after_s=200)
+        backoff.extend(job.credential, message="OpenAI answers 503.", retry_after_s=200)
     )
-    gateway.store.run(commands.join_line(f"{job.credential}|o4-mini", job))
+    gateway.store.run(lines.join(f"{job.credential}|o4-mini", job))
     page.goto("/")
     waits = page.locator(".waits li")
     expect(waits.nth(0)).to_contain_text("For a worker on the queue submit 1 job")
@@ -700,8 +700,8 @@ def fill(store: JobStore) -> tuple[str, str]:
         observe(store, job_id, more={**fields, **counts}, to=state)
     job = store.run(commands.get(made[JobKind.BATCH, JobState.RUNNING]))
     assert job is not None
-    store.run(commands.back_off(job.credential, message="OpenAI answers 503."))
-    store.run(commands.join_line(f"{job.credential}|", job))
+    store.run(backoff.extend(job.credential, message="OpenAI answers 503."))
+    store.run(lines.join(f"{job.credential}|", job))
     store.run(telemetry.alive("celery@one", ["submit", "poll"]))
     return job.id, made[JobKind.BATCH, JobState.FAILED]
 

@@ -15,6 +15,7 @@ from batchflow.openai_api import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import commands
+from batchflow.store import lines as store_lines
 from batchflow.store.commands import Cancelled
 from tests.support.orders import an_order
 from tests.support.runtime import Team, team
@@ -346,7 +347,7 @@ def test_a_refusal_ends_a_job_that_is_to_be_cancelled(workers: Team, seen: str) 
     job_id = workers.submitted(config=CONFIG)
     behind = workers.batch(config=CONFIG)
     workers.runtime.store.run(
-        commands.join_line(f"{workers.credential()}|{MODEL}", workers.job(behind))
+        store_lines.join(f"{workers.credential()}|{MODEL}", workers.job(behind))
     )
     job = workers.job(job_id)
     assert workers.ask_to_cancel(job_id) is Cancelled.REQUESTED

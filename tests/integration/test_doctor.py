@@ -36,7 +36,17 @@ from batchflow.jobs import BatchSpec, Credential
 from batchflow.queue import Queue, Sender, Step, make_app
 from batchflow.settings import Settings, load_settings
 from batchflow.states import JobState
-from batchflow.store import AsyncJobStore, JobStore, commands, connect, connect_async, telemetry
+from batchflow.store import (
+    AsyncJobStore,
+    JobStore,
+    backoff,
+    commands,
+    connect,
+    connect_async,
+    lines,
+    telemetry,
+)
+from batchflow.store.command import Command
 from batchflow.webhook import WEBHOOK_PATH
 from tests.support.deliveries import SECRET
 from tests.support.gateway import running_gateway
@@ -171,7 +181,7 @@ class _Says:
     def __init__(self, **info: object) -> None:
         self._info = {"redis_version": "7.2.4", "aof_enabled": 1} | info
 
-    async def run(self, command: commands.Command[Any]) -> Any:
+    async def run(self, command: Command[Any]) -> Any:
         return command.parse(self._info)
 
 
@@ -344,7 +354,7 @@ def test_polls_that_stand_still(settings: MakeSettings, store: JobStore) -> None
 def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) -> None:
     job = store.run(commands.get(_batch(store)))
     assert job
-    store.run(commands.join_line("KEY|gpt-test", job))
+    store.run(lines.join("KEY|gpt-test", job))
     found = look(settings(), jobs.polls)["waiting"]
     assert found.level is WARNING
     assert "1 job" in found.seen
@@ -392,9 +402,9 @@ def test_a_key_that_the_workers_leave_alone(settings: MakeSettings, store: JobSt
 
         return asyncio.run(found())
 
-    store.run(commands.back_off("FLYTE_OPENAI_API_KEY", message="Why."))
+    store.run(backoff.extend("FLYTE_OPENAI_API_KEY", message="Why."))
     assert levels() == [WARNING, NOTE]
-    store.run(commands.back_off("FLYTE_OPENAI_API_KEY", message="Why.", retry_after_s=100))
+    store.run(backoff.extend("FLYTE_OPENAI_API_KEY", message="Why.", retry_after_s=100))
     assert levels() == [PROBLEM, NOTE]
 
 

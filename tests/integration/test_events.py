@@ -11,7 +11,8 @@ from batchflow_workers.step import take_step
 from batchflow.overview.summary import Summary, summarize
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import commands, connect_async, telemetry
+from batchflow.store import backoff, commands, connect_async, telemetry
+from batchflow.store import lines as store_lines
 from tests.support.runtime import Team, team
 from tests.support.stack_emulator import Emulator
 from tests.support.steps import lines
@@ -146,7 +147,7 @@ def test_no_look_at_errors_while_openai_is_to_be_left_alone(workers: Team) -> No
     job_id = workers.submitted()
     workers.change(job_id, error_file_id="file-1")
     store, credential = workers.runtime.store, str(workers.job(job_id).spec.credential)
-    store.run(commands.back_off(credential, message="Slow down.", retry_after_s=60))
+    store.run(backoff.extend(credential, message="Slow down.", retry_after_s=60))
     with workers.calls(files_content=0):
         explain.explain(workers.runtime, job_id)
     assert workers.job(job_id).top_error == ""
@@ -185,15 +186,15 @@ def test_the_summary_says_what_there_is(workers: Team, tmp_path: Path) -> None:
 def test_the_summary_says_what_jobs_wait_for(workers: Team) -> None:
     job = workers.job(workers.submitted())
     store, credential = workers.runtime.store, str(job.spec.credential)
-    store.run(commands.back_off(credential, message="OpenAI answered 503.", retry_after_s=60))
-    store.run(commands.join_line(f"{credential}|gpt-test", job))
-    backoff, line = summary(workers).waits
-    assert (backoff.reason, backoff.what) == ("openai", credential)
-    assert backoff.message == "OpenAI answered 503."
-    assert backoff.until is not None
+    store.run(backoff.extend(credential, message="OpenAI answered 503.", retry_after_s=60))
+    store.run(store_lines.join(f"{credential}|gpt-test", job))
+    outage, line = summary(workers).waits
+    assert (outage.reason, outage.what) == ("openai", credential)
+    assert outage.message == "OpenAI answered 503."
+    assert outage.until is not None
     assert (line.reason, line.what, line.jobs) == ("capacity", f"{credential}|gpt-test", 1)
-    store.run(commands.clear_backoff(credential))
-    store.run(commands.leave_line(f"{credential}|gpt-test", job.id))
+    store.run(backoff.clear(credential))
+    store.run(store_lines.leave(f"{credential}|gpt-test", job.id))
     assert summary(workers).waits == ()
 
 

@@ -15,7 +15,7 @@ from batchflow.overview.views import JobView
 from batchflow.queue import Queue, Step
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import commands
+from batchflow.store import commands, listing
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.orders import an_order
 from tests.support.population import populate
@@ -90,7 +90,7 @@ def listed(crowd: Gateway, **parameters: Any) -> dict[str, Any]:
 
 
 def records(crowd: Gateway) -> list[dict[str, Any]]:
-    ids = crowd.store.run(commands.recent(1_000))
+    ids = crowd.store.run(listing.recent(1_000))
     jobs = crowd.store.run_all([commands.get(job_id) for job_id in ids])
     return [JobView.of(job).model_dump(mode="json") for job in jobs if job]
 
@@ -138,7 +138,7 @@ def test_a_page_has_fifty_jobs_unless_told_otherwise(crowd: Gateway) -> None:
     ],
 )
 def test_each_parameter_filters(crowd: Gateway, parameters: dict[str, Any], wanted: Filter) -> None:
-    ids = crowd.store.run(commands.recent(1_000))
+    ids = crowd.store.run(listing.recent(1_000))
     jobs = crowd.store.run_all([commands.get(job_id) for job_id in ids])
     expected = {job.id for job in jobs if job and wanted.takes(job)}
     assert expected

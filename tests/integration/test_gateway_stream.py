@@ -19,7 +19,7 @@ from batchflow.jobs import Order
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import JobStore, commands, connect, events
-from batchflow.store.commands import Command
+from batchflow.store.command import Command
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.listener import Asked, Event, Listener
 from tests.support.orders import an_order

@@ -28,7 +28,8 @@ from batchflow.overview.views import JobDetails, JobView
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import LIVE, JobKind, JobState, Phase, Stage
 from batchflow.store import AsyncJobStore, JobStore, commands, events
-from batchflow.store.commands import Command
+from batchflow.store.command import Command
+from batchflow.store.listing import recent
 from tests.support.orders import an_order
 from tests.support.population import populate
 
@@ -74,7 +75,7 @@ class Fleet:
 
     def everything(self) -> list[Job]:
         """All records, read past the index; newest first."""
-        ids = self.store.run(commands.recent(1_000_000))
+        ids = self.store.run(recent(1_000_000))
         jobs = [job for job in self.store.run_all([commands.get(id_) for id_ in ids]) if job]
         return sorted(jobs, key=place, reverse=True)
 

@@ -23,7 +23,8 @@ from batchflow.openai_api import PAGE, OpenAIApi
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import JobStore, commands, connect
+from batchflow.store import JobStore, commands, connect, leases
+from batchflow.store.command import Command
 from tests.support.orders import an_order
 from tests.support.steps import Notes
 
@@ -346,7 +347,7 @@ def test_what_is_due_again_while_a_sweep_goes_on_is_asked_for(
     monkeypatch.setattr(workers.notes, "send", lambda _, *args: messages.append(args))
     run_all = JobStore.run_all
 
-    def after_a_poll(store: JobStore, given: Sequence[commands.Command[Any]]) -> list[Any]:
+    def after_a_poll(store: JobStore, given: Sequence[Command[Any]]) -> list[Any]:
         """Before the sweep looks at what it took first, another poll sees the few, and they are
         due once more."""
         looking.undo()
@@ -411,6 +412,6 @@ def test_a_long_poll_whose_rest_the_broker_does_not_take_loses_nothing(
 
 def test_many_that_find_another_poll_at_work_wait_longer(workers: Workers) -> None:
     ids = workers.submitted([1] * 500)
-    workers.runtime.store.run(commands.acquire_lease(f"poll:{CREDENTIAL}", "other", ttl_s=60))
+    workers.runtime.store.run(leases.acquire(f"poll:{CREDENTIAL}", "other", ttl_s=60))
     assert workers.look(ids) == (0, 0)
     assert min(workers.due_in_s(ids)) > 3

@@ -29,6 +29,7 @@ from batchflow.store import (
     commands,
     connect,
     connect_async,
+    listing,
     warn_of_eviction,
 )
 from tests.support.orders import an_order
@@ -226,12 +227,12 @@ def test_a_wrong_password_is_told_without_it(place: Place) -> None:
     url = f"redis://:{ENCODED}@127.0.0.1:{port}/0"
     settings = place.settings(url)
     with place.store(url) as store, pytest.raises(StoreUnavailable) as caught:
-        store.run(commands.counts())
+        store.run(listing.counts())
     told = [str(caught.value), repr(caught.value.__cause__)]
 
     async def ask() -> None:
         async with async_store(settings) as store:
-            await store.run(commands.counts())
+            await store.run(listing.counts())
 
     with pytest.raises(StoreUnavailable) as caught:
         asyncio.run(ask())
@@ -305,7 +306,7 @@ def test_tls(place: Place, tmp_path: Path) -> None:
     url = f"{host}?ssl_ca_certs={certificate}"
     # Neither client takes a certificate that nobody vouches for.
     with place.store(host) as store, pytest.raises(StoreUnavailable, match="certificate"):
-        store.run(commands.counts())
+        store.run(listing.counts())
     # By its other name, because kombu keeps connections by host and port.
     app = make_app(place.settings(host.replace("localhost", "127.0.0.1")))
     with pytest.raises(QueueUnavailable, match="certificate"):
@@ -467,7 +468,7 @@ def test_old_records_go_and_live_ones_never(old_team: Team) -> None:
     for index in (keys.RECENT, keys.DUE):
         ids: Any = redis.zrange(old_team.redis_key(index), 0, -1)
         assert set(ids) == (live if index == keys.DUE else live | {young})
-    counts = old_team.runtime.store.run(commands.counts())
+    counts = old_team.runtime.store.run(listing.counts())
     assert counts[JobKind.DOWNLOAD, JobState.QUEUED] == len(live)
     assert counts[JobKind.DOWNLOAD, JobState.SUCCEEDED] == 1
     for job_id in old:

@@ -24,7 +24,8 @@ from batchflow.openai_api import OpenAIApi
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.settings import Settings
 from batchflow.states import JobState, Stage
-from batchflow.store import commands, connect
+from batchflow.store import commands, connect, listing
+from batchflow.store import leases as store_leases
 from tests.support.orders import an_order
 from tests.support.runtime import KEY
 from tests.support.stack_emulator import Emulator
@@ -97,7 +98,7 @@ def test_submit_makes_the_batch(steps: Steps) -> None:
     assert (batch["endpoint"], batch["completion_window"]) == ("/v1/chat/completions", "24h")
     job = steps.job(job_id)
     assert (job.state, job.batch_id, job.source) == (JobState.RUNNING, batch["id"], "submit")
-    assert steps.runtime.store.run(commands.find_batch(batch["id"])) == job_id
+    assert steps.runtime.store.run(commands.find_job(batch["id"])) == job_id
 
 
 def test_a_batch_from_beginning_to_end(steps: Steps) -> None:
@@ -327,10 +328,10 @@ def test_only_what_openai_knows_of_the_config_is_sent(steps: Steps) -> None:
 
 def test_a_job_that_somebody_is_at_is_left_alone(steps: Steps) -> None:
     job_id = steps.batch()
-    steps.runtime.store.run(commands.acquire_lease(job_id, "somebody", ttl_s=60))
+    steps.runtime.store.run(store_leases.acquire(job_id, "somebody", ttl_s=60))
     steps.step(job_id)
     assert not ours(steps)
-    steps.runtime.store.run(commands.release_lease(job_id, "somebody"))
+    steps.runtime.store.run(store_leases.release(job_id, "somebody"))
     steps.step(job_id)
     assert len(ours(steps)) == 1
 
@@ -342,7 +343,7 @@ def test_a_step_that_hangs_does_not_keep_its_job(
     if hangs:
         monkeypatch.setattr(leases, "STEP_LIMIT_S", 0)
     steps = make_steps(lease_s=0.5)
-    taken = commands.acquire_lease(job_id := steps.batch(), "somebody else", ttl_s=60)
+    taken = store_leases.acquire(job_id := steps.batch(), "somebody else", ttl_s=60)
 
     def work(runtime: Runtime, _: Job) -> None:
         deadline = time.monotonic() + (10 if hangs else 1.5)
@@ -393,7 +394,7 @@ def scripted(steps: Steps, answer: Callable[[httpx2.Request], httpx2.Response]) 
 
     class Scripted(Runtime):
         def openai(self, credential: Credential) -> OpenAIApi:
-            http = httpx2.Client(transport=httpx2.MockTransport(answer))
+            http = openai.DefaultHttpxClient(transport=httpx2.MockTransport(answer))
             base_url = "http://openai.test/v1"
             client = openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0, http_client=http)
             return OpenAIApi(client)
@@ -576,27 +577,7 @@ def cut(file: Path) -> None:
     os.truncate(file, 10)
 
 
-def replaced(file: Path) -> None:
-    other = file.with_name("other.jsonl")
-    other.write_bytes(b"no json\n")
-    other.replace(file)
-
-
-@pytest.mark.parametrize("change", [appended, overwritten, cut, replaced])
-def test_what_was_checked_is_what_is_sent(
-    steps: Steps, file: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
-) -> None:
-    checked = file.read_bytes()
-    when(monkeypatch, CheckedFile, "look_ahead", lambda: change(file))
-    job_id = steps.upload(str(file))
-    steps.step(job_id)
-    assert steps.job(job_id).state is JobState.SUCCEEDED
-    [sent] = sent_for(steps, job_id)
-    content = steps.emulator.sdk(steps.organization).files.content(sent["id"])
-    assert content.read() == checked
-
-
-_LARGE_LINES = 9_000
+_LARGE_LINES = 18_000
 
 
 @pytest.fixture
@@ -610,24 +591,61 @@ def large(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("change", [appended, overwritten, cut])
-def test_a_file_that_changes_while_it_is_read_is_not_sent(
-    steps: Steps, large: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+@pytest.mark.parametrize("which", ["file", "large"])
+def test_a_file_that_changes_while_it_is_checked_and_sent_is_not_sent(
+    steps: Steps,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    which: str,
+    change: Callable[[Path], None],
 ) -> None:
-    whole = large.read_bytes()
-    job_id = steps.upload(str(large))
+    path: Path = request.getfixturevalue(which)
+    whole = path.read_bytes()
+    job_id = steps.upload(str(path))
     with monkeypatch.context() as patch:
-        when(patch, CheckedFile, "look_ahead", lambda: change(large))
+        when(patch, CheckedFile, "look_ahead", lambda: change(path))
         steps.step(job_id)
     job = steps.job(job_id)
-    assert job.message == f"{large} was changed while it was being read. (try 1 of {MAX_FAILURES})"
+    assert job.message == f"{path} was changed while it was being read. (try 1 of {MAX_FAILURES})"
     assert (job.state, sent_for(steps, job_id)) == (JobState.RUNNING, [])
     # The next try checks again, and finds that nothing has arrived.
-    large.write_bytes(whole)
+    path.write_bytes(whole)
     with steps.calls(files_list=1, files_create=1):
         steps.step(job_id)
     [sent] = sent_for(steps, job_id)
     assert sent["bytes"] == len(whole)
     assert steps.job(job_id).result == {"file_id": sent["id"]}
+
+
+def test_a_file_that_is_replaced_after_the_check_is_sent_as_it_was(
+    steps: Steps, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked_bytes = file.stat().st_size
+    other = file.with_name("other.jsonl")
+    other.write_bytes(b"no json\n")
+    when(monkeypatch, CheckedFile, "look_ahead", lambda: other.exists() and other.replace(file))
+    job_id = steps.upload(str(file))
+    steps.step(job_id)
+    assert [sent["bytes"] for sent in sent_for(steps, job_id)] == [checked_bytes]
+    assert steps.job(job_id).state is JobState.SUCCEEDED
+
+
+def test_an_upload_that_is_redirected_sends_the_file_again(steps: Steps, large: Path) -> None:
+    received: list[bytes] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        received.append(request.read())
+        if request.url.path == "/v1/files":
+            return httpx2.Response(308, headers={"location": "/openai/v1/files"})
+        return httpx2.Response(
+            200, json={"id": "file-1", "filename": "f", "created_at": 0, "object": "file"}
+        )
+
+    moved = scripted(steps, answer)
+    job_id = moved.upload(str(large))
+    moved.step(job_id)
+    assert moved.job(job_id).result == {"file_id": "file-1"}
+    assert [large.read_bytes() in body for body in received] == [True, True]
 
 
 def test_a_large_file_whose_end_is_bad_never_comes_to_be_at_openai(
@@ -1068,7 +1086,7 @@ def test_an_outage_changes_nothing_but_the_message(steps: Steps, answer: str, co
 def test_two_polls_of_a_credential_do_not_ask_twice(steps: Steps) -> None:
     job_id = steps.submitted()
     lease = f"poll:{steps.credential()}"
-    steps.runtime.store.run(commands.acquire_lease(lease, "somebody", ttl_s=60))
+    steps.runtime.store.run(store_leases.acquire(lease, "somebody", ttl_s=60))
     with steps.calls(batches_list=0, batches_retrieve=0):
         steps.poll(job_id)
     assert steps.due_in_s(job_id) <= 1.1
@@ -1169,7 +1187,7 @@ def test_due_batches_are_polled_together_by_credential(steps: Steps) -> None:
 
 def test_one_sweep_at_a_time(steps: Steps) -> None:
     steps.batch()
-    steps.runtime.store.run(commands.acquire_lease("sweep", "somebody", ttl_s=60))
+    steps.runtime.store.run(store_leases.acquire("sweep", "somebody", ttl_s=60))
     assert steps.sweep() == []
 
 
@@ -1192,7 +1210,7 @@ def test_a_job_whose_record_is_gone_is_no_longer_due(steps: Steps) -> None:
     job_id = steps.batch()
     steps.runtime.store.redis.delete(f"{steps.runtime.settings.key_prefix}:job:{job_id}")
     assert steps.sweep() == []
-    assert steps.runtime.store.run(commands.recent(10)) == []
+    assert steps.runtime.store.run(listing.recent(10)) == []
 
 
 def test_a_record_that_cannot_be_read_stops_nobody_else(steps: Steps) -> None:

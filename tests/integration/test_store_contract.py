@@ -20,8 +20,19 @@ from batchflow import keys
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import BatchSpec, Credential, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
-from batchflow.store import AsyncJobStore, JobStore, commands, telemetry
-from batchflow.store.commands import Begun, Cancelled, Command, Outcome
+from batchflow.store import (
+    AsyncJobStore,
+    JobStore,
+    backoff,
+    commands,
+    leases,
+    lines,
+    listing,
+    telemetry,
+)
+from batchflow.store.backoff import Backoff
+from batchflow.store.command import Command
+from batchflow.store.commands import Begun, Cancelled, Outcome
 from batchflow.store.stores import script_names, script_source
 from tests.support.orders import an_order
 from tests.support.rigs import LATER_S, Rig, loop
@@ -58,7 +69,7 @@ def test_create_records_a_new_job(rig: Rig) -> None:
     assert job.created_at == job.updated_at
     assert job.created_at.timestamp() == pytest.approx(now_s, abs=5)
     assert rig.due()[job.id] == pytest.approx(now_s + 30, abs=5)
-    assert rig.run(commands.recent(10)) == [job.id]
+    assert rig.run(listing.recent(10)) == [job.id]
 
 
 def test_create_finds_what_is_there_and_changes_nothing(rig: Rig) -> None:
@@ -266,7 +277,7 @@ def test_an_observation_that_is_older_than_what_is_known_is_dropped(rig: Rig, kn
         if Stage.NONE < observed < known:
             assert outcome is Outcome.STALE
             assert what == (JobState.RUNNING, "known", "", 0, None)
-            assert rig.run(commands.find_batch(batch_id)) is None
+            assert rig.run(commands.find_job(batch_id)) is None
             assert len(rig.events()) == told
         else:
             assert outcome is Outcome.APPLIED
@@ -365,7 +376,7 @@ def test_what_people_would_notice_is_an_event_and_a_change(
     job = rig.job(order)
     assert (job.updated_at > before.updated_at) is told
     assert job.source == ("after" if told else "before")
-    assert rig.run(commands.recent(1)) == [order.job_id if told else other.job_id]
+    assert rig.run(listing.recent(1)) == [order.job_id if told else other.job_id]
     assert [event["source"] for event in rig.events()][3:] == (["after"] if told else [])
 
 
@@ -383,8 +394,8 @@ def test_due_moves_only_when_told_and_ends_with_the_job(rig: Rig) -> None:
 def test_a_batch_leads_to_its_job(rig: Rig) -> None:
     order = rig.created()
     rig.changed(order, fields={"batch_id": "batch_1"})
-    assert rig.run(commands.find_batch("batch_1")) == order.job_id
-    assert rig.run(commands.find_batch("batch_2")) is None
+    assert rig.run(commands.find_job("batch_1")) == order.job_id
+    assert rig.run(commands.find_job("batch_2")) is None
     ttl_s = rig.redis.ttl(f"{rig.prefix}:{keys.openai('batch_1')}")
     assert keys.OPENAI_TTL_S - 60 <= ttl_s <= keys.OPENAI_TTL_S
 
@@ -510,8 +521,8 @@ def test_purge_forgets_what_ended_long_ago(
     # A negative retention time is as good as a clock that has gone on.
     assert rig.run(commands.purge(order.job_id, retention_s=retention_s)) is gone
     assert (rig.run(commands.get(order.job_id)) is None) is gone
-    assert rig.run(commands.recent(10)) == ([] if gone else [order.job_id])
-    assert rig.run(commands.counts())[JobKind.BATCH, state] == (0 if gone else 1)
+    assert rig.run(listing.recent(10)) == ([] if gone else [order.job_id])
+    assert rig.run(listing.counts())[JobKind.BATCH, state] == (0 if gone else 1)
 
 
 def test_purge_tidies_up_after_a_record_that_was_deleted(rig: Rig) -> None:
@@ -519,7 +530,7 @@ def test_purge_tidies_up_after_a_record_that_was_deleted(rig: Rig) -> None:
     rig.redis.delete(f"{rig.prefix}:{keys.job(order.job_id)}")
     assert rig.run(commands.purge(order.job_id, retention_s=LATER_S))
     assert not rig.due()
-    assert not rig.run(commands.recent(10))
+    assert not rig.run(listing.recent(10))
 
 
 def test_a_job_that_was_forgotten_can_be_made_again(rig: Rig) -> None:
@@ -536,29 +547,29 @@ def test_a_job_that_was_forgotten_can_be_made_again(rig: Rig) -> None:
 def test_recent_has_the_last_change_first(rig: Rig) -> None:
     one, two, three = (rig.created() for _ in range(3))
     rig.changed(one, fields={"message": "Changed."})
-    assert rig.run(commands.recent(2)) == [one.job_id, three.job_id]
-    assert rig.run(commands.recent(2, offset=2)) == [two.job_id]
+    assert rig.run(listing.recent(2)) == [one.job_id, three.job_id]
+    assert rig.run(listing.recent(2, offset=2)) == [two.job_id]
 
 
 def test_unchanged_since_has_the_oldest_change_first(rig: Rig) -> None:
     one, two, three = (rig.created() for _ in range(3))
     before_three_s = rig.job(two).updated_at.timestamp() + 1e-7
     rig.changed(one, fields={"message": "Changed."})
-    assert rig.run(commands.unchanged_since(before_three_s, 10)) == [two.job_id]
+    assert rig.run(listing.unchanged_since(before_three_s, 10)) == [two.job_id]
     now_s = rig.run(commands.time()) + 1
-    assert rig.run(commands.unchanged_since(now_s, 2)) == [two.job_id, three.job_id]
-    assert rig.run(commands.unchanged_since(now_s, 2, offset=2)) == [one.job_id]
-    assert rig.run(commands.unchanged_since(now_s - LATER_S, 10)) == []
+    assert rig.run(listing.unchanged_since(now_s, 2)) == [two.job_id, three.job_id]
+    assert rig.run(listing.unchanged_since(now_s, 2, offset=2)) == [one.job_id]
+    assert rig.run(listing.unchanged_since(now_s - LATER_S, 10)) == []
 
 
 def test_counts_agree_with_the_records(rig: Rig) -> None:
-    assert rig.run(commands.counts()) == {}
+    assert rig.run(listing.counts()) == {}
     expected: dict[tuple[JobKind, JobState], int] = {}
     for number, (kind, state) in enumerate(product(JobKind, JobState), start=1):
         for _ in range(number % 3):
             rig.in_state(state, kind)
         expected[kind, state] = number % 3
-    counts = rig.run(commands.counts())
+    counts = rig.run(listing.counts())
     assert {place: counts.get(place, 0) for place in expected} == expected
 
 
@@ -606,42 +617,42 @@ def test_the_events_stream_is_trimmed(rig: Rig, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_lease_has_one_owner(rig: Rig) -> None:
-    assert rig.run(commands.acquire_lease("sweep", "one", ttl_s=60))
-    assert not rig.run(commands.acquire_lease("sweep", "two", ttl_s=60))
-    assert not rig.run(commands.acquire_lease("sweep", "one", ttl_s=60))
-    assert rig.run(commands.acquire_lease("poll:key", "two", ttl_s=60))
+    assert rig.run(leases.acquire("sweep", "one", ttl_s=60))
+    assert not rig.run(leases.acquire("sweep", "two", ttl_s=60))
+    assert not rig.run(leases.acquire("sweep", "one", ttl_s=60))
+    assert rig.run(leases.acquire("poll:key", "two", ttl_s=60))
 
 
 def test_a_lease_is_renewed_and_released_only_by_its_owner(rig: Rig) -> None:
     key = f"{rig.prefix}:{keys.lease('sweep')}"
-    rig.run(commands.acquire_lease("sweep", "one", ttl_s=60))
-    assert not rig.run(commands.renew_lease("sweep", "two", ttl_s=600))
-    assert not rig.run(commands.release_lease("sweep", "two"))
+    rig.run(leases.acquire("sweep", "one", ttl_s=60))
+    assert not rig.run(leases.renew("sweep", "two", ttl_s=600))
+    assert not rig.run(leases.release("sweep", "two"))
     assert rig.redis.pttl(key) <= 60_000
-    assert rig.run(commands.renew_lease("sweep", "one", ttl_s=600))
+    assert rig.run(leases.renew("sweep", "one", ttl_s=600))
     assert rig.redis.pttl(key) > 500_000
-    assert rig.run(commands.release_lease("sweep", "one"))
-    assert not rig.run(commands.release_lease("sweep", "one"))
-    assert not rig.run(commands.renew_lease("sweep", "one", ttl_s=60))
-    assert rig.run(commands.acquire_lease("sweep", "two", ttl_s=60))
+    assert rig.run(leases.release("sweep", "one"))
+    assert not rig.run(leases.release("sweep", "one"))
+    assert not rig.run(leases.renew("sweep", "one", ttl_s=60))
+    assert rig.run(leases.acquire("sweep", "two", ttl_s=60))
 
 
 def test_a_lease_runs_out(rig: Rig) -> None:
-    assert rig.run(commands.acquire_lease("sweep", "dead", ttl_s=0.03))
-    until(lambda: rig.run(commands.acquire_lease("sweep", "alive", ttl_s=60)))
-    assert not rig.run(commands.renew_lease("sweep", "dead", ttl_s=60))
-    assert not rig.run(commands.release_lease("sweep", "dead"))
+    assert rig.run(leases.acquire("sweep", "dead", ttl_s=0.03))
+    until(lambda: rig.run(leases.acquire("sweep", "alive", ttl_s=60)))
+    assert not rig.run(leases.renew("sweep", "dead", ttl_s=60))
+    assert not rig.run(leases.release("sweep", "dead"))
 
 
 # Backoff
 
 
-def waits(rig: Rig, credential: str = "key") -> commands.Backoff | None:
-    return rig.run(commands.backoff(credential, rig.run(commands.time())))
+def waits(rig: Rig, credential: str = "key") -> Backoff | None:
+    return rig.run(backoff.current(credential, rig.run(commands.time())))
 
 
 def fail(rig: Rig, retry_after_s: float | None = None, message: str = "Down.") -> float:
-    return rig.run(commands.back_off("key", message=message, retry_after_s=retry_after_s))
+    return rig.run(backoff.extend("key", message=message, retry_after_s=retry_after_s))
 
 
 def end_wait(rig: Rig) -> None:
@@ -653,17 +664,17 @@ def test_a_failure_makes_everybody_wait(rig: Rig) -> None:
     assert waits(rig) is None
     before_s = rig.run(commands.time())
     delay_s = fail(rig)
-    assert commands.FIRST_BACKOFF_S / 2 <= delay_s <= commands.FIRST_BACKOFF_S
-    backoff = rig.run(commands.backoff("key", before_s))
-    assert backoff is not None
-    assert backoff.seconds_left == pytest.approx(delay_s, abs=5)
-    assert backoff.message == "Down."
+    assert backoff.FIRST_S / 2 <= delay_s <= backoff.FIRST_S
+    wait = rig.run(backoff.current("key", before_s))
+    assert wait is not None
+    assert wait.seconds_left == pytest.approx(delay_s, abs=5)
+    assert wait.message == "Down."
     assert waits(rig, "other") is None
 
 
 def test_failures_in_a_row_wait_exponentially_longer(rig: Rig) -> None:
     for failure in range(14):
-        longest_s = min(commands.LONGEST_BACKOFF_S, commands.FIRST_BACKOFF_S * 2**failure)
+        longest_s = min(backoff.LONGEST_S, backoff.FIRST_S * 2**failure)
         assert longest_s / 2 <= fail(rig) <= longest_s
         end_wait(rig)
     assert waits(rig) is None
@@ -674,7 +685,7 @@ def test_failures_of_requests_that_were_under_way_count_as_one(rig: Rig) -> None
     assert all(fail(rig, message=f"Down {n}.") <= first_s for n in range(20))
     assert rig.raw(keys.backoff("key"))["failures"] == "1"
     end_wait(rig)
-    assert fail(rig) <= 2 * commands.FIRST_BACKOFF_S
+    assert fail(rig) <= 2 * backoff.FIRST_S
 
 
 def test_retry_after_wins_when_it_is_longer(rig: Rig) -> None:
@@ -682,25 +693,25 @@ def test_retry_after_wins_when_it_is_longer(rig: Rig) -> None:
     # Also while one waits already, and not when it is shorter.
     assert fail(rig, retry_after_s=99) == pytest.approx(99, abs=0.01)
     assert fail(rig, retry_after_s=1) == pytest.approx(99, abs=5)
-    backoff = waits(rig)
-    assert backoff is not None
-    assert backoff.seconds_left == pytest.approx(99, abs=5)
+    wait = waits(rig)
+    assert wait is not None
+    assert wait.seconds_left == pytest.approx(99, abs=5)
 
 
 @pytest.mark.parametrize("retry_after_s", [0, 0.001, 86_400, 1e9])
 def test_no_retry_after_breaks_the_store(rig: Rig, retry_after_s: float) -> None:
     before_s = rig.run(commands.time())
     assert fail(rig, retry_after_s=retry_after_s) > 0
-    assert rig.run(commands.backoff("key", before_s)) is not None
+    assert rig.run(backoff.current("key", before_s)) is not None
 
 
 def test_an_answer_ends_the_wait(rig: Rig) -> None:
     fail(rig)
     end_wait(rig)
     fail(rig)
-    rig.run(commands.clear_backoff("key"))
+    rig.run(backoff.clear("key"))
     assert waits(rig) is None
-    assert fail(rig) <= commands.FIRST_BACKOFF_S
+    assert fail(rig) <= backoff.FIRST_S
 
 
 def test_a_backoff_is_forgotten_some_time_after_its_end(rig: Rig) -> None:
@@ -714,27 +725,27 @@ def test_a_backoff_is_forgotten_some_time_after_its_end(rig: Rig) -> None:
 
 def test_a_line_is_in_the_order_in_which_jobs_were_made(rig: Rig) -> None:
     jobs = [rig.job(rig.created()) for _ in range(3)]
-    assert rig.run(commands.first_in_line("key|m")) is None
-    assert [rig.run(commands.join_line("key|m", job)) for job in reversed(jobs)] == [True] * 3
-    assert not rig.run(commands.join_line("key|m", jobs[0]))
-    assert rig.run(commands.first_in_line("key|m")) == jobs[0].id
-    assert [rig.run(commands.place_in_line("key|m", job.id)) for job in jobs] == [0, 1, 2]
-    assert rig.run(commands.leave_line("key|m", jobs[0].id))
-    assert not rig.run(commands.leave_line("key|m", jobs[0].id))
-    assert rig.run(commands.first_in_line("key|m")) == jobs[1].id
-    assert rig.run(commands.first_in_line("key|other")) is None
+    assert rig.run(lines.first("key|m")) is None
+    assert [rig.run(lines.join("key|m", job)) for job in reversed(jobs)] == [True] * 3
+    assert not rig.run(lines.join("key|m", jobs[0]))
+    assert rig.run(lines.first("key|m")) == jobs[0].id
+    assert [rig.run(lines.place("key|m", job.id)) for job in jobs] == [0, 1, 2]
+    assert rig.run(lines.leave("key|m", jobs[0].id))
+    assert not rig.run(lines.leave("key|m", jobs[0].id))
+    assert rig.run(lines.first("key|m")) == jobs[1].id
+    assert rig.run(lines.first("key|other")) is None
 
 
 def test_lines_are_known_while_somebody_waits_in_them(rig: Rig) -> None:
     first, second = (rig.job(rig.created()) for _ in range(2))
-    rig.run(commands.join_line("key|m", first))
-    rig.run(commands.join_line("key|m", second))
-    rig.run(commands.join_line("key|n", second))
-    assert rig.run(telemetry.lines()) == ["key|m", "key|n"]
-    assert rig.run(telemetry.length_of_line("key|m")) == 2
-    rig.run(commands.leave_line("key|n", second.id))
-    rig.run(commands.leave_line("key|m", first.id))
-    assert rig.run(telemetry.lines()) == ["key|m"]
+    rig.run(lines.join("key|m", first))
+    rig.run(lines.join("key|m", second))
+    rig.run(lines.join("key|n", second))
+    assert rig.run(lines.names()) == ["key|m", "key|n"]
+    assert rig.run(lines.length("key|m")) == 2
+    rig.run(lines.leave("key|n", second.id))
+    rig.run(lines.leave("key|m", first.id))
+    assert rig.run(lines.names()) == ["key|m"]
 
 
 # The index
@@ -742,10 +753,10 @@ def test_lines_are_known_while_somebody_waits_in_them(rig: Rig) -> None:
 
 def places(rig: Rig, kind: JobKind, state: JobState, **facet: str) -> list[str]:
     """Ids as the index has them, read two at a time."""
-    found: list[commands.Listed] = []
+    found: list[listing.Listed] = []
     while page := rig.run(
-        commands.listed(
-            commands.Facet.of(**facet), kind, state, limit=2, before=str(found[-1]) if found else ""
+        listing.listed(
+            listing.Facet.of(**facet), kind, state, limit=2, before=str(found[-1]) if found else ""
         )
     ):
         found += page
@@ -757,7 +768,7 @@ def test_live_jobs_are_listed_by_when_they_were_made(rig: Rig) -> None:
     rig.changed(made[1], fields={"message": "News."})
     newest_first = [order.job_id for order in reversed(made)]
     assert places(rig, JobKind.BATCH, JobState.QUEUED) == newest_first
-    oldest = rig.run(commands.longest_listed(JobKind.BATCH, JobState.QUEUED))
+    oldest = rig.run(listing.longest_listed(JobKind.BATCH, JobState.QUEUED))
     assert oldest is not None
     assert oldest.job_id == made[0].job_id
     assert float(oldest.time) == pytest.approx(rig.job(made[0]).created_at.timestamp(), abs=1e-5)
@@ -769,7 +780,7 @@ def test_ended_jobs_are_listed_by_when_they_ended(rig: Rig) -> None:
         rig.changed(order, to=JobState.FAILED)
     assert places(rig, JobKind.BATCH, JobState.FAILED) == [first.job_id, second.job_id]
     assert places(rig, JobKind.BATCH, JobState.QUEUED) == []
-    since = commands.listed_since
+    since = listing.listed_since
     ended_s = rig.job(first).updated_at.timestamp()
     assert rig.run(since(JobKind.BATCH, JobState.FAILED, ended_s - 60)) == 2
     assert rig.run(since(JobKind.BATCH, JobState.FAILED, ended_s + 60)) == 0
@@ -808,11 +819,11 @@ def test_history_keeps_the_first_and_the_last_of_very_many_changes(rig: Rig) -> 
     order = rig.created()
     for number in range(200):
         rig.changed(order, fields={"message": f"Change {number}. " + "ü" * 250})
-    lines = rig.job(order).history.split("\n")
-    assert lines[0].split("\t")[3] == "create"
-    assert lines[-1].split("\t")[4].startswith("Change 199.")
-    assert 5 < len(lines) < 50
-    assert all(len(line.split("\t")) == 5 for line in lines)
+    entries = rig.job(order).history.split("\n")
+    assert entries[0].split("\t")[3] == "create"
+    assert entries[-1].split("\t")[4].startswith("Change 199.")
+    assert 5 < len(entries) < 50
+    assert all(len(entry.split("\t")) == 5 for entry in entries)
 
 
 def test_history_has_a_line_for_a_change_whatever_its_message(rig: Rig) -> None:
@@ -850,7 +861,7 @@ def test_the_time_is_that_of_redis(rig: Rig) -> None:
 def test_a_redis_that_is_away_is_one_error(key_prefix: str, redis_url: str) -> None:
     nobody = Redis.from_url("redis://:hunter2@127.0.0.1:1/0", decode_responses=True)
     with closing(nobody), pytest.raises(StoreUnavailable) as caught:
-        JobStore(nobody, key_prefix).run(commands.counts())
+        JobStore(nobody, key_prefix).run(listing.counts())
     assert isinstance(caught.value.__cause__, RedisConnectionError)
     assert "hunter2" not in str(caught.value)
     with (

@@ -21,7 +21,7 @@ from batchflow_workers.checked import CheckedFile
 
 from batchflow.queue import Sender, Step
 from batchflow.store import JobStore
-from batchflow.store.commands import Command
+from batchflow.store.command import Command
 
 _IDS = re.compile(r"\b(file|batch)[-_][A-Za-z0-9]{8,}")
 #: Sent by a thread whenever it is time, not by the step.

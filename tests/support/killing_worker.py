@@ -27,7 +27,7 @@ from celery import Celery
 
 from batchflow.queue import Sender, Step, make_app
 from batchflow.settings import load_settings
-from batchflow.store import commands, connect
+from batchflow.store import connect, listing
 from tests.support.kill_points import Points
 
 #: A step that takes longer hangs.
@@ -218,7 +218,7 @@ def _take_over(runtimes: list[Runtime]) -> None:
 
 
 def _live(runtime: Runtime) -> int:
-    counts = runtime.store.run(commands.counts())
+    counts = runtime.store.run(listing.counts())
     return sum(number for (_, state), number in counts.items() if not state.terminal)
 
 

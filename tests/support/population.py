@@ -8,7 +8,7 @@ from typing import Any
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Order, Spec, UploadSpec
 from batchflow.states import JobKind, JobState, Stage
 from batchflow.store import JobStore, commands
-from batchflow.store.commands import Command
+from batchflow.store.command import Command
 
 ORGANIZATIONS = (None, "org-alpha", "org-beta", "org-beta-2")
 MODELS = ("gpt-4o-mini", "gpt-4.1", "o4-mini")

@@ -14,7 +14,8 @@ from batchflow import keys
 from batchflow.jobs import Job, Order
 from batchflow.states import JobKind, JobState
 from batchflow.store import AsyncJobStore, JobStore, commands
-from batchflow.store.commands import Command, Outcome
+from batchflow.store.command import Command
+from batchflow.store.commands import Outcome
 from tests.support.orders import an_order
 
 T = TypeVar("T")

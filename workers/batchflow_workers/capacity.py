@@ -12,7 +12,8 @@ from openai.types import Batch
 
 from batchflow.jobs import Job
 from batchflow.states import JobState, Stage, stage_of
-from batchflow.store import commands, telemetry
+from batchflow.store import commands, lines, telemetry
+from batchflow.store.command import Command
 from batchflow_workers.observe import ended_at, errors_of, observe
 from batchflow_workers.runtime import Runtime
 
@@ -49,9 +50,7 @@ def record(
     refused = [(job, batch) for job, batch in observed if out_of_tokens(batch)]
     # First of all, so that each learns its place.
     joined = {
-        job.id
-        for job, batch in refused
-        if runtime.store.run(commands.join_line(_line(job, batch), job))
+        job.id for job, batch in refused if runtime.store.run(lines.join(_line(job, batch), job))
     }
     updates = runtime.store.run_all(
         [
@@ -95,7 +94,7 @@ def _count_ends(
     ]
     if not ended:
         return
-    counted: list[commands.Command[float]] = []
+    counted: list[Command[float]] = []
     now_s = runtime.store.run(commands.time())
     for batch in ended:
         if batch.usage:
@@ -110,7 +109,7 @@ def with_model(runtime: Runtime, job: Job, source: str) -> Job:
     """The job with the model of its file, on which its line depends, if that can be known."""
     if job.model or not job.input_file_id:
         return job
-    upload_id = runtime.store.run(commands.find_upload(job.input_file_id))
+    upload_id = runtime.store.run(commands.find_job(job.input_file_id))
     upload = runtime.store.run(commands.get(upload_id)) if upload_id else None
     if not upload or not upload.model:
         return job
@@ -123,8 +122,8 @@ def has_to_wait(runtime: Runtime, job: Job, source: str) -> bool:
     line = _line(job)
     if _first_in(runtime, line) in (None, job.id):
         return False
-    runtime.store.run(commands.join_line(line, job))
-    ahead = runtime.store.run(commands.place_in_line(line, job.id))
+    runtime.store.run(lines.join(line, job))
+    ahead = runtime.store.run(lines.place(line, job.id))
     if not ahead:
         return False
     fields: dict[str, str | int | None] = {"message": _message(job.model, ahead)}
@@ -148,7 +147,7 @@ def _message(model: str | None, ahead: int) -> str:
 
 def _wait(
     runtime: Runtime, job: Job, batch: Batch, source: str, *, new: bool
-) -> commands.Command[commands.Updated]:
+) -> Command[commands.Updated]:
     now_s = runtime.store.run(commands.time())
     since_s = job.waiting_since.timestamp() if job.waiting_since else now_s
     fields: dict[str, str | int | None] = {"openai_status": str(batch.status)}
@@ -161,7 +160,7 @@ def _wait(
         fields["message"] = f"OpenAI had no capacity for {hours:g} hours. {errors_of(batch)}"
     else:
         logger.info("%s: %s had to wait for capacity", job.id, batch.id)
-        ahead = runtime.store.run(commands.place_in_line(_line(job, batch), job.id))
+        ahead = runtime.store.run(lines.place(_line(job, batch), job.id))
         fields |= {
             "message": _message(job.model or batch.model, ahead),
             "waiting_since": f"{since_s:.6f}",
@@ -193,7 +192,7 @@ def _after_refusal(
     if updated.outcome is commands.Outcome.STALE:
         # The job has another batch by now.
         if joined:
-            runtime.store.run(commands.leave_line(_line(job, batch), job.id))
+            runtime.store.run(lines.leave(_line(job, batch), job.id))
         return
     waits = updated.state is not None and not updated.state.terminal
     if waits and updated.cancel_requested:
@@ -208,7 +207,7 @@ def _move_on(runtime: Runtime, job: Job, batch: Batch) -> None:
     """A batch was admitted or has ended: whoever waits for that gets his turn."""
     ended = stage_of(batch.status) is Stage.ENDED
     for line in {_line(job, batch), _line(job), f"{job.spec.credential}|"}:
-        was_waiting = runtime.store.run(commands.leave_line(line, job.id))
+        was_waiting = runtime.store.run(lines.leave(line, job.id))
         first = _first_in(runtime, line) if was_waiting or ended else None
         if first:
             runtime.update(first, "capacity", due_in_s=0)
@@ -216,12 +215,12 @@ def _move_on(runtime: Runtime, job: Job, batch: Batch) -> None:
 
 def _first_in(runtime: Runtime, line: str) -> str | None:
     """Who has waited longest and still does; those that don't leave the line."""
-    while first := runtime.store.run(commands.first_in_line(line)):
+    while first := runtime.store.run(lines.first(line)):
         job = runtime.store.run(commands.get(first))
         admitted = job and job.batch_id and stage_of(job.openai_status) >= Stage.IN_PROGRESS
         if job and not job.terminal and not admitted:
             return first
-        runtime.store.run(commands.leave_line(line, first))
+        runtime.store.run(lines.leave(line, first))
     return None
 
 

@@ -1,18 +1,14 @@
-"""A file that is checked while it is sent: read once, and what is sent is what was checked."""
+"""A file that is checked while it is sent, so that neither waits for the other."""
 
 import io
 import os
-from collections import deque
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from batchflow.jsonl import JsonlValidator, Validation
 from batchflow_workers.progress import Progress
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-#: How far the check stays ahead of the sending.
-AHEAD_BYTES = 8 << 20
+#: How far the check is ahead of the sending.
+AHEAD_BYTES = 16 << 20
 #: Fits into the processor's cache; larger pieces are slower.
 _PIECE_BYTES = 256 << 10
 
@@ -30,60 +26,50 @@ class CheckedFile(io.RawIOBase):
         self._validator = JsonlValidator(validation, self.size_bytes)
         self._progress = progress
         progress.expect(self.size_bytes)
-        self._ahead: deque[memoryview] = deque()
-        self._ahead_bytes = 0
-        self._handed_out_bytes = 0
+        self._checked_bytes = 0
+        self._is_good = False
         self._position = 0
-        self._checked = False
 
     def look_ahead(self) -> None:
         """Check what has to be good before any more is handed out. Raises InvalidJsonl."""
-        while not self._checked and (self._validator.faulty or self._ahead_bytes < AHEAD_BYTES):
+        until = self._position + AHEAD_BYTES
+        while not self._is_good and (self._validator.faulty or self._checked_bytes < until):
+            self._file.seek(self._checked_bytes)
             piece = self._file.read(_PIECE_BYTES)
-            if not piece:
+            if piece:
+                self._validator.feed(piece)
+                self._checked_bytes += len(piece)
+            else:
                 self._end_check()
-                return
-            self._validator.feed(piece)
-            if not self._validator.faulty:
-                self._ahead.append(memoryview(piece))
-                self._ahead_bytes += len(piece)
 
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Fill the beginning of ``buffer``; returns with how many bytes, none at the end."""
-        if self._position != self._handed_out_bytes:
-            raise io.UnsupportedOperation("The file is read once, from its beginning to its end.")
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to so many bytes; none at the end."""
+        if size is None or size < 0:
+            return self.readall()
         self.look_ahead()
-        if not self._ahead:
-            return 0
-        room = memoryview(buffer).cast("B")
-        piece = self._ahead.popleft()
-        part, rest = piece[: len(room)], piece[len(room) :]
-        if rest:
-            self._ahead.appendleft(rest)
-        room[: len(part)] = part
-        self._ahead_bytes -= len(part)
-        self._handed_out_bytes += len(part)
-        self._position += len(part)
-        self._progress.add(len(part))
-        return len(part)
+        self._file.seek(self._position)
+        data = self._file.read(min(size, AHEAD_BYTES))
+        self._go_to(self._position + len(data))
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place; returns it. By going to the end, the SDK learns the length."""
+        """Go to a place; returns it. The SDK goes to the beginning, and when it is redirected does
+        so again."""
         whences = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size_bytes}
-        self._position = whences[whence] + offset
+        self._go_to(whences[whence] + offset)
         return self._position
 
-    def seekable(self) -> bool:
-        """Yes, though it can only be read from where it was left."""
-        return True
+    def fileno(self) -> int:
+        """The file's own, which tells the SDK how long it is."""
+        return self._file.fileno()
 
-    def readable(self) -> bool:
-        """Yes."""
-        return True
+    def _go_to(self, position: int) -> None:
+        self._progress.add(position - self._position)
+        self._position = position
 
     def _end_check(self) -> None:
         summary = self._validator.finish()
-        self._checked = True
+        self._is_good = True
         self._progress.tell(
             message="Sending the file to OpenAI", total=summary.lines, model=summary.model
         )

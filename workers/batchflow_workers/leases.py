@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 from batchflow.errors import StoreUnavailable
 from batchflow.queue import STEP_LIMIT_S
-from batchflow.store import JobStore
-from batchflow.store.commands import acquire_lease, release_lease, renew_lease
+from batchflow.store import JobStore, leases
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def lease(store: JobStore, what: str, ttl_s: float) -> Iterator[bool]:
         done.set()
         renewer.join()
         try:
-            store.run(release_lease(what, token))
+            store.run(leases.release(what, token))
         except StoreUnavailable:
             logger.warning("Could not give back the lease of %s; it runs out by itself", what)
 
@@ -45,8 +44,8 @@ def lease(store: JobStore, what: str, ttl_s: float) -> Iterator[bool]:
 def _acquire(store: JobStore, what: str, token: str, ttl_s: float) -> bool:
     """Redis' client repeats a command whose answer was lost, and then finds the lease taken: by
     us, perhaps."""
-    return store.run(acquire_lease(what, token, ttl_s=ttl_s)) or store.run(
-        renew_lease(what, token, ttl_s=ttl_s)
+    return store.run(leases.acquire(what, token, ttl_s=ttl_s)) or store.run(
+        leases.renew(what, token, ttl_s=ttl_s)
     )
 
 
@@ -57,7 +56,7 @@ def _renew(store: JobStore, what: str, token: str, ttl_s: float, done: threading
             logger.warning("The lease of %s is given up: work on it takes too long", what)
             return
         try:
-            if not store.run(renew_lease(what, token, ttl_s=ttl_s)):
+            if not store.run(leases.renew(what, token, ttl_s=ttl_s)):
                 logger.warning("The lease of %s was lost while work went on", what)
                 return
         except StoreUnavailable:

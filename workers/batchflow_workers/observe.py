@@ -11,6 +11,7 @@ from batchflow.jobs import BatchSpec, Job
 from batchflow.settings import Settings
 from batchflow.states import JobState, Stage, stage_of, state_of
 from batchflow.store import commands
+from batchflow.store.command import Command
 from batchflow_workers.rhythm import spacing, until_tick_s
 
 #: For so long a batch that ended may be without the file id that its counts call for. Other
@@ -40,7 +41,7 @@ def observe(
     new: bool = False,
     pushed: bool = False,
     calls: float = 1,
-) -> commands.Command[commands.Updated]:
+) -> Command[commands.Updated]:
     """The change that an observation makes. It is guarded: late and repeated ones do no harm.
 
     ``new`` says that the batch was made, or found again, just now; else it must be the job's.

@@ -18,7 +18,7 @@ from batchflow.jobs import Credential, Job
 from batchflow.openai_api import OpenAIApi, job_of
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import JobState, Stage
-from batchflow.store import commands, telemetry
+from batchflow.store import backoff, commands, telemetry
 from batchflow_workers.capacity import record
 from batchflow_workers.leases import lease
 from batchflow_workers.runtime import Runtime
@@ -84,7 +84,7 @@ def _ask(
         walk = Walk(api, due, partial(_retrieved, runtime, api), begin)
         for batches in walk:
             _write(runtime, due, batches, walk)
-        runtime.store.run(commands.clear_backoff(str(credential)))
+        runtime.store.run(backoff.clear(str(credential)))
         runtime.store.run(telemetry.note("poll"))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
         # An outage changes nothing but the message and checked_at.

@@ -13,6 +13,7 @@ from batchflow.queue import Sender
 from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import JobStore, commands, telemetry
+from batchflow.store.command import Command
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Runtime:
         """OpenAI's API with this credential; raises CredentialMissing."""
         return connect_openai(credential, self.settings.openai_timeout_s, self._count_call)
 
-    def count(self, *counted: commands.Command[Any]) -> None:
+    def count(self, *counted: Command[Any]) -> None:
         """Count what happened, if that can be done: nothing may fail for it."""
         try:
             self.store.run_all(counted)

@@ -16,7 +16,8 @@ from batchflow.errors import (
 )
 from batchflow.jobs import Credential, Job
 from batchflow.states import JobState
-from batchflow.store import commands, telemetry
+from batchflow.store import backoff, commands, telemetry
+from batchflow.store.backoff import Backoff
 from batchflow_workers.leases import lease
 from batchflow_workers.runtime import Runtime
 
@@ -57,7 +58,7 @@ def take_step(
 def _do(runtime: Runtime, source: str, job: Job, work: Callable[[Runtime, Job], None]) -> None:
     try:
         work(runtime, job)
-        runtime.store.run(commands.clear_backoff(str(job.spec.credential)))
+        runtime.store.run(backoff.clear(str(job.spec.credential)))
     except (InvalidInput, OpenAIRefused) as error:
         end(runtime, job.id, source, JobState.FAILED, str(error))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
@@ -73,17 +74,17 @@ def _do(runtime: Runtime, source: str, job: Job, work: Callable[[Runtime, Job], 
         _failed_again(runtime, source, job, message)
 
 
-def backed_off(runtime: Runtime, credential: Credential) -> commands.Backoff | None:
+def backed_off(runtime: Runtime, credential: Credential) -> Backoff | None:
     """Whether OpenAI is to be left alone with this credential."""
     now_s = runtime.store.run(commands.time())
-    return runtime.store.run(commands.backoff(str(credential), now_s))
+    return runtime.store.run(backoff.current(str(credential), now_s))
 
 
 def back_off(runtime: Runtime, credential: Credential, error: OpenAIError) -> float:
     """Leave OpenAI alone with this credential, in all workers; returns for how many seconds."""
     retry_after_s = error.retry_after_s if isinstance(error, OpenAIUnavailable) else None
     delay_s = runtime.store.run(
-        commands.back_off(
+        backoff.extend(
             str(credential), message=waiting_for_openai(error), retry_after_s=retry_after_s
         )
     )

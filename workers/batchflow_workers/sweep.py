@@ -9,7 +9,7 @@ from batchflow.errors import StoreUnavailable
 from batchflow.jobs import Job
 from batchflow.queue import STEP_OF, QueueUnavailable, Step
 from batchflow.states import JobKind
-from batchflow.store import commands, telemetry
+from batchflow.store import commands, listing, telemetry
 from batchflow_workers.leases import lease
 from batchflow_workers.runtime import Runtime
 
@@ -99,7 +99,7 @@ def _purge(runtime: Runtime) -> None:
     retention_s = runtime.settings.retention_s
     before = runtime.store.run(commands.time()) - retention_s
     kept = 0
-    while old := runtime.store.run(commands.unchanged_since(before, _PURGE, offset=kept)):
+    while old := runtime.store.run(listing.unchanged_since(before, _PURGE, offset=kept)):
         # Any number of live jobs may be older than those that have ended.
         live = runtime.store.run(commands.live(old))
         ended = [job_id for job_id, lives in zip(old, live, strict=True) if not lives]

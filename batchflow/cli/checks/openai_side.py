@@ -11,8 +11,9 @@ from batchflow.cli.text import count, duration
 from batchflow.errors import CredentialMissing, CredentialRefused, OpenAIError
 from batchflow.jobs import Credential
 from batchflow.openai_api import connect_openai
-from batchflow.store import commands, telemetry
-from batchflow.store.commands import Backoff, Command
+from batchflow.store import backoff, commands, telemetry
+from batchflow.store.backoff import Backoff
+from batchflow.store.command import Command
 
 #: Credentials that are tried.
 MOST_CREDENTIALS: Final = 20
@@ -34,13 +35,13 @@ async def credentials(look: Look) -> Iterable[Finding]:
     everything = await known(look)
     found = dict(islice(everything.items(), MOST_CREDENTIALS))
     now_s = await look.store.run(commands.time())
-    ask: list[Command[Backoff | None]] = [commands.backoff(name, now_s) for name in found]
+    ask: list[Command[Backoff | None]] = [backoff.current(name, now_s) for name in found]
     waits = await look.store.run_all(ask)
     tried = await asyncio.gather(*(_try(credential) for credential in found.values()))
     findings = [
         finding
-        for backoff, finding in zip(waits, tried, strict=True)
-        for finding in (*_backed_off(finding.what, backoff), finding)
+        for wait, finding in zip(waits, tried, strict=True)
+        for finding in (*_backed_off(finding.what, wait), finding)
     ]
     if more := len(everything) - len(found):
         findings.append(Finding(Level.NOTE, "others", f"{count(more, 'credential')} not tried"))
@@ -67,9 +68,9 @@ def _list_batches(credential: Credential) -> None:
     next(connect_openai(credential, TIMEOUT_S).batch_pages(), None)
 
 
-def _backed_off(name: str, backoff: Backoff | None) -> list[Finding]:
-    if backoff is None:
+def _backed_off(name: str, wait: Backoff | None) -> list[Finding]:
+    if wait is None:
         return []
-    level = Level.PROBLEM if backoff.seconds_left > _LONG_WAIT_S else Level.WARNING
-    seen = f"the workers wait {duration(backoff.seconds_left)} more: {backoff.message}"
+    level = Level.PROBLEM if wait.seconds_left > _LONG_WAIT_S else Level.WARNING
+    seen = f"the workers wait {duration(wait.seconds_left)} more: {wait.message}"
     return [Finding(level, name, seen)]

@@ -7,8 +7,8 @@ from itertools import product
 from typing import Any
 
 from batchflow.states import LIVE, JobKind, JobState
-from batchflow.store import AsyncJobStore, commands, telemetry
-from batchflow.store.commands import Command
+from batchflow.store import AsyncJobStore, backoff, commands, lines, listing, telemetry
+from batchflow.store.command import Command
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,19 @@ async def read_fleet(store: AsyncJobStore) -> Fleet:
     live = sorted(product(JobKind, LIVE))
     first: list[Command[Any]] = [
         commands.time(),
-        commands.counts(),
+        listing.counts(),
         telemetry.counters(),
         telemetry.pulse(),
         telemetry.workers(),
         telemetry.first_due(),
         telemetry.credentials(),
-        telemetry.lines(),
-        *(commands.longest_listed(kind, state) for kind, state in live),
+        lines.names(),
+        *(listing.longest_listed(kind, state) for kind, state in live),
     ]
-    now_s, jobs, counters, pulse, workers, due_s, credentials, lines, *oldest = await store.run_all(
-        first
-    )
-    backoffs: list[Command[Any]] = [commands.backoff(name, now_s) for name in credentials]
-    lengths: list[Command[Any]] = [telemetry.length_of_line(line) for line in lines]
+    found = await store.run_all(first)
+    now_s, jobs, counters, pulse, workers, due_s, credentials, waiting, *oldest = found
+    backoffs: list[Command[Any]] = [backoff.current(name, now_s) for name in credentials]
+    lengths: list[Command[Any]] = [lines.length(line) for line in waiting]
     answers = await store.run_all([*backoffs, *lengths])
     oldest_s: dict[JobKind, float] = {}
     for (kind, _), listed in zip(live, oldest, strict=True):
@@ -66,11 +65,11 @@ async def read_fleet(store: AsyncJobStore) -> Fleet:
             queue for worker in workers if worker.lives(now_s) for queue in worker.queues
         ),
         backoffs_s={
-            name: backoff.seconds_left
-            for name, backoff in zip(credentials, answers, strict=False)
-            if backoff
+            name: wait.seconds_left
+            for name, wait in zip(credentials, answers, strict=False)
+            if wait
         },
-        lines=dict(zip(lines, answers[len(backoffs) :], strict=True)),
+        lines=dict(zip(waiting, answers[len(backoffs) :], strict=True)),
     )
 
 

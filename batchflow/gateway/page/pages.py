@@ -31,7 +31,7 @@ from batchflow.overview.summary import summarize
 from batchflow.overview.timeline import timeline
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import phase_of
-from batchflow.store import commands
+from batchflow.store import commands, leases
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ async def _explain(backend: Backend, job: Job) -> bool:
     """Whether its error file is to be read for the most frequent error; then a worker does so."""
     if job.top_error or not job.failed or not job.error_file_id:
         return False
-    lease = commands.acquire_lease(f"explain:{job.id}", uuid.uuid4().hex, ttl_s=_EXPLAIN_EVERY_S)
+    lease = leases.acquire(f"explain:{job.id}", uuid.uuid4().hex, ttl_s=_EXPLAIN_EVERY_S)
     try:
         if await backend.store.run(lease):
             await backend.send(Step.EXPLAIN, job.id)
