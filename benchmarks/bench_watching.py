@@ -60,9 +60,9 @@ _LEAST_SAVED = 100.0
 
 program = Program("watching", "Watching: what polling costs", __doc__)
 program.option("--live", [1, 100, 1_000, 10_000], "live batches of an organization", several=True)
-program.option("--minutes", 5.0, "for how long is counted, at the default intervals")
+program.option("--minutes", 8.0, "for how long is counted, at the default intervals")
 program.option("--warm-up-minutes", 2.0, "for how long before that the worker runs")
-program.option("--faster", 4.0, "by what all intervals are divided")
+program.option("--faster", 6.0, "by what all intervals are divided")
 
 
 @dataclass
