@@ -97,11 +97,11 @@ class Points:
         patch.setattr(Sender, "send", watched)
 
     def _watch_files(self, patch: pytest.MonkeyPatch) -> None:
-        read, target, replace = CheckedFile.readinto, blobs.target, Path.replace
+        read, target, replace = CheckedFile.read, blobs.target, Path.replace
 
-        def watched_read(file: CheckedFile, buffer: Any) -> int:
+        def watched_read(file: CheckedFile, size: int) -> bytes:
             with self.around("send a piece"):
-                return read(file, buffer)
+                return read(file, size)
 
         @contextmanager
         def watched_target(uri: str, owner: str) -> Iterator[IO[bytes]]:
@@ -112,7 +112,7 @@ class Points:
             with self.around("publish the blob"):
                 return replace(path, target)
 
-        patch.setattr(CheckedFile, "readinto", watched_read)
+        patch.setattr(CheckedFile, "read", watched_read)
         patch.setattr(download, "target", watched_target)
         patch.setattr(Path, "replace", watched_replace)
 
