@@ -5,6 +5,7 @@ The rules and limits are OpenAI's: the Batch guide
 (https://developers.openai.com/api/reference/resources/batches/methods/create).
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ class Validation(StrEnum):
     JSON = "json"
     #: The bytes pass unlooked at; only an empty file is refused.
     OFF = "off"
+
+    @property
+    def max_bytes(self) -> float:
+        """How large a file may be."""
+        return MAX_BYTES if self is Validation.STRICT else math.inf
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class JsonlValidator:
     def feed(self, chunk: bytes) -> None:
         """Take the file's next bytes. Raises ``InvalidJsonl`` only when they are too many."""
         self._size_bytes += len(chunk)
-        if self._strict and self._size_bytes > MAX_BYTES:
+        if self._size_bytes > self._mode.max_bytes:
             raise self._error()
         if self._hopeless or self._mode is Validation.OFF:
             return
@@ -260,7 +266,7 @@ class JsonlValidator:
         """Those that nothing that may still come will mend."""
         if self._hopeless:
             yield self._hopeless
-        elif self._strict and max(self._size_bytes, self._expected_bytes) > MAX_BYTES:
+        elif max(self._size_bytes, self._expected_bytes) > self._mode.max_bytes:
             yield f"the file is larger than 200 MB ({MAX_BYTES:,} bytes), the most OpenAI takes"
         if self._strict and self._requests > MAX_LINES:
             yield (

@@ -13,13 +13,14 @@ import fsspec
 import httpx2
 import openai
 import pytest
-from batchflow_workers import leases, progress
+from batchflow_workers import blobs, leases, progress
 from batchflow_workers.checked import AHEAD_BYTES, CheckedFile
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.step import MAX_FAILURES, take_step
 
-from batchflow import openai_api
+from batchflow import jsonl, openai_api
 from batchflow.jobs import Credential, Job
+from batchflow.jsonl import Validation
 from batchflow.openai_api import OpenAIApi
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.settings import Settings
@@ -720,6 +721,21 @@ def test_a_file_that_is_elsewhere_is_sent_too(elsewhere: tuple[Steps, str, Any])
     missing = steps.upload(f"{uri}/none.jsonl")
     steps.step(missing)
     assert steps.job(missing).message == f"There is no file {uri}/none.jsonl."
+
+
+def test_no_more_of_a_file_elsewhere_is_copied_than_shows_that_it_is_too_large(
+    elsewhere: tuple[Steps, str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, uri, storage = elsewhere
+    monkeypatch.setattr(jsonl, "MAX_BYTES", 1 << 20)
+    storage.pipe(f"{uri}/in.jsonl", lines(1) + b" " * (20 << 20))
+    with blobs.source(f"{uri}/in.jsonl", Validation.STRICT.max_bytes) as file:
+        copied_bytes = file.seek(0, os.SEEK_END)
+    assert 1 << 20 < copied_bytes < 10 << 20
+    job_id = steps.upload(f"{uri}/in.jsonl")
+    with steps.calls(files_create=0):
+        steps.step(job_id)
+    assert "the file is larger than" in steps.job(job_id).message
 
 
 @pytest.mark.parametrize("uri", ["/etc/hostname", "http://169.254.169.254/latest/meta-data"])

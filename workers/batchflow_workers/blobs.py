@@ -27,16 +27,20 @@ _SCRATCH = "batchflow-scratch-"
 
 
 @contextlib.contextmanager
-def source(uri: str) -> Iterator[IO[bytes]]:
+def source(uri: str, max_bytes: float) -> Iterator[IO[bytes]]:
     """A file on this machine that has the bytes at ``uri``, open at its beginning.
 
-    What is on this machine already is not copied; that it stays what it was is made sure of.
+    What is on this machine already is not copied; that it stays what it was is made sure of. Of
+    what is larger than ``max_bytes`` and elsewhere, no more is copied than shows that it is.
     Raises InvalidInput when there is no such file, else BlobUnavailable.
     """
     local = local_path(uri)
     if local is None:
         with _temporary(_SCRATCH) as copy:
-            copy.writelines(_remote_chunks(uri))
+            for chunk in _remote_chunks(uri):
+                copy.write(chunk)
+                if copy.tell() > max_bytes:
+                    break
             copy.seek(0)
             yield copy
     else:

@@ -41,8 +41,9 @@ def upload(runtime: Runtime, job: Job) -> None:
             return
     progress = Progress(runtime, job, SOURCE)
     progress.tell(message="Reading, checking and sending the file")
-    with source(job.spec.uri) as file:
-        checked = CheckedFile(file, runtime.settings.validation, progress)
+    validation = runtime.settings.validation
+    with source(job.spec.uri, validation.max_bytes) as file:
+        checked = CheckedFile(file, validation, progress)
         checked.look_ahead()
         begun, _ = runtime.store.run(commands.begin(job.id, tries=job.tries))
         if begun is not commands.Begun.BEGUN:
