@@ -115,7 +115,7 @@ def test_a_worker_is_killed_in_the_middle_of_sending_a_file(
         job_id = task.get().custom_info["job_id"]
         until(lambda: stack.record(job_id).get("tries") == "1", "the request to be made")
         # From where the check was, it went back to what is to be sent.
-        until(lambda: 0 < read_bytes(stack.worker, uri) < AHEAD_BYTES, "the file to be on its way")
+        until(lambda: 0 < place_in(stack.worker, uri) < AHEAD_BYTES, "the file to be on its way")
         stack.worker.kill()
     assert task.get().phase in LIVE
     stack.worker.start()
@@ -123,8 +123,8 @@ def test_a_worker_is_killed_in_the_middle_of_sending_a_file(
     assert [(file["id"], file["bytes"]) for file in emulator.uploads(org)] == [(sent, len(content))]
 
 
-def read_bytes(worker: Process, path: str) -> int:
-    """How far a worker has read a file."""
+def place_in(worker: Process, path: str) -> int:
+    """Where in a file a worker is, in bytes; 0 if it has not opened it."""
     places = [0]
     for process in pool_children(worker):
         places += [file.position for file in process.open_files() if file.path == path]

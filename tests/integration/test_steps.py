@@ -678,6 +678,19 @@ def test_a_large_file_whose_beginning_is_bad_is_not_sent_at_all(steps: Steps, la
     assert f"line {_LARGE_LINES + 2}: not valid JSON" in job.message
 
 
+def test_a_file_within_the_look_ahead_is_not_sent_before_all_of_it_is_checked(
+    steps: Steps, file: Path
+) -> None:
+    line, bad = LINE % 0, b"no json"
+    blanks = b" " * (AHEAD_BYTES - len(line) - len(bad))
+    file.write_bytes(line.replace(b"\n", blanks + b"\n") + bad)
+    assert file.stat().st_size == AHEAD_BYTES
+    job_id = steps.upload(str(file))
+    with steps.calls(files_create=0):
+        steps.step(job_id)
+    assert "line 2: not valid JSON" in steps.job(job_id).message
+
+
 def test_an_upload_says_how_far_it_is(
     steps: Steps, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

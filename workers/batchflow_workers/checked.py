@@ -33,7 +33,7 @@ class CheckedFile(io.RawIOBase):
     def look_ahead(self) -> None:
         """Check what has to be good before any more is handed out. Raises InvalidJsonl."""
         until = self._position + AHEAD_BYTES
-        while not self._is_good and (self._validator.faulty or self._checked_bytes < until):
+        while not self._is_good and (self._validator.faulty or self._checked_bytes <= until):
             self._file.seek(self._checked_bytes)
             piece = self._file.read(_PIECE_BYTES)
             if piece:
