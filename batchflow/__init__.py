@@ -7,26 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchflow.flyte.images import OpenAIFileDefaultImages
-    from batchflow.flyte.results import BatchResult
-    from batchflow.flyte.tasks import (
+    from batchflow.flyte1.images import OpenAIFileDefaultImages
+    from batchflow.flyte1.results import BatchResult
+    from batchflow.flyte1.tasks import (
         BatchEndpointTask,
         DownloadJSONFilesTask,
         OpenAIFileConfig,
         UploadJSONLFileTask,
     )
-    from batchflow.flyte.workflow import create_batch
+    from batchflow.flyte1.workflow import create_batch
 
 _HOME = {
-    "BatchEndpointTask": "batchflow.flyte.tasks",
-    "BatchResult": "batchflow.flyte.results",
-    "DownloadJSONFilesExecutor": "batchflow.flyte.executors",
-    "DownloadJSONFilesTask": "batchflow.flyte.tasks",
-    "OpenAIFileConfig": "batchflow.flyte.tasks",
-    "OpenAIFileDefaultImages": "batchflow.flyte.images",
-    "UploadJSONLFileExecutor": "batchflow.flyte.executors",
-    "UploadJSONLFileTask": "batchflow.flyte.tasks",
-    "create_batch": "batchflow.flyte.workflow",
+    "BatchEndpointTask": "batchflow.flyte1.tasks",
+    "BatchResult": "batchflow.flyte1.results",
+    "DownloadJSONFilesExecutor": "batchflow.flyte1.executors",
+    "DownloadJSONFilesTask": "batchflow.flyte1.tasks",
+    "OpenAIFileConfig": "batchflow.flyte1.tasks",
+    "OpenAIFileDefaultImages": "batchflow.flyte1.images",
+    "UploadJSONLFileExecutor": "batchflow.flyte1.executors",
+    "UploadJSONLFileTask": "batchflow.flyte1.tasks",
+    "create_batch": "batchflow.flyte1.workflow",
 }
 
 __all__ = [

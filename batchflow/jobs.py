@@ -161,7 +161,7 @@ _OWN_FIELDS = ("kind", "input_file_id", "output_file_id", "error_file_id")
 _STORED_SPEC: TypeAdapter[dict[str, Any]] = TypeAdapter(Json[dict[str, Any]])
 
 
-class Order(_Frozen):
+class JobRequest(_Frozen):
     """What is known of a job before anything is done: enough to make its record, or remake it."""
 
     job_id: JobId
@@ -272,7 +272,7 @@ class Job(_Frozen):
         return self.state is JobState.SUCCEEDED
 
 
-class Standing(NamedTuple):
+class JobStatus(NamedTuple):
     """The part of a job's record that Flyte is told about. It is read for each running task, all
     the time, so it is small and quickly made; absent texts are empty."""
 
@@ -296,7 +296,7 @@ class Standing(NamedTuple):
     result: str
 
     @classmethod
-    def parse(cls, values: Sequence[str | None]) -> "Standing":
+    def parse(cls, values: Sequence[str | None]) -> "JobStatus":
         """From the record's fields of the same names; raises ValueError."""
         kind, state, stage, *rest = [value or "" for value in values]
         message, status, model, batch, given, output, error, organization, *numbers, result = rest

@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchflow.errors import InvalidSettings
-from batchflow.jsonl import Validation
+from batchflow.requests.jsonl import Validation
 
 _PREFIX = "BATCHFLOW_"
 

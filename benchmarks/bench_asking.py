@@ -14,7 +14,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from batchflow_connector.meta import JobMeta
+from batchflow_connector.resource_meta import JobMeta
 from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
 
 from benchmarks.support import cores
@@ -83,7 +83,7 @@ def measure(options: argparse.Namespace) -> Result:
 
 def _requests(jobs: list[LiveJob]) -> dict[str, list[bytes]]:
     """Each server is asked with what it had given Flyte to keep; the constant one with ours."""
-    ours = [JobMeta.of(job.order).encode() for job in jobs]
+    ours = [JobMeta.of(job.job_request).encode() for job in jobs]
     old = [BatchEndpointMetadata(_ORGANIZATION, job.batch_id).encode() for job in jobs]
     return {
         OURS: get_requests(ours, _TASK_TYPE),

@@ -22,12 +22,11 @@ if __package__ in (None, ""):  # run as a script
 
 import orjson
 
-from batchflow import keys
-from batchflow.jobs import DownloadSpec, Order, Spec, UploadSpec, random_job_id
-from batchflow.jsonl import JsonlValidator, Validation
-from batchflow.queue import STEP_OF, Queue, Sender, make_app
+from batchflow.jobs import DownloadSpec, JobRequest, Spec, UploadSpec, random_job_id
+from batchflow.queue import STEP_OF, Queue, Sender, make_app, queue_name
+from batchflow.requests.jsonl import JsonlValidator, Validation
 from batchflow.states import JobKind, JobState
-from batchflow.store import commands
+from batchflow.store import keys, records
 from benchmarks.support import cores, input_file, usage
 from benchmarks.support.live_jobs import credential_of
 from benchmarks.support.program import Program
@@ -81,11 +80,11 @@ def measure(options: argparse.Namespace) -> Result:
         stack.redis()
         openai = {"OPENAI_BASE_URL": stack.stand_in()}
         upload = UploadSpec(credential=credential_of("org-benchmark"), uri=str(source))
-        order = ["upload", str(source)]
-        measured += _transfers(stack, openai, _upload_case(options), upload, order, options)
+        arguments = ["upload", str(source)]
+        measured += _transfers(stack, openai, _upload_case(options), upload, arguments, options)
         line = stack.stand_in(upload_mbit_s=options.mbit_s, name="stand-in-line")
         by_line = {"OPENAI_BASE_URL": line}
-        measured += _transfers(stack, by_line, _line_case(options), upload, order, options)
+        measured += _transfers(stack, by_line, _line_case(options), upload, arguments, options)
         source.unlink()
         target = _results(stack)
         file_id = f"file-{options.result_mb * _MB}"
@@ -95,8 +94,8 @@ def measure(options: argparse.Namespace) -> Result:
             destination=str(target),
         )
         name = f"download of {options.result_mb / 1000:g} GB"
-        order = ["download", file_id, str(target / "sdk.jsonl")]
-        measured += _transfers(stack, openai, name, download, order, options)
+        arguments = ["download", file_id, str(target / "sdk.jsonl")]
+        measured += _transfers(stack, openai, name, download, arguments, options)
     chart = Chart(_SECONDS, "Validation, upload and download, in seconds")
     return program.result(measured, _bars(measured, options), chart, _notes())
 
@@ -188,11 +187,11 @@ def _by_worker(stack: Stack, openai: Mapping[str, str], spec: Spec, pool: str) -
     _forget_results(stack)
     settings, store = stack.settings(), stack.store()
     kind = JobKind(spec.kind)
-    order = Order(job_id=random_job_id(), spec=spec)
+    job_request = JobRequest(job_id=random_job_id(), spec=spec)
     events = keys.full(settings.key_prefix, keys.EVENTS)
     redis: Any = store.redis
-    store.run(commands.create(order, due_in_s=_TRANSFER_S))
-    queue = keys.queue(settings.key_prefix, Queue.FILES)
+    store.run(records.create(job_request, due_in_s=_TRANSFER_S))
+    queue = queue_name(settings.key_prefix, Queue.FILES)
     options = ("-Q", queue, "--pool", pool, "--concurrency", "1")
     worker = stack.worker(*options, env=openai, measured=True)
     try:
@@ -201,10 +200,10 @@ def _by_worker(stack: Stack, openai: Mapping[str, str], spec: Spec, pool: str) -
         seen = redis.xrevrange(events, count=1)[0][0]
         sender = Sender(make_app(settings))
         begun_at = time.perf_counter()
-        sender.send(STEP_OF[kind], order.job_id)
-        _await_end(redis, events, order.job_id, seen)
+        sender.send(STEP_OF[kind], job_request.job_id)
+        _await_end(redis, events, job_request.job_id, seen)
         seconds = time.perf_counter() - begun_at
-        job = store.run(commands.get(order.job_id))
+        job = store.run(records.get(job_request.job_id))
         if job is None or not job.succeeded:
             raise RuntimeError(f"The {kind} did not succeed: {job and job.message}")
         return Transfer(seconds, idle_bytes, usage.peak_bytes(pid))
@@ -232,9 +231,9 @@ def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
     return [entry for _, entries in answer for entry in entries]
 
 
-def _by_sdk(stack: Stack, openai: Mapping[str, str], order: Sequence[str]) -> Transfer:
+def _by_sdk(stack: Stack, openai: Mapping[str, str], arguments: Sequence[str]) -> Transfer:
     _forget_results(stack)
-    command = [sys.executable, "-m", "benchmarks.support.sdk_transfers", *order]
+    command = [sys.executable, "-m", "benchmarks.support.sdk_transfers", *arguments]
     env = {**stack.env, **openai, "OPENAI_API_KEY": API_KEY}
     with cores.on(measured=True):
         told = subprocess.run(

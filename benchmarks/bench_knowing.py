@@ -23,8 +23,8 @@ from benchmarks.support.orders import request_maker
 from benchmarks.support.program import Program
 from benchmarks.support.results import OURS, Bar, Chart, Measured, Result, percentile
 from benchmarks.support.stack import API_KEY, Stack
-from tests.support.flyte_tasks import requests
-from tests.support.stack_emulator import Emulator
+from tests.kit.flyte_tasks import requests
+from tests.kit.stack_emulator import Emulator
 
 _WEBHOOKS, _POLLING = "webhooks", "polling alone"
 _MEDIAN = "from OpenAI's end to SUCCEEDED, median"

@@ -18,13 +18,12 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from batchflow_workers.polling.sweep import sweep
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.sweep import sweep
 
-from batchflow import keys
-from batchflow.queue import Queue, Sender, Step, all_queues, make_app
+from batchflow.queue import Queue, Sender, Step, all_queues, make_app, queue_name
 from batchflow.settings import Settings
-from batchflow.store import JobStore, connect
+from batchflow.store import JobStore, connect, keys
 from benchmarks.support import cores
 from benchmarks.support.live_jobs import LiveJob, make_live
 from benchmarks.support.program import Program
@@ -78,10 +77,10 @@ class Population:
     def make_due(self, due: int) -> None:
         """So many jobs are due, spread over all, and the others in a while."""
         redis: Any = self.runtime.store.redis
-        later = {job.order.job_id: time.time() + 3_600 for job in self.jobs}
+        later = {job.job_request.job_id: time.time() + 3_600 for job in self.jobs}
         step = len(self.jobs) // due
         redis.zadd(self.key(keys.DUE), later)
-        now_due = {job.order.job_id: time.time() - 1 for job in self.jobs[::step][:due]}
+        now_due = {job.job_request.job_id: time.time() - 1 for job in self.jobs[::step][:due]}
         redis.zadd(self.key(keys.DUE), now_due)
 
 
@@ -153,7 +152,7 @@ def _parts(redis: Any, settings: Settings, jobs: list[LiveJob]) -> dict[str, flo
         return int(redis.memory_usage(keys.full(settings.key_prefix, name), samples=0) or 0)
 
     sample = jobs[::step]
-    records = statistics.mean(usage(keys.job(job.order.job_id)) for job in sample)
+    records = statistics.mean(usage(keys.job(job.job_request.job_id)) for job in sample)
     pointers = statistics.mean(usage(keys.openai(job.batch_id)) for job in sample)
     names = (keys.INDEX, keys.EVENTS, keys.DUE, keys.RECENT)
     shared = {name: usage(name) / len(jobs) for name in names}
@@ -203,7 +202,7 @@ def _sweep_ms(population: Population, due: int) -> float:
     begun_at = time.perf_counter()
     sweep(population.runtime)
     took_ms = (time.perf_counter() - begun_at) * 1000
-    queue = keys.queue(population.settings.key_prefix, Queue.POLL)
+    queue = queue_name(population.settings.key_prefix, Queue.POLL)
     if not _length(population.runtime.store, queue):
         raise RuntimeError("The sweep sent no poll.")
     population.forget_messages()

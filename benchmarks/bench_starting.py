@@ -21,7 +21,7 @@ import grpc
 from flyteidl.admin.agent_pb2 import CreateTaskRequest
 
 from batchflow.states import JobKind
-from batchflow.store import listing
+from batchflow.store import index
 from benchmarks.support import cores
 from benchmarks.support.callers import Load, create_all
 from benchmarks.support.orders import request_maker
@@ -101,7 +101,7 @@ def measure(options: argparse.Namespace) -> Result:
         bursts = alternate(options.rounds, sides)
         recorded = sum(
             number
-            for (kind, _), number in stack.store().run(listing.counts()).items()
+            for (kind, _), number in stack.store().run(index.counts()).items()
             if kind is JobKind.BATCH
         )
     measured = [entry for side in sides for entry in _measured(side, bursts[side], options.tasks)]

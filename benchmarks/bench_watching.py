@@ -27,14 +27,13 @@ if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import httpx2
-from batchflow_workers.observe import next_poll_s
-from batchflow_workers.rhythm import until_tick_s
+from batchflow_workers.polling.schedule import until_tick_s
+from batchflow_workers.reconcile import next_poll_s
 from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
 
-from batchflow import keys
 from batchflow.jobs import Credential
 from batchflow.settings import Settings
-from batchflow.store import JobStore, telemetry
+from batchflow.store import JobStore, deliveries, keys
 from benchmarks.support import cores, usage
 from benchmarks.support.callers import ask_each, get_requests
 from benchmarks.support.live_jobs import LiveJob, batch_of, make_live
@@ -161,8 +160,8 @@ def _populate(store: JobStore, settings: Settings, base_url: str, group: Watched
     """Let OpenAI have them, too."""
     if group.webhooks:
         # As a webhook does when it has come.
-        store.run(telemetry.pushed(str(Credential(organization=group.organization))))
-    entries = [(j.batch_id, j.order.job_id, j.created_at, "in_progress") for j in group.jobs]
+        store.run(deliveries.mark_webhooks_active(str(Credential(organization=group.organization))))
+    entries = [(j.batch_id, j.job_request.job_id, j.created_at, "in_progress") for j in group.jobs]
     if group.ages == _AGED:
         entries += [(f"{i}_ended", f"{job}-2", at, "completed") for i, job, at, _ in entries]
     entries.sort(key=lambda entry: -entry[2])
@@ -180,7 +179,7 @@ def _set_due(store: JobStore, settings: Settings, group: Watched) -> None:
         wait_s = next_poll_s(batch_of(job, "in_progress"), settings, pushed=group.webhooks)
         due_s = now_s + until_tick_s(wait_s, settings.poll_interval_s, credential, now_s)
         checked_at = due_s - wait_s if group.ages == _AGED else now_s
-        job_id = job.order.job_id
+        job_id = job.job_request.job_id
         record = keys.full(settings.key_prefix, keys.job(job_id))
         pipeline.hset(record, "checked_at", f"{checked_at:.6f}")
         pipeline.zadd(keys.full(settings.key_prefix, keys.DUE), {job_id: due_s})
@@ -193,7 +192,9 @@ def _ages_s(store: JobStore, settings: Settings, group: Watched, faster: float) 
     sample = random.sample(group.jobs, min(_SAMPLE, len(group.jobs)))
     pipeline = redis.pipeline(transaction=False)
     for job in sample:
-        pipeline.hget(keys.full(settings.key_prefix, keys.job(job.order.job_id)), "checked_at")
+        pipeline.hget(
+            keys.full(settings.key_prefix, keys.job(job.job_request.job_id)), "checked_at"
+        )
     now_s = time.time()
     return [(now_s - float(checked_at)) * faster for checked_at in pipeline.execute()]
 

@@ -17,11 +17,10 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from batchflow import keys
-from batchflow.jobs import BatchSpec, Order, random_job_id
-from batchflow.queue import Queue, Sender, Step, make_app
+from batchflow.jobs import BatchSpec, JobRequest, random_job_id
+from batchflow.queue import Queue, Sender, Step, make_app, queue_name
 from batchflow.states import JobKind, JobState
-from batchflow.store import JobStore, commands, listing
+from batchflow.store import JobStore, index, records
 from benchmarks.support import cores, usage
 from benchmarks.support.live_jobs import CONFIG, credential_of
 from benchmarks.support.program import Program
@@ -91,7 +90,7 @@ def _work(
     options: argparse.Namespace,
 ) -> Work:
     settings, store = stack.settings(), stack.store()
-    queue = keys.queue(settings.key_prefix, Queue.SUBMIT)
+    queue = queue_name(settings.key_prefix, Queue.SUBMIT)
     warm_up = _WARM_UP * concurrency
     _fill(stack, store, queue, warm_up + int(options.most * (options.seconds + 1)))
     begun = _made(store)
@@ -119,16 +118,16 @@ def _fill(stack: Stack, store: JobStore, queue: str, wanted: int) -> None:
     credential = credential_of("org-benchmark")
     spec = BatchSpec(credential=credential, input_file_id="file-0123456789abcdef", config=CONFIG)
     missing = wanted - _length(store, queue)
-    orders = [Order(job_id=random_job_id(), spec=spec) for _ in range(missing)]
-    store.run_all([commands.create(order, due_in_s=_DUE_S) for order in orders])
+    job_requests = [JobRequest(job_id=random_job_id(), spec=spec) for _ in range(missing)]
+    store.run_all([records.create(job_request, due_in_s=_DUE_S) for job_request in job_requests])
     sender = Sender(make_app(stack.settings()))
-    for order in orders:
-        sender.send(Step.SUBMIT, order.job_id)
+    for job_request in job_requests:
+        sender.send(Step.SUBMIT, job_request.job_id)
 
 
 def _made(store: JobStore) -> int:
     """How many jobs have their batch."""
-    return store.run(listing.counts()).get((JobKind.BATCH, JobState.RUNNING), 0)
+    return store.run(index.counts()).get((JobKind.BATCH, JobState.RUNNING), 0)
 
 
 def _await(store: JobStore, made: int) -> None:

@@ -24,7 +24,7 @@ from benchmarks.chaos_chains import Chain, make_plans, run_chain
 from benchmarks.chaos_count import Bad, count
 from benchmarks.chaos_faults import Breaker, make_schedule
 from benchmarks.chaos_stack import ChaosStack
-from tests.support.flyte_backend import FlyteBackend
+from tests.kit.flyte_backend import FlyteBackend
 
 #: Seconds for which things break, for 100 jobs.
 _FAULTS_S = 16.0

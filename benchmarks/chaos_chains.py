@@ -11,9 +11,9 @@ from typing import Any
 import msgpack
 from flyteidl.core.literals_pb2 import LiteralMap
 
-from tests.support.flyte_backend import FlyteBackend, History
-from tests.support.flyte_client import Node, file_inputs, template_of
-from tests.support.flyte_tasks import (
+from tests.kit.flyte_backend import FlyteBackend, History
+from tests.kit.flyte_client import Node, file_inputs, template_of
+from tests.kit.flyte_tasks import (
     batch_task,
     download_task,
     jsonl,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.chaos_chains import TASKS, Chain
-from tests.support.flyte_backend import History
+from tests.kit.flyte_backend import History
 
 Json = dict[str, Any]
 

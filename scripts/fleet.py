@@ -6,13 +6,20 @@ import random
 import time
 from typing import Any
 
-from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Order, UploadSpec, derived_job_id
-from batchflow.keys import full
+from batchflow.jobs import (
+    BatchSpec,
+    Credential,
+    DownloadSpec,
+    JobRequest,
+    UploadSpec,
+    derived_job_id,
+)
 from batchflow.states import JobState, Stage
-from batchflow.store import JobStore, backoff, commands, lines, telemetry
+from batchflow.store import JobStore, backoff, heartbeats, metrics, quota_queues, records
 from batchflow.store.command import Command
-from batchflow.store.commands import Value
-from batchflow.store.stores import script_source
+from batchflow.store.job_store import script_source
+from batchflow.store.keys import full
+from batchflow.store.records import Value
 
 _MIN_S = 60
 _H_S = 3_600
@@ -125,13 +132,13 @@ class Fleet:
                     f"o4-mini is reached; {place}",
                 },
             )
-            job = self._run(commands.get(batch))
+            job = self._run(records.get(batch))
             if job:
-                self._run(lines.join(line, job))
+                self._run(quota_queues.join(line, job))
 
     def _transfers(self) -> None:
         execution = self._execution("classify-reviews")
-        upload = self._order(
+        upload = self._job_request(
             70, execution, UploadSpec(credential=_SEARCH, uri="s3://northwind-ml/reviews/41.jsonl")
         )
         self._at(12).update(
@@ -144,7 +151,7 @@ class Fleet:
             },
             to=JobState.RUNNING,
         )
-        download = self._order(
+        download = self._job_request(
             25,
             self._execution("embed-catalog"),
             DownloadSpec(
@@ -182,7 +189,7 @@ class Fleet:
             to=JobState.FAILED,
             stage=Stage.ENDED,
         )
-        wrong = self._order(
+        wrong = self._job_request(
             15 * _MIN_S,
             self._execution("extract-invoices"),
             UploadSpec(credential=_SHARED, uri="s3://northwind-ml/invoices/q2.jsonl"),
@@ -196,7 +203,7 @@ class Fleet:
             },
             to=JobState.FAILED,
         )
-        lost = self._order(
+        lost = self._job_request(
             3.1 * _H_S,
             self._execution("caption-photos"),
             DownloadSpec(
@@ -218,7 +225,7 @@ class Fleet:
             4.6 * _H_S, self._execution("translate-help-center"), _SHARED, "gpt-4.1", 8_640
         )
         self._at(4.5 * _H_S)
-        self._run(commands.cancel(stopped, message="Cancelled by Flyte.", source="delete"))
+        self._run(records.cancel(stopped, message="Cancelled by Flyte.", source="delete"))
         self._at(4.4 * _H_S).update(
             stopped,
             "poll",
@@ -236,7 +243,7 @@ class Fleet:
         self._succeed(refused, 6 * _MIN_S, 2_400, 187)
         self.partly_failed = refused
         self._run(
-            commands.annotate(
+            records.annotate(
                 refused,
                 {
                     "top_error": "164 x 400 invalid_image_format: You uploaded an unsupported "
@@ -248,7 +255,7 @@ class Fleet:
 
     def _fresh(self) -> None:
         for ago_s in (4, 3):
-            self._order(
+            self._job_request(
                 ago_s,
                 self._execution("classify-reviews"),
                 UploadSpec(credential=_SEARCH, uri=f"s3://northwind-ml/reviews/{40 + ago_s}.jsonl"),
@@ -256,15 +263,15 @@ class Fleet:
 
     def _heartbeats(self) -> None:
         for name in ("files-0", "poll-0", "submit-0", "files-1"):
-            self._run(telemetry.alive(f"celery@{name}", [name.partition("-")[0]]))
-        self._run(telemetry.count("tokens", "input", by=1_184_302_117))
-        self._run(telemetry.count("tokens", "output", by=236_114_902))
+            self._run(heartbeats.beat(f"celery@{name}", [name.partition("-")[0]]))
+        self._run(metrics.count("tokens", "input", by=1_184_302_117))
+        self._run(metrics.count("tokens", "output", by=236_114_902))
         self._at(1)
-        self._run(telemetry.note("sweep"))
+        self._run(heartbeats.record_event("sweep"))
         self._at(4)
-        self._run(telemetry.note("poll"))
+        self._run(heartbeats.record_event("poll"))
         self._at(47)
-        self._run(telemetry.note("webhook"))
+        self._run(heartbeats.record_event("webhook"))
 
     def _batch(
         self, ago_s: float, execution: str, credential: Credential, model: str, total: int
@@ -278,7 +285,7 @@ class Fleet:
             "metadata": {"team": "catalog", "dataset": execution.split("/")[2]},
         }
         spec = BatchSpec(credential=credential, input_file_id=file_id, config=config)
-        job_id = self._order(ago_s, execution, spec, model)
+        job_id = self._job_request(ago_s, execution, spec, model)
         if total:
             self._at(ago_s - 2).update(
                 job_id,
@@ -294,14 +301,16 @@ class Fleet:
             )
         return job_id
 
-    def _order(self, ago_s: float, execution: str, spec: Any, model: str | None = None) -> str:
+    def _job_request(
+        self, ago_s: float, execution: str, spec: Any, model: str | None = None
+    ) -> str:
         job_id = derived_job_id(self._random.randbytes(16))
         self._at(ago_s)
         self._run(
-            commands.create(Order(job_id=job_id, spec=spec, execution=execution), due_in_s=1e6)
+            records.create(JobRequest(job_id=job_id, spec=spec, execution=execution), due_in_s=1e6)
         )
         if model:
-            self._run(commands.annotate(job_id, {"model": model}))
+            self._run(records.annotate(job_id, {"model": model}))
         return job_id
 
     def _progress(self, job_id: str, ago_s: float, completed: int, failed: int) -> None:
@@ -334,7 +343,7 @@ class Fleet:
 
     def update(self, job_id: str, source: str, fields: dict[str, Value], **more: Any) -> None:
         """Change a job, at the time that was set."""
-        self._run(commands.update(job_id, source=source, fields=fields, due_in_s=1e6, **more))
+        self._run(records.update(job_id, source=source, fields=fields, due_in_s=1e6, **more))
 
     def _run(self, command: Command[Any]) -> Any:
         return self._store.run(command)

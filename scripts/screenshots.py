@@ -19,7 +19,7 @@ from redis import Redis
 from batchflow.stack import commands
 from batchflow.stack.processes import Processes
 from scripts.fleet import Fleet, PastStore
-from tests.support.browser import running_chromium
+from tests.kit.browser import running_chromium
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 

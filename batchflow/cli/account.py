@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from batchflow.failures import Errors, RequestError, is_error
+from batchflow.requests.results import Errors, RequestError, is_error
 
 
 @dataclass(frozen=True)

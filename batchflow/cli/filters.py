@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from batchflow.overview.listing import Filter
+from batchflow.overview.job_list import Filter
 from batchflow.states import JobKind, JobState
 
 _OPTIONS = (

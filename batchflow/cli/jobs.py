@@ -13,14 +13,14 @@ from batchflow.cli import views
 from batchflow.cli.asking import ask
 from batchflow.cli.filters import filtered
 from batchflow.jobs import Job
-from batchflow.overview.cancelling import Cancellation, cancel_job
-from batchflow.overview.listing import Filter, Page, find_job
-from batchflow.overview.listing import list_jobs as page_of_jobs
-from batchflow.overview.views import JobDetails, JobView
+from batchflow.overview.cancellation import Cancellation, cancel_job
+from batchflow.overview.job_list import Filter, Page, find_job
+from batchflow.overview.job_list import list_jobs as page_of_jobs
+from batchflow.overview.job_view import JobDetails, JobView
 from batchflow.queue import Sender, Step, make_app
 from batchflow.settings import load_settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import AsyncJobStore, commands, listing
+from batchflow.store import AsyncJobStore, index, records
 
 _Counts = dict[tuple[JobKind, JobState], int]
 
@@ -37,7 +37,7 @@ def status(id_: str, as_json: bool) -> None:
     """
 
     async def found(store: AsyncJobStore) -> tuple[Job, float]:
-        return await find_job(store, id_), await store.run(commands.time())
+        return await find_job(store, id_), await store.run(records.time())
 
     job, now_s = ask(found)
     if as_json:
@@ -63,7 +63,7 @@ def list_jobs(wanted: Filter, limit: int, after: str | None, as_json: bool) -> N
 
     async def found(store: AsyncJobStore) -> tuple[Page, _Counts, float]:
         page = await _page(store, wanted, limit, after)
-        return page, await store.run(listing.counts()), await store.run(commands.time())
+        return page, await store.run(index.counts()), await store.run(records.time())
 
     page, counts, now_s = ask(found)
     if as_json:

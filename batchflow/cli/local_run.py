@@ -21,13 +21,13 @@ from batchflow import create_batch
 from batchflow.cli.errors import Interrupted, JobFailed
 from batchflow.cli.progress import Follower, Standing, make_display, standing
 from batchflow.errors import BatchflowError, InvalidInput, StoreUnavailable
-from batchflow.flyte import local
-from batchflow.flyte.results import BatchResult
+from batchflow.flyte1 import local
+from batchflow.flyte1.results import BatchResult
 from batchflow.jobs import DEFAULT_SECRET_KEY, Credential, Job
 from batchflow.settings import load_settings
 from batchflow.stack.embedded import Embedded
 from batchflow.states import JobKind, JobState
-from batchflow.store import JobStore, commands, connect
+from batchflow.store import JobStore, connect, records
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class _Run:
             display.show(Standing("starting"))
             self._stack = local.prepare(secret)
             self._store = connect(load_settings())
-            self._store.run(commands.time())  # to say now, and not in a traceback, if it is away
+            self._store.run(records.time())  # to say now, and not in a traceback, if it is away
             with Follower(self._look, display):
                 result = self._result(path)
         job = self._job(JobKind.BATCH)
@@ -131,7 +131,7 @@ class _Run:
             return None
         if meta.refused:
             return InvalidInput(meta.refused)
-        job = self._store.run(commands.get(meta.job_id)) if self._store else None
+        job = self._store.run(records.get(meta.job_id)) if self._store else None
         if job is None or not job.terminal or job.state is JobState.SUCCEEDED:
             return None
         message = job.message or f"The {job.kind} job {job.id} has ended as {job.state}."
@@ -145,7 +145,7 @@ class _Run:
         if meta is None or meta.refused or self._store is None:
             return None
         try:
-            job = self._store.run(commands.get(meta.job_id))
+            job = self._store.run(records.get(meta.job_id))
         except StoreUnavailable as error:
             return Standing("waiting", message=str(error))
         return standing(job) if job else None
@@ -164,7 +164,7 @@ class _Run:
     def _job(self, kind: JobKind) -> Job | None:
         for task in self._tasks:
             meta = task.resource_meta
-            job = self._store.run(commands.get(meta.job_id)) if meta and self._store else None
+            job = self._store.run(records.get(meta.job_id)) if meta and self._store else None
             if job and job.kind is kind:
                 return job
         return None

@@ -15,9 +15,9 @@ from batchflow.cli.local_run import finished_batch
 from batchflow.cli.summary import Summary
 from batchflow.cli.text import count
 from batchflow.errors import InvalidInput
-from batchflow.flyte.config import check_batch_config
+from batchflow.job_requests.batch_config import check_batch_config
 from batchflow.jobs import Credential
-from batchflow.jsonl import JsonlSummary, JsonlValidator
+from batchflow.requests.jsonl import JsonlSummary, JsonlValidator
 from batchflow.settings import load_settings
 
 _DEFAULT_ENDPOINT = "/v1/chat/completions"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from batchflow.cli import text, views
 from batchflow.jobs import Job
-from batchflow.overview.summary import Summary, Wait
+from batchflow.overview.snapshot import Summary, Wait
 from batchflow.queue import Queue
 from batchflow.states import JobKind
 

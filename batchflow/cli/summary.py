@@ -8,7 +8,7 @@ from rich.text import Text
 
 from batchflow.cli import text, views
 from batchflow.cli.account import Account
-from batchflow.failures import RequestError
+from batchflow.requests.results import RequestError
 
 #: Kinds of errors in a summary.
 _TOP_ERRORS = 5

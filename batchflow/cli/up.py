@@ -12,13 +12,13 @@ from rich.console import Console
 from batchflow.cli.supervise import Supervisor, stopping_on_signals
 from batchflow.errors import InvalidInput
 from batchflow.jobs import Credential
+from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.queue import SOFT_SHUTDOWN_S, make_app
 from batchflow.settings import load_settings
 from batchflow.stack import commands as start
 from batchflow.stack import embedded
 from batchflow.stack.processes import Processes
-from batchflow.store import commands, connect
-from batchflow.webhook import WEBHOOK_PATH
+from batchflow.store import connect, records
 
 #: Threads of the worker.
 _CONCURRENCY = 16
@@ -139,7 +139,7 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
 def _start_redis(processes: Processes, data_dir: Path | None) -> str:
     if load_settings().redis_url:
         # Now is the time to say so if it is away.
-        connect(load_settings()).run(commands.time())
+        connect(load_settings()).run(records.time())
         return "Redis       as BATCHFLOW_REDIS_URL says"
     port = start.free_port()
     folder = data_dir.resolve() if data_dir else processes.folder

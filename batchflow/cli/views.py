@@ -10,8 +10,8 @@ from rich.text import Text
 from batchflow.cli import text
 from batchflow.jobs import Job
 from batchflow.links import job_page
-from batchflow.overview.cancelling import Cancellation, CancelOutcome
-from batchflow.overview.timeline import timeline
+from batchflow.overview.cancellation import Cancellation, CancelOutcome
+from batchflow.overview.history import timeline
 from batchflow.states import JobKind, JobState, phase_of
 
 #: How a state is shown.

@@ -13,10 +13,10 @@ from batchflow.cli import screen, text
 from batchflow.cli.asking import ask
 from batchflow.cli.filters import filtered
 from batchflow.errors import StoreUnavailable
-from batchflow.overview.listing import Filter, list_jobs
-from batchflow.overview.summary import summarize
+from batchflow.overview.job_list import Filter, list_jobs
+from batchflow.overview.snapshot import summarize
 from batchflow.states import LIVE, JobState
-from batchflow.store import AsyncJobStore, commands, events
+from batchflow.store import AsyncJobStore, events, records
 
 #: Transitions read at once.
 _AT_ONCE = 500
@@ -138,7 +138,7 @@ async def _takes(store: AsyncJobStore, wanted: Filter, transition: events.Transi
     """Whether the job, as it was then, is wanted."""
     if wanted == Filter():
         return True
-    job = await store.run(commands.get(transition.job_id))
+    job = await store.run(records.get(transition.job_id))
     then = transition.model_dump(include={"state", "openai_status", "message"})
     return job is not None and wanted.takes(job.model_copy(update=then))
 

@@ -17,15 +17,15 @@ from batchflow.cli.credentials import with_credential
 from batchflow.cli.text import printable
 from batchflow.errors import BatchflowError, CredentialMissing, InvalidInput, InvalidSettings
 from batchflow.jobs import Credential
-from batchflow.openai_webhooks import (
+from batchflow.openai_client.webhook_endpoints import (
     Endpoint,
     WebhooksApi,
     check_url,
     connect_webhooks,
 )
+from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH, BatchEvent
 from batchflow.settings import load_settings
 from batchflow.stack.embedded import provide_key
-from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH, BatchEvent
 
 _MAX_NAME_CHARS = 256
 

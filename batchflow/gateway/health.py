@@ -5,7 +5,7 @@ from starlette.responses import JSONResponse
 
 from batchflow.errors import StoreUnavailable
 from batchflow.gateway.backend import AppBackend
-from batchflow.store.commands import time
+from batchflow.store.records import time
 
 router = APIRouter(include_in_schema=False)
 

@@ -22,10 +22,10 @@ from batchflow.gateway.errors import error_answer
 from batchflow.gateway.guard.rates import BAD_DELIVERIES, AppRates
 from batchflow.gateway.signature import InvalidDelivery, verify
 from batchflow.jobs import is_openai_id
+from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
 from batchflow.queue import QueueUnavailable, Step
-from batchflow.store import telemetry
-from batchflow.store.commands import find_job
-from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH
+from batchflow.store import deliveries, heartbeats, metrics
+from batchflow.store.records import find_job
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +109,11 @@ async def _handle(backend: Backend, webhook_id: str, batch_id: str | None) -> Re
     job_id = await backend.store.run(find_job(batch_id))
     if job_id is None:
         return Result.FOREIGN
-    if await backend.store.run(telemetry.was_delivered(webhook_id)):
+    if await backend.store.run(deliveries.was_delivered(webhook_id)):
         return Result.DUPLICATE
     await backend.send(Step.REFRESH, job_id)
     # Not before: what is remembered is not taken again.
-    await backend.store.run(telemetry.remember_delivery(webhook_id))
+    await backend.store.run(deliveries.remember(webhook_id))
     logger.info("%s: a webhook says that %s has ended", job_id, batch_id)
     return Result.ACCEPTED
 
@@ -130,9 +130,9 @@ async def _reject(
 
 
 async def _count(backend: Backend, result: Result) -> None:
-    commands = [telemetry.count("webhook_deliveries", result)]
+    commands = [metrics.count("webhook_deliveries", result)]
     if result not in (Result.REJECTED, Result.UNAVAILABLE):
-        commands.append(telemetry.note("webhook"))
+        commands.append(heartbeats.record_event("webhook"))
     # It is only a number.
     with contextlib.suppress(StoreUnavailable):
         await backend.store.run_all(commands)

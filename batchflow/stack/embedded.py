@@ -13,13 +13,13 @@ from redis import Redis, RedisError
 
 from batchflow.errors import CredentialMissing, InvalidSettings, StoreUnavailable
 from batchflow.jobs import DEFAULT_SECRET_KEY, Credential, Job
-from batchflow.openai_api import api_key
+from batchflow.openai_client.api import api_key
 from batchflow.queue import make_app
 from batchflow.settings import load_settings
 from batchflow.stack import commands
 from batchflow.stack.processes import Processes
-from batchflow.store import commands as store_commands
-from batchflow.store import connect, listing
+from batchflow.store import connect, index
+from batchflow.store import records as store_commands
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _wait_until_told() -> None:
     store = connect(load_settings())
     deadline = time.monotonic() + _TOLD_S
     while time.monotonic() < deadline:
-        ids = store.run(listing.recent(_RECENT_JOBS))
+        ids = store.run(index.recent(_RECENT_JOBS))
         jobs = store.run_all([store_commands.get(job_id) for job_id in ids])
         if not any(job and _to_be_told(job) for job in jobs):
             return

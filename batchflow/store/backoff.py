@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchflow import keys
+from batchflow.store import keys
 from batchflow.store.command import Command
 
 #: Shared backoff of a credential, in seconds.

@@ -22,3 +22,12 @@ class Command(Generic[T]):
     is_script: bool = False
     #: What some Redis commands want before their keys.
     options: Sequence[str | int] = ()
+
+
+def scored(raw: Sequence[Any]) -> list[tuple[str, float]]:
+    """Members and scores of a ZSET, from a reply to ZRANGE with WITHSCORES."""
+    # RESP3 pairs members and scores up, RESP2 does not.
+    pairs = (
+        raw if raw and isinstance(raw[0], list | tuple) else zip(raw[::2], raw[1::2], strict=True)
+    )
+    return [(member, float(score)) for member, score in pairs]

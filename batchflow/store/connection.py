@@ -13,8 +13,8 @@ from redis.retry import Retry
 from batchflow.errors import InvalidSettings
 from batchflow.redis_url import check_redis_url, is_sentinel, parse_sentinel
 from batchflow.settings import Settings
-from batchflow.store.commands import eviction_policy
-from batchflow.store.stores import AsyncJobStore, JobStore
+from batchflow.store.job_store import AsyncJobStore, JobStore
+from batchflow.store.records import eviction_policy
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from batchflow import keys
 from batchflow.errors import InvalidInput
 from batchflow.states import JobKind, JobState
+from batchflow.store import keys
 from batchflow.store.command import Command
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Who alone may do something, as commands: leases, which run out by themselves."""
 
-from batchflow import keys
+from batchflow.store import keys
 from batchflow.store.command import Command
 
 

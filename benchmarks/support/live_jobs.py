@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from batchflow_workers.observe import observe
+from batchflow_workers.reconcile import observe
 from openai.types import Batch
 
-from batchflow import keys
-from batchflow.flyte.orders import make_order
-from batchflow.jobs import BatchSpec, Credential, Job, Order
-from batchflow.queue import FIRST_NUDGE_S
+from batchflow.job_requests.build import make_job_request
+from batchflow.jobs import BatchSpec, Credential, Job, JobRequest
+from batchflow.queue import LOST_MESSAGE_CHECK_S
 from batchflow.settings import Settings
-from batchflow.store import JobStore, commands
-from batchflow.store.listing import Facet
+from batchflow.store import JobStore, keys, records
+from batchflow.store.index import IndexScope
 from benchmarks.support.stand_in import batch_json
 
 T = TypeVar("T")
@@ -34,7 +33,7 @@ _THREADS = 3
 class LiveJob:
     """A job whose batch is in progress at OpenAI."""
 
-    order: Order
+    job_request: JobRequest
     batch_id: str
     #: Of the batch, epoch seconds.
     created_at: int
@@ -53,7 +52,7 @@ def make_live(
 
     Their ages are taken from ``ages_s`` in turn; ``first`` is the number of the first one.
     """
-    now_s = store.run(commands.time())
+    now_s = store.run(records.time())
     # The store has been there for long, and so knows of every job that there ever was.
     store.redis.set(keys.full(settings.key_prefix, keys.BORN), "0", nx=True)
     jobs = [
@@ -70,7 +69,9 @@ def make_live(
 
 
 def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
-    made = store.run_all([commands.create(live.order, due_in_s=FIRST_NUDGE_S) for live in jobs])
+    made = store.run_all(
+        [records.create(live.job_request, due_in_s=LOST_MESSAGE_CHECK_S) for live in jobs]
+    )
     # A record is as old as its batch, in the index, too.
     index = keys.full(settings.key_prefix, keys.INDEX)
     pipeline: Any = store.redis.pipeline(transaction=False)
@@ -83,7 +84,7 @@ def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
             pipeline.zrem(index, f"{listed} {job.created_at.timestamp():.6f} {job.id}")
             pipeline.zadd(index, {f"{listed} {live.created_at}.000000 {job.id}": 0})
     pipeline.execute()
-    store.run_all([commands.begin(live.order.job_id) for live in jobs])
+    store.run_all([records.begin(live.job_request.job_id) for live in jobs])
     for status in ("validating", "in_progress"):
         store.run_all(
             [
@@ -113,26 +114,26 @@ def _job(number: int, organization: str | None, created_at: int) -> LiveJob:
     unique = hashlib.md5(f"{organization} {number}".encode(), usedforsecurity=False).hexdigest()
     # As long as Flyte's generated names and OpenAI's ids are.
     name = f"a{unique[:19]}"
-    order = make_order(
+    job_request = make_job_request(
         spec,
         execution=f"shop/development/{name}/n0",
         output_prefix=f"s3://flyte-data/metadata/propeller/shop-development-{name}/n0/data/0",
         attempt=0,
     )
-    return LiveJob(order, f"batch_{unique}", created_at)
+    return LiveJob(job_request, f"batch_{unique}", created_at)
 
 
 def batch_of(live: LiveJob, status: str) -> Batch:
     """Its batch as OpenAI shows it."""
-    shown = batch_json(live.batch_id, live.order.job_id, live.created_at, status)
+    shown = batch_json(live.batch_id, live.job_request.job_id, live.created_at, status)
     return Batch.model_validate(shown | {"model": MODEL})
 
 
-def _facets(job: Job) -> set[Facet]:
+def _facets(job: Job) -> set[IndexScope]:
     return {
-        Facet.of(),
-        Facet.of(organization=job.organization),
-        Facet.of(execution=job.execution.split("/")[2]),
+        IndexScope.of(),
+        IndexScope.of(organization=job.organization),
+        IndexScope.of(execution=job.execution.split("/")[2]),
     }
 
 

@@ -8,7 +8,7 @@ from flyteidl.admin.agent_pb2 import CreateTaskRequest
 
 from batchflow import BatchEndpointTask
 from benchmarks.support.live_jobs import CONFIG
-from tests.support.flyte_client import Node, inputs_of, template_of
+from tests.kit.flyte_client import Node, inputs_of, template_of
 
 
 def request_maker(

@@ -18,15 +18,21 @@ from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 from google.protobuf.json_format import MessageToDict
 
 from batchflow.errors import InvalidInput, StoreUnavailable
-from batchflow.flyte.orders import batch_spec, download_spec, make_order, next_order, upload_spec
-from batchflow.jobs import Order, Spec
-from batchflow.queue import FIRST_NUDGE_S, STEP_OF, QueueUnavailable, Step
+from batchflow.job_requests.build import (
+    batch_spec,
+    download_spec,
+    make_job_request,
+    next_generation,
+    upload_spec,
+)
+from batchflow.jobs import JobRequest, Spec
+from batchflow.queue import LOST_MESSAGE_CHECK_S, STEP_OF, QueueUnavailable, Step
 from batchflow.states import JobKind
-from batchflow.store import commands
-from batchflow_connector import answers
-from batchflow_connector.backend import backend
-from batchflow_connector.meta import JobMeta
-from batchflow_connector.rush import let_calls_wait
+from batchflow.store import records
+from batchflow_connector import resources
+from batchflow_connector.connections import backend
+from batchflow_connector.load_shedding import let_calls_wait
+from batchflow_connector.resource_meta import JobMeta
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +72,10 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
             spec = self.spec(
                 task_template.custom or {}, inputs or LiteralMap(literals={}), output_prefix
             )
-            order = make_order(
+            job_request = make_job_request(
                 spec, execution=execution, output_prefix=output_prefix, attempt=attempt
             )
-            return JobMeta.of(await _place(order))
+            return JobMeta.of(await _place(job_request))
         except InvalidInput as error:
             logger.info("Refused a task of type %s: %s", self.task_type, error)
             return JobMeta.refusing(str(error))
@@ -79,23 +85,23 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         raises for nothing that passes by itself."""
         job_id = resource_meta.job_id
         if not job_id:
-            return answers.refused(resource_meta.refused)
+            return resources.refused(resource_meta.refused)
         ours = backend()
         try:
             job = await ours.store.standing(job_id)
             if job is None:
-                return await _find_again(resource_meta.order())
+                return await _find_again(resource_meta.job_request())
         except StoreUnavailable as error:
             logger.warning("%s: %s", job_id, error)
             _remember_told_running(job_id)
-            return answers.store_unreachable(job_id)
+            return resources.store_unreachable(job_id)
         except InvalidInput as error:
-            return answers.refused(str(error))
-        return answers.answer(
+            return resources.refused(str(error))
+        return resources.answer(
             job_id,
             job,
             self.outputs,
-            told_running=job_id in _TOLD_RUNNING,
+            reported_running=job_id in _TOLD_RUNNING,
             public_url=ours.public_url,
         )
 
@@ -105,20 +111,20 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         if not job_id:
             return
         what = await backend().store.run(
-            commands.cancel(job_id, message="Cancelled by Flyte.", source="delete")
+            records.cancel(job_id, message="Cancelled by Flyte.", source="delete")
         )
         logger.info("%s: cancel: %s", job_id, what)
-        if what is commands.Cancelled.MISSING:
+        if what is records.Cancelled.MISSING:
             # Its batch may be running all the same: find it, then cancel it.
             try:
-                order = resource_meta.order()
+                job_request = resource_meta.job_request()
             except InvalidInput:
                 return
             await backend().store.run(
-                commands.create(order, due_in_s=0, source="delete", remade=True)
+                records.create(job_request, due_in_s=0, source="delete", rebuilt=True)
             )
             await self.delete(resource_meta)
-        elif what is commands.Cancelled.REQUESTED:
+        elif what is records.Cancelled.REQUESTED:
             await _send(Step.CANCEL, job_id)
 
 
@@ -132,7 +138,7 @@ class BatchEndpointConnector(BatchflowConnector):
         return batch_spec(custom, _native(inputs, "input_file_id", str))
 
     def outputs(self, result: dict[str, Any]) -> LiteralMap:
-        return answers.outputs(answers.struct(result))
+        return resources.outputs(resources.struct(result))
 
 
 class UploadConnector(BatchflowConnector):
@@ -148,7 +154,7 @@ class UploadConnector(BatchflowConnector):
         return upload_spec(custom, literal.scalar.blob.uri)
 
     def outputs(self, result: dict[str, Any]) -> LiteralMap:
-        return answers.outputs(answers.text(result["file_id"]))
+        return resources.outputs(resources.text(result["file_id"]))
 
 
 class DownloadConnector(BatchflowConnector):
@@ -162,7 +168,7 @@ class DownloadConnector(BatchflowConnector):
         return download_spec(custom, batch, output_prefix)
 
     def outputs(self, result: dict[str, Any]) -> LiteralMap:
-        return answers.outputs(answers.batch_result(result))
+        return resources.outputs(resources.batch_result(result))
 
 
 def register() -> None:
@@ -184,29 +190,29 @@ def _remember_told_running(job_id: str) -> None:
         _TOLD_RUNNING.popitem(last=False)
 
 
-async def _place(order: Order) -> Order:
+async def _place(job_request: JobRequest) -> JobRequest:
     with backend().rush.one_more() as many:
-        due_in_s = 0 if many else FIRST_NUDGE_S
+        due_in_s = 0 if many else LOST_MESSAGE_CHECK_S
         while True:
-            created = await backend().store.run(commands.create(order, due_in_s=due_in_s))
-            following = next_order(order, created)
+            created = await backend().store.run(records.create(job_request, due_in_s=due_in_s))
+            following = next_generation(job_request, created)
             if following is None:
                 break
-            order = following
+            job_request = following
         if created.new and not many:
-            await _send(STEP_OF[JobKind(order.spec.kind)], order.job_id)
-    return order
+            await _send(STEP_OF[JobKind(job_request.spec.kind)], job_request.job_id)
+    return job_request
 
 
-async def _find_again(order: Order) -> Resource:
+async def _find_again(job_request: JobRequest) -> Resource:
     """Answer for a job that Redis has no record of, or none that can be read."""
     created = await backend().store.run(
-        commands.create(order, due_in_s=0, source="get", remade=True)
+        records.create(job_request, due_in_s=0, source="get", rebuilt=True)
     )
     if not created.new:
-        return answers.unreadable(order.job_id)
-    logger.warning("%s: Redis had no record; made it again", order.job_id)
-    return answers.being_found_again(order.job_id)
+        return resources.unreadable(job_request.job_id)
+    logger.warning("%s: Redis had no record; made it again", job_request.job_id)
+    return resources.being_found_again(job_request.job_id)
 
 
 async def _send(step: Step, job_id: str) -> None:

@@ -26,10 +26,10 @@ from batchflow.gateway.app import make_gateway
 from batchflow.gateway.guard import rates
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import JobStore, commands
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.orders import an_order
-from tests.support.population import populate
+from batchflow.store import JobStore, records
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.job_requests import a_job_request
+from tests.kit.population import populate
 
 TOKEN = "a-token-of-this-test"
 document = make_gateway(Settings.model_validate({"redis_url": "redis://127.0.0.1:1/0"})).openapi()
@@ -95,11 +95,11 @@ def locked_gateway(redis_url: str) -> Iterator[Fuzzed]:
 
 
 def make_examples(store: JobStore) -> None:
-    batch = an_order(job_id="bf-mctgn4lcdvhclm2p4qc7gkxbae")
-    store.run(commands.create(batch, due_in_s=1_000))
-    store.run(commands.begin(batch.job_id))
-    fields: dict[str, commands.Value] = {"batch_id": "batch_68f0c1"}
-    store.run(commands.update(batch.job_id, source="test", to=JobState.RUNNING, fields=fields))
+    batch = a_job_request(job_id="bf-mctgn4lcdvhclm2p4qc7gkxbae")
+    store.run(records.create(batch, due_in_s=1_000))
+    store.run(records.begin(batch.job_id))
+    fields: dict[str, records.Value] = {"batch_id": "batch_68f0c1"}
+    store.run(records.update(batch.job_id, source="test", to=JobState.RUNNING, fields=fields))
 
 
 @repeatable(500)

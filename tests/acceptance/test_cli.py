@@ -18,11 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchflow.cli import main
-from batchflow.jobs import BatchSpec, Credential, Order, random_job_id
+from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
 from batchflow.settings import Settings, load_settings
 from batchflow.stack.commands import free_port
 from batchflow.states import JobState, Stage
-from batchflow.store import JobStore, commands, connect
+from batchflow.store import JobStore, connect, records
 
 REQUESTS = Path(__file__).parents[2] / "examples" / "requests.jsonl"
 BATCHFLOW = (sys.executable, "-m", "batchflow.cli")
@@ -193,7 +193,7 @@ def test_an_unknown_id(ask: Callable[..., Result], name: str, id_: str) -> None:
 
 def test_list_is_filtered_limited_and_counted(store: JobStore, ask: Callable[..., Result]) -> None:
     ids = [_batch_job(store) for _ in range(5)]
-    store.run(commands.update(ids[0], source="test", to=JobState.FAILED))
+    store.run(records.update(ids[0], source="test", to=JobState.FAILED))
     assert json.loads(ask("list", "--json").stdout)["jobs"][0]["id"] == ids[0]
     two = ask("list", "--state", "running", "--limit", "2")
     assert len(re.findall("^bf-", two.stdout, re.MULTILINE)) == 2
@@ -239,7 +239,7 @@ def test_cancel_asks_the_workers(store: JobStore, ask: Callable[..., Result]) ->
     result = ask("cancel", job_id, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["outcome"] == "requested"
-    job = store.run(commands.get(job_id))
+    job = store.run(records.get(job_id))
     assert job
     assert job.cancel_requested
 
@@ -255,16 +255,21 @@ def _ask(*arguments: str, **env: str) -> Result:
 def _batch_job(store: JobStore, *, organization: str | None = None, execution: str = "") -> str:
     credential = Credential(organization=organization)
     spec = BatchSpec(credential=credential, input_file_id="file-1", config={})
-    order = Order(job_id=random_job_id(), spec=spec, execution=execution)
-    store.run(commands.create(order, due_in_s=600))
-    store.run(commands.begin(order.job_id))
+    job_request = JobRequest(job_id=random_job_id(), spec=spec, execution=execution)
+    store.run(records.create(job_request, due_in_s=600))
+    store.run(records.begin(job_request.job_id))
     store.run(
-        commands.update(
-            order.job_id,
+        records.update(
+            job_request.job_id,
             source="test",
             to=JobState.RUNNING,
             stage=Stage.IN_PROGRESS,
-            fields={"batch_id": f"batch_{order.job_id}", "total": 10, "completed": 3, "failed": 1},
+            fields={
+                "batch_id": f"batch_{job_request.job_id}",
+                "total": 10,
+                "completed": 3,
+                "failed": 1,
+            },
         )
     )
-    return order.job_id
+    return job_request.job_id

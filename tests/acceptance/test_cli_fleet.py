@@ -20,16 +20,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchflow.cli import main
+from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
 from batchflow.queue import Queue
 from batchflow.settings import Settings, load_settings
-from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH
-from tests.support.deliveries import SECRET
-from tests.support.flyte_client import Node, Task, inputs_of, template_of
-from tests.support.flyte_tasks import batch_task, requests
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.stack import Stack
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import BIN, free_port, until
+from tests.kit.deliveries import SECRET
+from tests.kit.flyte_client import Node, Task, inputs_of, template_of
+from tests.kit.flyte_tasks import batch_task, requests
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.stack import Stack
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import BIN, free_port, until
 
 pytestmark = pytest.mark.timeout(240)
 

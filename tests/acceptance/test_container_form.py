@@ -12,8 +12,8 @@ from flyteidl.core.errors_pb2 import ContainerError, ErrorDocument
 from flyteidl.core.execution_pb2 import ExecutionError
 from flyteidl.core.literals_pb2 import LiteralMap
 
-from tests.support.flyte_client import Node, file_inputs, inputs_of, template_of
-from tests.support.flyte_tasks import (
+from tests.kit.flyte_client import Node, file_inputs, inputs_of, template_of
+from tests.kit.flyte_tasks import (
     custom_ids,
     download_task,
     jsonl,
@@ -22,9 +22,9 @@ from tests.support.flyte_tasks import (
     requests,
     upload_task,
 )
-from tests.support.stack import Stack
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import BIN, until
+from tests.kit.stack import Stack
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import BIN, until
 
 
 @dataclass

@@ -21,8 +21,8 @@ from flyteidl.admin.launch_plan_pb2 import LaunchPlan
 from flyteidl.admin.task_pb2 import TaskSpec
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
 
-from tests.support.flyte_tasks import requests
-from tests.support.stack_processes import BIN, clean_environment, until
+from tests.kit.flyte_tasks import requests
+from tests.kit.stack_processes import BIN, clean_environment, until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "workflow.py"

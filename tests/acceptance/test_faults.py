@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from batchflow_workers.checked import AHEAD_BYTES
+from batchflow_workers.files.validating_reader import AHEAD_BYTES
 
-from tests.support.flyte_client import PATIENCE_S, FlyteClient, Node, Task, file_inputs, inputs_of
-from tests.support.flyte_client import template_of as template
-from tests.support.flyte_tasks import (
+from tests.kit.flyte_client import PATIENCE_S, FlyteClient, Node, Task, file_inputs, inputs_of
+from tests.kit.flyte_client import template_of as template
+from tests.kit.flyte_tasks import (
     batch_task,
     custom_ids,
     download_task,
@@ -22,9 +22,9 @@ from tests.support.flyte_tasks import (
     requests,
     upload_task,
 )
-from tests.support.stack import Stack
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import Process, until
+from tests.kit.stack import Stack
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import Process, until
 
 LIVE = ("QUEUED", "INITIALIZING", "RUNNING")
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.flyte_backend import FlyteBackend, History
-from tests.support.flyte_client import FlyteClient, Node, file_inputs, inputs_of, template_of
-from tests.support.flyte_tasks import (
+from tests.kit.flyte_backend import FlyteBackend, History
+from tests.kit.flyte_client import FlyteClient, Node, file_inputs, inputs_of, template_of
+from tests.kit.flyte_tasks import (
     batch_task,
     custom_ids,
     download_task,
@@ -20,9 +20,9 @@ from tests.support.flyte_tasks import (
     requests,
     upload_task,
 )
-from tests.support.stack import Stack
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import until
+from tests.kit.stack import Stack
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import until
 
 pytestmark = pytest.mark.timeout(240)
 

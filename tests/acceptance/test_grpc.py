@@ -11,8 +11,8 @@ from flyteidl.core.literals_pb2 import LiteralMap
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from tests.support.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
-from tests.support.flyte_tasks import (
+from tests.kit.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
+from tests.kit.flyte_tasks import (
     batch_task,
     custom_ids,
     download_task,
@@ -22,8 +22,8 @@ from tests.support.flyte_tasks import (
     requests,
     upload_task,
 )
-from tests.support.stack import Stack
-from tests.support.stack_emulator import Emulator
+from tests.kit.stack import Stack
+from tests.kit.stack_emulator import Emulator
 
 #: Flyte's backend shows more, but nobody reads it.
 LONGEST_MESSAGE = 20_000

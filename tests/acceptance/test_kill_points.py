@@ -22,20 +22,20 @@ from batchflow.jobs import (
     Credential,
     DownloadSpec,
     Job,
-    Order,
+    JobRequest,
     Spec,
     UploadSpec,
     random_job_id,
 )
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import JobStore, commands, connect
+from batchflow.store import JobStore, connect, records
 from batchflow.store.command import Command
-from tests.support.flyte_tasks import custom_ids, jsonl, put, request_line, requests
-from tests.support.killing_worker import KillingWorker
-from tests.support.stack import KEY_VARIABLES
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import BIN, Process, clean_environment, until
+from tests.kit.flyte_tasks import custom_ids, jsonl, put, request_line, requests
+from tests.kit.killing_worker import KillingWorker
+from tests.kit.stack import KEY_VARIABLES
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import BIN, Process, clean_environment, until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -113,7 +113,7 @@ class World:
 
     def job(self, job_id: str, prefix: str = "") -> Job:
         """A job's record."""
-        job: Job | None = self.run(commands.get(job_id), prefix)
+        job: Job | None = self.run(records.get(job_id), prefix)
         assert job is not None
         return job
 
@@ -128,11 +128,11 @@ class World:
 
     # -- what is there before a step
 
-    def order(self, spec: Spec, prefix: str = "", due_in_s: float = 0) -> str:
+    def job_request(self, spec: Spec, prefix: str = "", due_in_s: float = 0) -> str:
         """A new job."""
-        order = Order(job_id=random_job_id(), spec=spec)
-        self.run(commands.create(order, due_in_s=due_in_s), prefix)
-        return order.job_id
+        job_request = JobRequest(job_id=random_job_id(), spec=spec)
+        self.run(records.create(job_request, due_in_s=due_in_s), prefix)
+        return job_request.job_id
 
     def upload(self, org: str, name: str = "given.jsonl", content: bytes = b"") -> str:
         """A file at OpenAI."""
@@ -185,14 +185,14 @@ class Case:
 def a_batch_job(world: World, case: Case, *, due_in_s: float = 0) -> str:
     """Nothing has been done."""
     spec = BatchSpec(credential=case.credential, input_file_id=world.upload(case.org), config={})
-    case.ids.append(world.order(spec, case.prefix, due_in_s))
+    case.ids.append(world.job_request(spec, case.prefix, due_in_s))
     return case.ids[-1]
 
 
 def a_lost_request(world: World, case: Case) -> str:
     """A try has begun, and has not reached OpenAI."""
     job_id = a_batch_job(world, case)
-    world.run(commands.begin(job_id), case.prefix)
+    world.run(records.begin(job_id), case.prefix)
     return job_id
 
 
@@ -226,8 +226,8 @@ def to_be_cancelled(before: Callable[[World, Case], str]) -> Callable[[World, Ca
         world.emulator.configure(in_progress_s=3_600)
         job_id = before(world, case)
         world.emulator.heal()
-        cancel = commands.cancel(job_id, message="Cancelled.", source="delete")
-        assert world.run(cancel) is commands.Cancelled.REQUESTED
+        cancel = records.cancel(job_id, message="Cancelled.", source="delete")
+        assert world.run(cancel) is records.Cancelled.REQUESTED
 
     return setup
 
@@ -235,14 +235,14 @@ def to_be_cancelled(before: Callable[[World, Case], str]) -> Callable[[World, Ca
 def an_upload_job(world: World, case: Case) -> str:
     """Nothing has been done."""
     uri = put(world.blobs, requests(), f"{uuid.uuid4().hex}.jsonl")
-    case.ids.append(world.order(UploadSpec(credential=case.credential, uri=uri), case.prefix))
+    case.ids.append(world.job_request(UploadSpec(credential=case.credential, uri=uri), case.prefix))
     return case.ids[-1]
 
 
 def a_lost_upload(world: World, case: Case) -> str:
     """A try has begun, and has not reached OpenAI."""
     job_id = an_upload_job(world, case)
-    world.run(commands.begin(job_id), case.prefix)
+    world.run(records.begin(job_id), case.prefix)
     return job_id
 
 
@@ -262,7 +262,7 @@ def a_download_job(world: World, case: Case) -> None:
         error_file_id=batch["error_file_id"],
         destination=f"{world.blobs}/{uuid.uuid4().hex}/0",
     )
-    case.ids.append(world.order(spec))
+    case.ids.append(world.job_request(spec))
 
 
 def _batch_with_both_files(world: World) -> dict[str, Any]:
@@ -282,8 +282,8 @@ def jobs_for_the_sweep(world: World, case: Case) -> None:
     world.emulator.configure(in_progress_s=3_600)
     unwanted = a_lost_reply(world, case)
     world.emulator.heal()
-    cancel = commands.cancel(unwanted, message="Cancelled.", source="delete")
-    assert world.run(cancel, case.prefix) is commands.Cancelled.REQUESTED
+    cancel = records.cancel(unwanted, message="Cancelled.", source="delete")
+    assert world.run(cancel, case.prefix) is records.Cancelled.REQUESTED
 
 
 # -- what must have become of it ------------------------------------------------------------------
@@ -696,7 +696,7 @@ def cases(world: World) -> dict[tuple[str, str], Case]:
 
 
 def _all_ended(world: World, ids: list[str]) -> bool:
-    jobs = world.run_all([commands.get(job_id) for job_id in ids])
+    jobs = world.run_all([records.get(job_id) for job_id in ids])
     return all(job is not None and job.terminal for job in jobs)
 
 

@@ -15,7 +15,7 @@ from flytekitplugins.openai.batch import task as old_task
 from flytekitplugins.openai.batch import workflow as old_workflow
 
 import batchflow
-from tests.support.flyte_client import (
+from tests.kit.flyte_client import (
     SETTINGS,
     FlyteClient,
     Node,
@@ -23,10 +23,10 @@ from tests.support.flyte_client import (
     inputs_of,
     template_of,
 )
-from tests.support.flyte_tasks import SECRET, custom_ids, put, requests
-from tests.support.stack import Stack
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import clean_environment
+from tests.kit.flyte_tasks import SECRET, custom_ids, put, requests
+from tests.kit.stack import Stack
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import clean_environment
 
 OURS = "Batchflow"
 TASK_TYPES = {"openai-batch", "openai-batch-upload-file", "openai-batch-download-files"}

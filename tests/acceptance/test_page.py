@@ -13,25 +13,24 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from redis import Redis, RedisError
 
-from batchflow import keys
 from batchflow.gateway.page.display import short_id
-from batchflow.jobs import BatchSpec, Credential, Order, random_job_id
-from batchflow.overview.listing import MOST_READ
+from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
+from batchflow.overview.job_list import MOST_READ
 from batchflow.queue import QUEUE_OF, Queue, Step
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState, Stage
-from batchflow.store import JobStore, backoff, commands, lines, telemetry
-from tests.support.browser import Scheme, Window, running_chromium, window
-from tests.support.flyte_client import FlyteClient, Node, inputs_of, template_of
-from tests.support.flyte_tasks import batch_task, requests
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.orders import an_order
-from tests.support.population import populate
-from tests.support.stack import Stack
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import Process, clean_environment, free_port
+from batchflow.store import JobStore, backoff, heartbeats, keys, quota_queues, records
+from tests.kit.browser import Scheme, Window, running_chromium, window
+from tests.kit.flyte_client import FlyteClient, Node, inputs_of, template_of
+from tests.kit.flyte_tasks import batch_task, requests
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.job_requests import a_job_request
+from tests.kit.population import populate
+from tests.kit.stack import Stack
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import Process, clean_environment, free_port
 
-Fields = Mapping[str, commands.Value]
+Fields = Mapping[str, records.Value]
 
 TOKEN = "a-token-of-32-characters-or-so--"
 EXECUTION = "shop/production/a7f3kq2m9x/n0"
@@ -64,10 +63,10 @@ def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
         yield opened.page
 
 
-def order(store: JobStore, kind: JobKind = JobKind.BATCH, execution: str = EXECUTION) -> str:
+def job_request(store: JobStore, kind: JobKind = JobKind.BATCH, execution: str = EXECUTION) -> str:
     """A new job."""
-    job = an_order(kind, execution=execution)
-    store.run(commands.create(job, due_in_s=1_000))
+    job = a_job_request(kind, execution=execution)
+    store.run(records.create(job, due_in_s=1_000))
     return job.job_id
 
 
@@ -78,13 +77,13 @@ def observe(
     more: Fields | None = None,
     *,
     to: JobState = JobState.RUNNING,
-    **fields: commands.Value,
+    **fields: records.Value,
 ) -> None:
     """What a poll writes."""
     seen: Fields = {"openai_status": status, "batch_id": f"batch_{job_id[3:]}", "tries": 1}
     fields = {**seen, **fields, **(more or {})}
     stage = Stage.ENDED if to.terminal else Stage.IN_PROGRESS
-    store.run(commands.update(job_id, source="poll", to=to, stage=stage, fields=fields))
+    store.run(records.update(job_id, source="poll", to=to, stage=stage, fields=fields))
 
 
 def row(page: Page, job_id: str) -> Locator:
@@ -148,7 +147,7 @@ def test_a_running_batch_is_cancelled_at_openai(
 
 
 def test_a_job_is_followed_on_its_page(gateway: Gateway, page: Page) -> None:
-    job_id = order(gateway.store)
+    job_id = job_request(gateway.store)
     page.goto(f"/jobs/{job_id}")
     events = page.locator(".timeline li")
     expect(events).to_have_count(1)
@@ -172,14 +171,14 @@ def test_a_job_is_followed_on_its_page(gateway: Gateway, page: Page) -> None:
 
 
 def test_what_somebody_does_survives_an_update(gateway: Gateway, page: Page) -> None:
-    first = order(gateway.store)
+    first = job_request(gateway.store)
     page.goto("/")
     page.get_by_label("Execution").fill("a7f3")
     search = page.get_by_label("Search")
     search.press_sequentially("half a wo")
     search.evaluate("field => field.setSelectionRange(2, 4)")
 
-    others = [order(gateway.store) for _ in range(3)]
+    others = [job_request(gateway.store) for _ in range(3)]
     for other in others:
         expect(row(page, other)).to_be_visible()
     expect(search).to_be_focused()
@@ -195,7 +194,7 @@ def test_what_somebody_does_survives_an_update(gateway: Gateway, page: Page) -> 
 
 
 def test_an_opened_question_stays_open(gateway: Gateway, page: Page) -> None:
-    job_id = order(gateway.store)
+    job_id = job_request(gateway.store)
     page.goto(f"/jobs/{job_id}")
     page.get_by_text("Cancel this job").click()
     observe(gateway.store, job_id, message="Something new.")
@@ -204,7 +203,7 @@ def test_an_opened_question_stays_open(gateway: Gateway, page: Page) -> None:
 
 
 def test_who_listens_hears_what_changed_and_no_more(gateway: Gateway, page: Page) -> None:
-    job_id = order(gateway.store)
+    job_id = job_request(gateway.store)
     page.goto(f"/jobs/{job_id}")
     said = page.get_by_role("status").filter(has_text="Batch")
     observe(gateway.store, job_id, total=9)
@@ -235,7 +234,7 @@ def test_a_page_that_nobody_sees_asks_for_nothing(
     page.on("request", lambda request: asked.append(request.url))
     with window(browser, gateway.url) as other:
         other.page.goto("/")
-        job_id = order(gateway.store)
+        job_id = job_request(gateway.store)
         expect(row(other.page, job_id)).to_be_visible()
     assert asked == []
     page.evaluate(turn, False)
@@ -249,7 +248,7 @@ def test_a_lost_connection_is_shown_and_mended(gateway: Gateway, browser: Browse
         connection = page.locator("#connection")
         expect(connection).to_have_text("Live")
         page.context.set_offline(True)
-        job_id = order(gateway.store)
+        job_id = job_request(gateway.store)
         expect(connection).to_have_text("Connection lost, trying again")
         page.context.set_offline(False)
         expect(connection).to_have_text("Live")
@@ -263,7 +262,7 @@ def test_redis_is_away_and_comes_back(
     browser: Browser, tmp_path: Path, settings: Callable[..., Settings]
 ) -> None:
     with running_redis(tmp_path) as (redis, url), running_gateway(settings(redis_url=url)) as ours:
-        job_id = order(ours.store)
+        job_id = job_request(ours.store)
         with window(browser, ours.url, expected_statuses=(503,)) as opened:
             page = opened.page
             page.goto("/")
@@ -284,9 +283,9 @@ def test_redis_is_away_and_comes_back(
 
 
 def test_jobs_are_filtered_by_state_kind_execution_and_text(gateway: Gateway, page: Page) -> None:
-    upload, running = order(gateway.store, JobKind.UPLOAD), order(gateway.store)
-    elsewhere = order(gateway.store, execution="shop/production/zzz/n0")
-    wrong, refused = order(gateway.store), order(gateway.store)
+    upload, running = job_request(gateway.store, JobKind.UPLOAD), job_request(gateway.store)
+    elsewhere = job_request(gateway.store, execution="shop/production/zzz/n0")
+    wrong, refused = job_request(gateway.store), job_request(gateway.store)
     observe(gateway.store, running)
     observe(gateway.store, wrong, to=JobState.FAILED, message="Line 17 has no custom_id.")
     observe(gateway.store, refused, to=JobState.FAILED, message="OpenAI refused it.")
@@ -321,7 +320,7 @@ def test_jobs_are_filtered_by_state_kind_execution_and_text(gateway: Gateway, pa
 
 
 def test_each_number_leads_to_its_jobs(gateway: Gateway, page: Page) -> None:
-    queued, running, failed, gave_up = (order(gateway.store) for _ in range(4))
+    queued, running, failed, gave_up = (job_request(gateway.store) for _ in range(4))
     observe(gateway.store, running)
     observe(gateway.store, failed, to=JobState.FAILED)
     observe(gateway.store, gave_up, to=JobState.RETRYABLE)
@@ -341,13 +340,13 @@ def test_each_number_leads_to_its_jobs(gateway: Gateway, page: Page) -> None:
 
 
 def test_why_jobs_wait_is_said_in_words(gateway: Gateway, page: Page) -> None:
-    job_id = order(gateway.store)
-    job = gateway.store.run(commands.get(job_id))
+    job_id = job_request(gateway.store)
+    job = gateway.store.run(records.get(job_id))
     assert job is not None
     gateway.store.run(
         backoff.extend(job.credential, message="OpenAI answers 503.", retry_after_s=200)
     )
-    gateway.store.run(lines.join(f"{job.credential}|o4-mini", job))
+    gateway.store.run(quota_queues.join(f"{job.credential}|o4-mini", job))
     page.goto("/")
     waits = page.locator(".waits li")
     expect(waits.nth(0)).to_contain_text("For a worker on the queue submit 1 job")
@@ -359,7 +358,7 @@ def test_why_jobs_wait_is_said_in_words(gateway: Gateway, page: Page) -> None:
 
 
 def test_an_id_in_the_search_opens_its_job(gateway: Gateway, page: Page) -> None:
-    job_id = order(gateway.store)
+    job_id = job_request(gateway.store)
     observe(gateway.store, job_id)
     for text in (job_id, f"batch_{job_id[3:]}", f" {job_id} "):
         page.goto("/")
@@ -369,7 +368,7 @@ def test_an_id_in_the_search_opens_its_job(gateway: Gateway, page: Page) -> None
 
 
 def test_older_jobs_are_on_further_pages(gateway: Gateway, page: Page) -> None:
-    made = [order(gateway.store) for _ in range(120)][::-1]
+    made = [job_request(gateway.store) for _ in range(120)][::-1]
     page.goto("/?state=queued")
     expect_jobs(page, *made[:50])
     page.get_by_role("link", name="Older jobs").click()
@@ -382,9 +381,9 @@ def test_older_jobs_are_on_further_pages(gateway: Gateway, page: Page) -> None:
 
 
 def test_a_search_that_has_read_its_share_can_go_on(gateway: Gateway, page: Page) -> None:
-    oldest = order(gateway.store, execution="shop/production/the-needle/n0")
-    others = [an_order(execution=EXECUTION) for _ in range(MOST_READ * 3 // 2)]
-    gateway.store.run_all([commands.create(each, due_in_s=1_000) for each in others])
+    oldest = job_request(gateway.store, execution="shop/production/the-needle/n0")
+    others = [a_job_request(execution=EXECUTION) for _ in range(MOST_READ * 3 // 2)]
+    gateway.store.run_all([records.create(each, due_in_s=1_000) for each in others])
     page.goto("/?text=needle")
     expect(page.get_by_text("No job found yet.")).to_be_visible()
     expect(page.locator(".more")).to_contain_text(f"Some {MOST_READ:,} jobs were looked through")
@@ -426,7 +425,7 @@ def test_the_first_page_helps_who_has_no_jobs(page: Page) -> None:
 
 
 def test_a_job_is_opened_with_the_keyboard(gateway: Gateway, page: Page) -> None:
-    job_id = order(gateway.store)
+    job_id = job_request(gateway.store)
     page.goto("/")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -452,7 +451,7 @@ def test_a_job_leads_to_openai_and_flyte(
         window(browser, gateway.url) as opened,
     ):
         page = opened.page
-        job_id = order(gateway.store)
+        job_id = job_request(gateway.store)
         observe(gateway.store, job_id, output_file_id="file-out", error_file_id="file-err")
         page.goto(f"/jobs/{job_id}")
         links = {
@@ -474,14 +473,14 @@ def test_a_job_leads_to_openai_and_flyte(
 def test_the_most_frequent_error_is_found_while_somebody_looks(
     gateway: Gateway, page: Page
 ) -> None:
-    job_id = order(gateway.store)
+    job_id = job_request(gateway.store)
     ended: Fields = {"total": 9, "completed": 2, "failed": 7, "error_file_id": "file-err"}
     observe(gateway.store, job_id, "completed", ended, to=JobState.SUCCEEDED)
     for _ in range(3):
         page.goto(f"/jobs/{job_id}")
         expect(page.get_by_text("Reading the error file")).to_be_visible()
     assert queued_steps(gateway, QUEUE_OF[Step.EXPLAIN]) == [Step.EXPLAIN]
-    gateway.store.run(commands.annotate(job_id, {"top_error": "7 x 400 invalid: Too long."}))
+    gateway.store.run(records.annotate(job_id, {"top_error": "7 x 400 invalid: Too long."}))
     expect(page.locator(".said")).to_contain_text("7 x 400 invalid: Too long.")
 
 
@@ -494,7 +493,7 @@ def test_a_broker_that_is_away_does_not_break_a_page(
         window(browser, gateway.url) as opened,
     ):
         page = opened.page
-        job_id = order(gateway.store)
+        job_id = job_request(gateway.store)
         observe(gateway.store, job_id, failed=1, error_file_id="file-err")
         page.goto(f"/jobs/{job_id}")
         expect(page.get_by_text("Reading the error file")).to_be_visible()
@@ -504,7 +503,7 @@ def test_a_broker_that_is_away_does_not_break_a_page(
 
 
 def test_a_job_that_ended_meanwhile_is_not_cancelled(gateway: Gateway, browser: Browser) -> None:
-    job_id = order(gateway.store)
+    job_id = job_request(gateway.store)
     # Without a script the page stays as it was.
     with window(browser, gateway.url, java_script_enabled=False) as opened:
         page = opened.page
@@ -546,10 +545,10 @@ def test_others_words_are_shown_as_words(gateway: Gateway, page: Page) -> None:
         input_file_id="file-1",
         config={"model": HOSTILE, "metadata": {HOSTILE: HOSTILE}},
     )
-    job = Order(job_id=random_job_id(), spec=spec, execution=execution)
-    gateway.store.run(commands.create(job, due_in_s=1_000))
+    job = JobRequest(job_id=random_job_id(), spec=spec, execution=execution)
+    gateway.store.run(records.create(job, due_in_s=1_000))
     observe(gateway.store, job.job_id, HOSTILE, message=HOSTILE)
-    gateway.store.run(commands.annotate(job.job_id, {"top_error": HOSTILE}))
+    gateway.store.run(records.annotate(job.job_id, {"top_error": HOSTILE}))
     shown = HOSTILE.replace("\u202e", "\ufffd")
     page.goto("/")
     expect(row(page, job.job_id).locator(".message")).to_have_text(shown)
@@ -572,7 +571,7 @@ def test_nobody_gets_in_without_the_token(
         window(browser, gateway.url, expected_statuses=(401,)) as opened,
     ):
         page = opened.page
-        job_id = order(gateway.store)
+        job_id = job_request(gateway.store)
         page.goto("/?state=queued")
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
         assert job_id not in page.content()
@@ -601,7 +600,7 @@ def test_a_link_on_another_site_leads_in_who_has_logged_in(
         window(browser, gateway.url) as opened,
     ):
         page = opened.page
-        job_id = order(gateway.store)
+        job_id = job_request(gateway.store)
         page.goto("/login")
         page.get_by_label("Token").fill(TOKEN)
         page.keyboard.press("Enter")
@@ -630,7 +629,7 @@ def test_an_open_page_goes_to_the_login_when_the_session_is_over(
         page.keyboard.press("Enter")
         expect(page.locator("#connection")).to_have_text("Live")
         page.context.clear_cookies()
-        order(gateway.store)
+        job_request(gateway.store)
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
 
 
@@ -638,7 +637,7 @@ def test_an_open_page_goes_to_the_login_when_the_session_is_over(
 
 
 def test_it_works_without_a_script(gateway: Gateway, browser: Browser) -> None:
-    made = [order(gateway.store) for _ in range(51)]
+    made = [job_request(gateway.store) for _ in range(51)]
     with window(browser, gateway.url, java_script_enabled=False) as opened:
         page = opened.page
         page.goto("/")
@@ -683,7 +682,7 @@ def seen_at(opened: Window, path: str) -> str:
 
 def fill(store: JobStore) -> tuple[str, str]:
     """Jobs of every kind and state, with all that can be shown of them; a live and an ended one."""
-    made = {(kind, state): order(store, kind) for kind in JobKind for state in JobState}
+    made = {(kind, state): job_request(store, kind) for kind in JobKind for state in JobState}
     for (kind, state), job_id in made.items():
         if state is JobState.QUEUED:
             continue
@@ -698,11 +697,11 @@ def fill(store: JobStore) -> tuple[str, str]:
             "top_error": "7 x 400 invalid: Too long.",
         }
         observe(store, job_id, more={**fields, **counts}, to=state)
-    job = store.run(commands.get(made[JobKind.BATCH, JobState.RUNNING]))
+    job = store.run(records.get(made[JobKind.BATCH, JobState.RUNNING]))
     assert job is not None
     store.run(backoff.extend(job.credential, message="OpenAI answers 503."))
-    store.run(lines.join(f"{job.credential}|", job))
-    store.run(telemetry.alive("celery@one", ["submit", "poll"]))
+    store.run(quota_queues.join(f"{job.credential}|", job))
+    store.run(heartbeats.beat("celery@one", ["submit", "poll"]))
     return job.id, made[JobKind.BATCH, JobState.FAILED]
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import connect, listing
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.population import populate
-from tests.support.stack_processes import Process, clean_environment, free_port
+from batchflow.store import connect, index
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.population import populate
+from tests.kit.stack_processes import Process, clean_environment, free_port
 
 JOBS = 100_000
 #: How long the page and the list may take.
@@ -74,7 +74,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
             halves = (range(JOBS // 2), range(JOBS // 2, JOBS))
             list(workers.map(fill, [settings] * 2, halves))
         with running_gateway(settings) as gateway:
-            counts = gateway.store.run(listing.counts())
+            counts = gateway.store.run(index.counts())
             assert sum(counts.values()) == JOBS
             assert len(counts) == len(JobKind) * len(JobState)
             yield gateway
@@ -113,9 +113,9 @@ def test_an_answer_takes_no_longer_for_many_jobs(fleet: Gateway, question: str) 
 
 
 def test_paging_is_as_quick_at_the_far_end(fleet: Gateway) -> None:
-    oldest = fleet.store.run(listing.longest_listed(JobKind.BATCH, JobState.QUEUED))
+    oldest = fleet.store.run(index.oldest_entry(JobKind.BATCH, JobState.QUEUED))
     newest = fleet.store.run(
-        listing.listed(listing.Facet.of(), JobKind.BATCH, JobState.FAILED, limit=1)
+        index.entries(index.IndexScope.of(), JobKind.BATCH, JobState.FAILED, limit=1)
     )
     assert oldest
     middle_s = (float(oldest.time) + float(newest[0].time)) / 2

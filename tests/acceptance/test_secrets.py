@@ -15,8 +15,8 @@ import psutil
 import pytest
 from redis import Redis
 
-from tests.support.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
-from tests.support.flyte_tasks import (
+from tests.kit.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
+from tests.kit.flyte_tasks import (
     batch_task,
     custom_ids,
     download_task,
@@ -24,9 +24,9 @@ from tests.support.flyte_tasks import (
     requests,
     upload_task,
 )
-from tests.support.stack import KEY_VARIABLES, Stack
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import until
+from tests.kit.stack import KEY_VARIABLES, Stack
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import until
 
 
 @dataclass

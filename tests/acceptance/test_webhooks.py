@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
-from tests.support.flyte_client import ORDER, Node, Task, inputs_of, template_of
-from tests.support.flyte_tasks import batch_task, requests
-from tests.support.stack import Stack
-from tests.support.stack_processes import until
+from tests.kit.flyte_client import ORDER, Node, Task, inputs_of, template_of
+from tests.kit.flyte_tasks import batch_task, requests
+from tests.kit.stack import Stack
+from tests.kit.stack_processes import until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.rigs import Rig, over_fakeredis, over_redis
-from tests.support.runtime import KEY
-from tests.support.stack_emulator import Emulator
-from tests.support.steps import running_emulator
+from tests.kit.rigs import Rig, over_fakeredis, over_redis
+from tests.kit.runtime import KEY
+from tests.kit.stack_emulator import Emulator
+from tests.kit.steps import running_emulator
 
 
 @pytest.fixture(scope="module")

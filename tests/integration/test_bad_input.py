@@ -13,14 +13,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from batchflow_workers.allowed import allowed_uris, check_uri
+from batchflow_workers.files.uri_allowlist import allowed_uris, check_uri
 from flyteidl.core.literals_pb2 import Literal, LiteralMap
 
 from batchflow.errors import InvalidInput
 from batchflow.jobs import random_job_id
-from batchflow.jsonl import MAX_BYTES, MAX_EMBEDDING_INPUTS, MAX_LINES
+from batchflow.requests.jsonl import MAX_BYTES, MAX_EMBEDDING_INPUTS, MAX_LINES
 from batchflow.settings import Settings
-from tests.support.bad_input import (
+from tests.kit.bad_input import (
     API_KEY,
     BATCH,
     DOWNLOAD,
@@ -35,7 +35,7 @@ from tests.support.bad_input import (
     struct,
     text,
 )
-from tests.support.steps import lines
+from tests.kit.steps import lines
 
 #: What begins every message about a file's lines.
 ONE = "The input file has 1 problem, nothing was uploaded."
@@ -806,8 +806,8 @@ def test_a_bad_resource_meta(bench: Bench, good: Task, change: Mapping[str, Any]
         meta = change if isinstance(change, bytes) else b""
         if isinstance(change, Mapping):
             # Of a job that Redis doesn't have: a record would answer for it.
-            order = {**json.loads(bench.create(batch())), "job_id": random_job_id()}
-            meta = json.dumps({**order, **change}).encode()
+            job_request = {**json.loads(bench.create(batch())), "job_id": random_job_id()}
+            meta = json.dumps({**job_request, **change}).encode()
         answers = set()
         for task_type in (BATCH, UPLOAD, DOWNLOAD):
             bench.delete(task_type, meta)

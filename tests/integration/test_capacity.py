@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batchflow_workers import capacity
+from batchflow_workers import quota
 
-from batchflow import keys, openai_api
 from batchflow.jobs import Job
-from batchflow.openai_api import connect_openai
+from batchflow.openai_client import api
+from batchflow.openai_client.api import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
-from batchflow.store import commands
-from batchflow.store import lines as store_lines
-from batchflow.store.commands import Cancelled
-from tests.support.orders import an_order
-from tests.support.runtime import Team, team
-from tests.support.stack_emulator import Emulator
-from tests.support.steps import lines
+from batchflow.store import keys, records
+from batchflow.store import quota_queues as store_lines
+from batchflow.store.records import Cancelled
+from tests.kit.job_requests import a_job_request
+from tests.kit.runtime import Team, team
+from tests.kit.stack_emulator import Emulator
+from tests.kit.steps import lines
 
 MODEL = "gpt-test"
 CONFIG = {"model": MODEL}
@@ -264,8 +264,8 @@ def test_it_goes_again_by_itself_after_a_while(workers: Team, emulator: Emulator
     assert len(live(workers.batches_of(job_id))) == 1
     assert len(workers.batches_of(job_id)) == 3
     assert list(dict.fromkeys(phases))[:2] == [Phase.QUEUED, Phase.INITIALIZING]
-    order = [Phase.QUEUED, Phase.INITIALIZING, Phase.RUNNING, Phase.SUCCEEDED]
-    assert phases == sorted(phases, key=order.index)
+    job_request = [Phase.QUEUED, Phase.INITIALIZING, Phase.RUNNING, Phase.SUCCEEDED]
+    assert phases == sorted(phases, key=job_request.index)
 
 
 @quick
@@ -355,7 +355,7 @@ def test_a_refusal_ends_a_job_that_is_to_be_cancelled(workers: Team, seen: str) 
         job = workers.job(job_id)
     workers.emulator.end(str(job.batch_id), "failed", code="token_limit_exceeded")
     batch = connect_openai(job.spec.credential, 5).retrieve_batch(str(job.batch_id))
-    capacity.record(workers.runtime, [(job, batch)], "poll")
+    quota.record(workers.runtime, [(job, batch)], "poll")
     workers.work()
     assert workers.job(job_id).state is JobState.CANCELLED
     assert workers.job(job_id).message.startswith("Cancelled")
@@ -420,7 +420,7 @@ def test_a_late_look_at_the_batch_before_does_no_harm(workers: Team, admitted: b
     now, line = workers.job(job_id), line_of(workers)
     assert line == ([] if admitted else [job_id])
     for job in (before, now):
-        capacity.record(workers.runtime, [(job, batch)], "poll")
+        quota.record(workers.runtime, [(job, batch)], "poll")
     assert workers.job(job_id) == now
     assert line_of(workers) == line
     assert now.batch_id != before.batch_id
@@ -442,13 +442,13 @@ def test_a_lost_reply_during_the_second_try(workers: Team, after_acting: bool) -
 
 
 def test_redis_is_emptied_while_a_job_waits(workers: Team) -> None:
-    order = an_order(spec=workers.job(workers.batch(config=CONFIG)).spec)
-    refused_job = workers.placed(order)
+    job_request = a_job_request(spec=workers.job(workers.batch(config=CONFIG)).spec)
+    refused_job = workers.placed(job_request)
     workers.step(refused_job)
     refuse(workers, refused_job)
     workers.empty_redis()
     workers.emulator.configure(validating_s=600)
-    workers.runtime.store.run(commands.create(order, due_in_s=0, source="get", remade=True))
+    workers.runtime.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     assert workers.phase(refused_job) is Phase.RUNNING
     workers.work()
     [batch] = live(workers.batches_of(refused_job))
@@ -465,15 +465,15 @@ def test_redis_is_emptied_while_a_job_waits(workers: Team) -> None:
 def test_redis_is_emptied_and_the_batch_is_far_down_the_list(
     workers: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_api, "PAGE", 2)
+    monkeypatch.setattr(api, "PAGE", 2)
     # So that all batches count as made long before the record, which was made again just now.
-    monkeypatch.setattr(openai_api, "_CLOCK_SKEW_S", -60)
-    order = an_order(spec=workers.job(running(workers)).spec)
-    workers.step(workers.placed(order))
+    monkeypatch.setattr(api, "_CLOCK_SKEW_S", -60)
+    job_request = a_job_request(spec=workers.job(running(workers)).spec)
+    workers.step(workers.placed(job_request))
     for _ in range(4):
         workers.submitted(config=CONFIG)
     workers.empty_redis()
-    workers.runtime.store.run(commands.create(order, due_in_s=0, source="get", remade=True))
+    workers.runtime.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     workers.work()
-    [batch] = workers.batches_of(order.job_id)
-    assert workers.job(order.job_id).batch_id == batch["id"]
+    [batch] = workers.batches_of(job_request.job_id)
+    assert workers.job(job_request.job_id).batch_id == batch["id"]

@@ -11,13 +11,12 @@ from batchflow_workers import heartbeat
 from batchflow_workers.heartbeat import Heartbeat
 from batchflow_workers.runtime import Runtime
 
-from batchflow import keys
-from batchflow.calls import CallOutcome, Operation
+from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.queue import Sender, make_app
 from batchflow.settings import Settings
-from batchflow.store import JobStore, connect, telemetry
-from batchflow.store.telemetry import Worker
-from tests.support.stack_processes import free_port, until
+from batchflow.store import JobStore, connect, heartbeats, keys, metrics
+from batchflow.store.heartbeats import Worker
+from tests.kit.stack_processes import free_port, until
 
 WORKER = "celery@here"
 
@@ -34,7 +33,7 @@ def runtime_of(settings: Settings) -> Runtime:
 
 
 def known(store: JobStore) -> list[Worker]:
-    return store.run(telemetry.workers())
+    return store.run(heartbeats.workers())
 
 
 def telling() -> list[threading.Thread]:
@@ -49,9 +48,9 @@ def test_what_is_counted_adds_up(settings: Callable[..., Settings]) -> None:
     runtime = runtime_of(settings())
     with runtime.store.redis:
         for _ in range(3):
-            runtime.count(telemetry.count("tokens", "input", by=100))
-        runtime.count(telemetry.count("a|b", "c|d"))
-        counters = runtime.store.run(telemetry.counters())
+            runtime.count(metrics.count("tokens", "input", by=100))
+        runtime.count(metrics.count("a|b", "c|d"))
+        counters = runtime.store.run(metrics.counters())
     assert counters[("tokens", "input")] == 300
     # The separator in a label doesn't make two of it.
     assert ("a", "b", "c/d") in counters

@@ -33,6 +33,7 @@ from batchflow.cli.checks import (
 )
 from batchflow.cli.checks.findings import Check, Finding, Level, Look
 from batchflow.jobs import BatchSpec, Credential
+from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.queue import Queue, Sender, Step, make_app
 from batchflow.settings import Settings, load_settings
 from batchflow.states import JobState
@@ -40,19 +41,19 @@ from batchflow.store import (
     AsyncJobStore,
     JobStore,
     backoff,
-    commands,
     connect,
     connect_async,
-    lines,
-    telemetry,
+    heartbeats,
+    metrics,
+    quota_queues,
+    records,
 )
 from batchflow.store.command import Command
-from batchflow.webhook import WEBHOOK_PATH
-from tests.support.deliveries import SECRET
-from tests.support.gateway import running_gateway
-from tests.support.orders import an_order
-from tests.support.stack_emulator import Emulator
-from tests.support.steps import running_emulator
+from tests.kit.deliveries import SECRET
+from tests.kit.gateway import running_gateway
+from tests.kit.job_requests import a_job_request
+from tests.kit.stack_emulator import Emulator
+from tests.kit.steps import running_emulator
 
 #: Nobody else has a client with it.
 KEY = f"sk-{uuid.uuid4().hex}"
@@ -170,9 +171,9 @@ def test_redis_that_gets_full(
 def test_a_suggestion_for_small_records(
     settings: MakeSettings, configure: Callable[..., None]
 ) -> None:
-    assert look(settings(), redis_server.records)["records"].level is NOTE
+    assert look(settings(), redis_server.record_encoding)["records"].level is NOTE
     configure(hash_max_listpack_value=2_048)
-    assert not look(settings(), redis_server.records)
+    assert not look(settings(), redis_server.record_encoding)
 
 
 class _Says:
@@ -299,8 +300,8 @@ def test_queues_and_what_has_waited_for_long_in_them(
 
 
 def test_workers_of_each_queue(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
-    store.run(telemetry.alive("one@host", ["poll", "submit"]))
-    store.run(telemetry.alive("two@host", ["submit"]))
+    store.run(heartbeats.beat("one@host", ["poll", "submit"]))
+    store.run(heartbeats.beat("two@host", ["submit"]))
     found = look(settings(), celery_side.workers)
     assert found["workers on submit"].seen == "2: one@host, two@host"
     assert found["workers on poll"].level is OK
@@ -312,9 +313,9 @@ def test_workers_of_each_queue(settings: MakeSettings, store: JobStore, key_pref
 
 def test_beat_s_last_tick(settings: MakeSettings, store: JobStore) -> None:
     assert look(settings(), celery_side.beat)["beat"].level is PROBLEM
-    store.run(telemetry.note("sweep"))
+    store.run(heartbeats.record_event("sweep"))
     assert look(settings(), celery_side.beat)["beat"].level is OK
-    store.run(telemetry.note(sweep=store.run(commands.time()) - 60))
+    store.run(heartbeats.record_event(sweep=store.run(records.time()) - 60))
     found = look(settings(), celery_side.beat)["beat"]
     assert found.level is PROBLEM
     assert "1 min 0 s ago" in found.seen
@@ -326,10 +327,10 @@ def test_beat_s_last_tick(settings: MakeSettings, store: JobStore) -> None:
 
 
 def _batch(store: JobStore, *, due_in_s: float = 600) -> str:
-    order = an_order()
-    store.run(commands.create(order, due_in_s=due_in_s))
-    store.run(commands.update(order.job_id, source="test", to=JobState.RUNNING))
-    return order.job_id
+    job_request = a_job_request()
+    store.run(records.create(job_request, due_in_s=due_in_s))
+    store.run(records.update(job_request.job_id, source="test", to=JobState.RUNNING))
+    return job_request.job_id
 
 
 def test_jobs_that_nobody_attends_to(settings: MakeSettings, store: JobStore) -> None:
@@ -343,18 +344,18 @@ def test_jobs_that_nobody_attends_to(settings: MakeSettings, store: JobStore) ->
 
 
 def test_polls_that_stand_still(settings: MakeSettings, store: JobStore) -> None:
-    store.run(telemetry.note(poll=store.run(commands.time()) - 3_600))
+    store.run(heartbeats.record_event(poll=store.run(records.time()) - 3_600))
     assert look(settings(), jobs.polls)["polls"].level is OK, "nobody has to be asked about"
     _batch(store)
     assert look(settings(), jobs.polls)["polls"].level is PROBLEM
-    store.run(telemetry.note("poll"))
+    store.run(heartbeats.record_event("poll"))
     assert look(settings(), jobs.polls)["polls"].level is OK
 
 
 def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) -> None:
-    job = store.run(commands.get(_batch(store)))
+    job = store.run(records.get(_batch(store)))
     assert job
-    store.run(lines.join("KEY|gpt-test", job))
+    store.run(quota_queues.join("KEY|gpt-test", job))
     found = look(settings(), jobs.polls)["waiting"]
     assert found.level is WARNING
     assert "1 job" in found.seen
@@ -385,7 +386,7 @@ def test_a_key_of_which_only_the_workers_know(
 ) -> None:
     credential = Credential(group="elsewhere", key="api_key")
     spec = BatchSpec(credential=credential, input_file_id="file-1", config={})
-    store.run(commands.create(an_order(spec=spec), due_in_s=600))
+    store.run(records.create(a_job_request(spec=spec), due_in_s=600))
     found = look(settings(), openai_side.credentials)
     assert list(found) == ["elsewhere/api_key"]
     assert found["elsewhere/api_key"].level is NOTE
@@ -447,9 +448,9 @@ def test_a_server_without_webhooks(settings: MakeSettings, emulator: Emulator) -
 
 def test_deliveries(settings: MakeSettings, store: JobStore) -> None:
     assert look(settings(), webhooks.deliveries)["deliveries"].level is NOTE
-    store.run(telemetry.count("webhook_deliveries", "rejected"))
+    store.run(metrics.count("webhook_deliveries", "rejected"))
     assert look(settings(), webhooks.deliveries)["deliveries"].level is WARNING
-    store.run(telemetry.note("webhook"))
+    store.run(heartbeats.record_event("webhook"))
     assert look(settings(), webhooks.deliveries)["deliveries"].level is OK
 
 
@@ -464,7 +465,7 @@ def test_places_for_files(settings: MakeSettings, store: JobStore, tmp_path: Pat
     assert found["object stores"].level is NOTE
     assert not list(tmp_path.iterdir())
 
-    store.run(telemetry.alive(f"celery@{socket.gethostname()}", [Queue.FILES]))
+    store.run(heartbeats.beat(f"celery@{socket.gethostname()}", [Queue.FILES]))
     found = look(here, files.places)
     assert found[f"{tmp_path}/none/"].level is PROBLEM, "a worker of this machine goes there"
 

@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batchflow_connector.answers import answer
 from batchflow_connector.connectors import BatchEndpointConnector
-from batchflow_workers import capacity
+from batchflow_connector.resources import answer
+from batchflow_workers import quota
 from flytekit.configuration import SerializationSettings
 from openai.types import Batch
 
 from batchflow import BatchEndpointTask
-from batchflow.flyte.orders import batch_spec, download_spec
+from batchflow.job_requests.build import batch_spec, download_spec
 from batchflow.jobs import Job
-from batchflow.openai_api import connect_openai
+from batchflow.openai_client.api import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
-from batchflow.store import commands
-from tests.support.orders import an_order
-from tests.support.runtime import Team, team
-from tests.support.stack_emulator import Emulator
-from tests.support.steps import lines
+from batchflow.store import records
+from tests.kit.job_requests import a_job_request
+from tests.kit.runtime import Team, team
+from tests.kit.stack_emulator import Emulator
+from tests.kit.steps import lines
 
 COUNT = 8
 ALL = [str(number) for number in range(COUNT)]
@@ -54,7 +54,7 @@ def in_progress(workers: Team, **options: Any) -> str:
     """A job whose batch is being worked on, as the task with these options orders it."""
     file_id = workers.emulator.upload(workers.organization, lines(COUNT))
     asked = custom(openai_organization=workers.organization, **options)
-    job_id = workers.placed(an_order(spec=batch_spec(asked, file_id)))
+    job_id = workers.placed(a_job_request(spec=batch_spec(asked, file_id)))
     workers.step(job_id)
 
     def seen() -> bool:
@@ -64,9 +64,9 @@ def in_progress(workers: Team, **options: Any) -> str:
     return job_id
 
 
-def ended(workers: Team, job_id: str, status: str, **order: Any) -> Job:
+def ended(workers: Team, job_id: str, status: str, **job_request: Any) -> Job:
     """The job, after its batch has come to this."""
-    workers.emulator.end(str(workers.job(job_id).batch_id), status, **order)
+    workers.emulator.end(str(workers.job(job_id).batch_id), status, **job_request)
     workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
     return workers.job(job_id)
 
@@ -74,7 +74,7 @@ def ended(workers: Team, job_id: str, status: str, **order: Any) -> Job:
 def downloaded(workers: Team, result: Any, folder: Path) -> dict[str, list[str] | None]:
     """What the download task fetches of a batch: the custom_ids in each file."""
     asked = custom(openai_organization=workers.organization)
-    job_id = workers.placed(an_order(spec=download_spec(asked, result, f"{folder}/out")))
+    job_id = workers.placed(a_job_request(spec=download_spec(asked, result, f"{folder}/out")))
     workers.step(job_id)
     job = workers.job(job_id)
     assert job.succeeded, job.message
@@ -96,7 +96,7 @@ def ids_in(path: Path, answered: bool) -> list[str]:
 
 def shown(workers: Team, job: Job, **options: Any) -> Any:
     """What Flyte is told."""
-    [standing] = workers.runtime.store.run(commands.standings([job.id]))
+    [standing] = workers.runtime.store.run(records.job_statuses([job.id]))
     assert standing is not None
     return answer(job.id, standing, BatchEndpointConnector().outputs, **options)
 
@@ -288,9 +288,9 @@ def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Team) -> None:
 
 def see(workers: Team, job_id: str, batch: Batch) -> None:
     """A poll sees this of a job's batch."""
-    job = workers.runtime.store.run(commands.get(job_id))
+    job = workers.runtime.store.run(records.get(job_id))
     assert job is not None
-    capacity.record(workers.runtime, [(job, batch)], "poll")
+    quota.record(workers.runtime, [(job, batch)], "poll")
 
 
 def test_links_lead_to_the_page_of_the_job(workers: Team) -> None:

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from batchflow_workers import explain, refresh
-from batchflow_workers.step import take_step
+from batchflow_workers.steps import explain, refresh
+from batchflow_workers.steps.runner import take_step
 
-from batchflow.overview.summary import Summary, summarize
+from batchflow.overview.snapshot import Summary, summarize
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import backoff, commands, connect_async, telemetry
-from batchflow.store import lines as store_lines
-from tests.support.runtime import Team, team
-from tests.support.stack_emulator import Emulator
-from tests.support.steps import lines
+from batchflow.store import backoff, connect_async, heartbeats, metrics, records
+from batchflow.store import quota_queues as store_lines
+from tests.kit.runtime import Team, team
+from tests.kit.stack_emulator import Emulator
+from tests.kit.steps import lines
 
 POLL_S = 10
 
@@ -32,8 +32,8 @@ def workers(
         emulator.heal()
 
 
-def end(workers: Team, job_id: str, status: str = "completed", **order: object) -> None:
-    workers.emulator.end(str(workers.job(job_id).batch_id), status, **order)
+def end(workers: Team, job_id: str, status: str = "completed", **job_request: object) -> None:
+    workers.emulator.end(str(workers.job(job_id).batch_id), status, **job_request)
 
 
 def tell(workers: Team, job_id: str) -> None:
@@ -200,10 +200,10 @@ def test_the_summary_says_what_jobs_wait_for(workers: Team) -> None:
 
 def test_the_summary_counts_workers_that_are_alive(workers: Team) -> None:
     store = workers.runtime.store
-    store.run(telemetry.alive("celery@a", ["submit", "poll"]))
-    store.run(telemetry.alive("celery@b", ["poll"]))
+    store.run(heartbeats.beat("celery@a", ["submit", "poll"]))
+    store.run(heartbeats.beat("celery@b", ["poll"]))
     silent = f"{workers.redis_key('workers')}"
-    store.redis.zadd(silent, {"celery@c poll": store.run(commands.time()) - 120})
+    store.redis.zadd(silent, {"celery@c poll": store.run(records.time()) - 120})
     assert summary(workers).workers == {"submit": 1, "poll": 2}
 
 
@@ -219,5 +219,5 @@ def test_how_long_nobody_knew_is_counted_once(workers: Team) -> None:
     workers.poll(job_id)
     workers.poll(job_id)
     tell(workers, job_id)
-    counters = workers.runtime.store.run(telemetry.counters())
+    counters = workers.runtime.store.run(metrics.counters())
     assert sum(n for (name, *_), n in counters.items() if name == "knowing_bucket") == 1

@@ -15,11 +15,11 @@ from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
 from batchflow.gateway.guard.rates import LOGINS
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import commands
-from tests.support.deliveries import OTHER_SECRET, SECRET, delivery, event
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.orders import an_order
-from tests.support.stack_processes import BIN, Process, clean_environment
+from batchflow.store import records
+from tests.kit.deliveries import OTHER_SECRET, SECRET, delivery, event
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.job_requests import a_job_request
+from tests.kit.stack_processes import BIN, Process, clean_environment
 
 MakeSettings = Callable[..., Settings]
 
@@ -142,9 +142,9 @@ def guarded(settings: MakeSettings) -> Iterator[Gateway]:
 
 
 def a_running_job(gateway: Gateway) -> str:
-    order = an_order()
-    gateway.store.run(commands.create(order, due_in_s=60))
-    return order.job_id
+    job_request = a_job_request()
+    gateway.store.run(records.create(job_request, due_in_s=60))
+    return job_request.job_id
 
 
 def csrf_token(page: httpx2.Response) -> str:
@@ -192,7 +192,7 @@ class TestBrowser:
 
 
 def state(gateway: Gateway, job_id: str) -> JobState:
-    job = gateway.store.run(commands.get(job_id))
+    job = gateway.store.run(records.get(job_id))
     assert job
     return job.state
 

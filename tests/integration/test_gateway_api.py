@@ -8,18 +8,17 @@ from typing import Any
 import httpx2
 import pytest
 
-from batchflow import keys
-from batchflow.jobs import Order
-from batchflow.overview.listing import Filter
-from batchflow.overview.views import JobView
-from batchflow.queue import Queue, Step
+from batchflow.jobs import JobRequest
+from batchflow.overview.job_list import Filter
+from batchflow.overview.job_view import JobView
+from batchflow.queue import Queue, Step, queue_name
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import commands, listing
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.orders import an_order
-from tests.support.population import populate
-from tests.support.stack_processes import free_port
+from batchflow.store import index, records
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.job_requests import a_job_request
+from tests.kit.population import populate
+from tests.kit.stack_processes import free_port
 
 TOKEN = "a-token-of-this-test"
 POPULATION = 200
@@ -47,25 +46,25 @@ def crowd(redis_url: str) -> Iterator[Gateway]:
         yield gateway
 
 
-def created(gateway: Gateway, kind: JobKind = JobKind.BATCH, **order: Any) -> Order:
-    made = an_order(kind, **order)
-    assert gateway.store.run(commands.create(made, due_in_s=1_000)).new
+def created(gateway: Gateway, kind: JobKind = JobKind.BATCH, **job_request: Any) -> JobRequest:
+    made = a_job_request(kind, **job_request)
+    assert gateway.store.run(records.create(made, due_in_s=1_000)).new
     return made
 
 
-def at_openai(gateway: Gateway, batch_id: str) -> Order:
-    order = created(gateway)
-    gateway.store.run(commands.begin(order.job_id))
-    fields: dict[str, commands.Value] = {"batch_id": batch_id, "openai_status": "validating"}
+def at_openai(gateway: Gateway, batch_id: str) -> JobRequest:
+    job_request = created(gateway)
+    gateway.store.run(records.begin(job_request.job_id))
+    fields: dict[str, records.Value] = {"batch_id": batch_id, "openai_status": "validating"}
     gateway.store.run(
-        commands.update(order.job_id, source="submit", to=JobState.RUNNING, fields=fields)
+        records.update(job_request.job_id, source="submit", to=JobState.RUNNING, fields=fields)
     )
-    return order
+    return job_request
 
 
 def messages(gateway: Gateway, queue: Queue) -> list[dict[str, Any]]:
     """What Celery's queue holds."""
-    name = keys.queue(gateway.settings.key_prefix, queue)
+    name = queue_name(gateway.settings.key_prefix, queue)
     raw: Any = gateway.store.redis.lrange(name, 0, -1)
     return [json.loads(message) for message in raw]
 
@@ -89,9 +88,9 @@ def listed(crowd: Gateway, **parameters: Any) -> dict[str, Any]:
     return found
 
 
-def records(crowd: Gateway) -> list[dict[str, Any]]:
-    ids = crowd.store.run(listing.recent(1_000))
-    jobs = crowd.store.run_all([commands.get(job_id) for job_id in ids])
+def all_records(crowd: Gateway) -> list[dict[str, Any]]:
+    ids = crowd.store.run(index.recent(1_000))
+    jobs = crowd.store.run_all([records.get(job_id) for job_id in ids])
     return [JobView.of(job).model_dump(mode="json") for job in jobs if job]
 
 
@@ -99,7 +98,7 @@ def test_the_list_has_the_jobs_as_they_are_in_redis(crowd: Gateway) -> None:
     page = listed(crowd, limit=POPULATION)
     assert page.keys() == {"jobs", "next"}
     assert page["next"] is None
-    by_id = {job["id"]: job for job in records(crowd)}
+    by_id = {job["id"]: job for job in all_records(crowd)}
     assert {job["id"]: job for job in page["jobs"]} == by_id
     assert len(by_id) == POPULATION
 
@@ -138,8 +137,8 @@ def test_a_page_has_fifty_jobs_unless_told_otherwise(crowd: Gateway) -> None:
     ],
 )
 def test_each_parameter_filters(crowd: Gateway, parameters: dict[str, Any], wanted: Filter) -> None:
-    ids = crowd.store.run(listing.recent(1_000))
-    jobs = crowd.store.run_all([commands.get(job_id) for job_id in ids])
+    ids = crowd.store.run(index.recent(1_000))
+    jobs = crowd.store.run_all([records.get(job_id) for job_id in ids])
     expected = {job.id for job in jobs if job and wanted.takes(job)}
     assert expected
     assert {job["id"] for job in listed(crowd, limit=200, **parameters)["jobs"]} == expected
@@ -205,12 +204,12 @@ def test_odd_text_is_looked_for_and_breaks_nothing(crowd: Gateway, name: str, va
 
 
 def test_a_job_is_shown_by_each_of_its_ids(gateway: Gateway, api: httpx2.Client) -> None:
-    order = at_openai(gateway, "projects/1/batch:7")
-    for text in (order.job_id, "projects/1/batch:7", "projects%2F1%2Fbatch%3A7"):
+    job_request = at_openai(gateway, "projects/1/batch:7")
+    for text in (job_request.job_id, "projects/1/batch:7", "projects%2F1%2Fbatch%3A7"):
         answer = api.get(f"/api/jobs/{text}")
         assert answer.status_code == 200, answer.text
         shown = answer.json()
-        assert (shown["id"], shown["batch_id"]) == (order.job_id, "projects/1/batch:7")
+        assert (shown["id"], shown["batch_id"]) == (job_request.job_id, "projects/1/batch:7")
         assert shown["spec"]["input_file_id"] == "file-1"
         assert [event["source"] for event in shown["timeline"]] == ["create", "submit"]
 
@@ -238,9 +237,10 @@ def test_a_job_that_is_not_there(api: httpx2.Client, text: str, status: int) -> 
 
 
 def test_no_secret_is_shown(gateway: Gateway, api: httpx2.Client) -> None:
-    order = at_openai(gateway, "batch_1")
+    job_request = at_openai(gateway, "batch_1")
     everything = "".join(
-        api.get(path).text for path in ("/api/jobs", f"/api/jobs/{order.job_id}", "/api/summary")
+        api.get(path).text
+        for path in ("/api/jobs", f"/api/jobs/{job_request.job_id}", "/api/summary")
     )
     assert not re.search(r"sk-|redis://|password", everything)
 
@@ -249,34 +249,34 @@ def test_no_secret_is_shown(gateway: Gateway, api: httpx2.Client) -> None:
 
 
 def test_a_transfer_is_cancelled_at_once(gateway: Gateway, api: httpx2.Client) -> None:
-    order = created(gateway, JobKind.UPLOAD)
-    answer = api.post(f"/api/jobs/{order.job_id}/cancel")
+    job_request = created(gateway, JobKind.UPLOAD)
+    answer = api.post(f"/api/jobs/{job_request.job_id}/cancel")
     assert answer.status_code == 200
     done = answer.json()
     assert (done["outcome"], done["delayed"]) == ("cancelled", False)
-    assert (done["job"]["id"], done["job"]["state"]) == (order.job_id, "cancelled")
+    assert (done["job"]["id"], done["job"]["state"]) == (job_request.job_id, "cancelled")
     assert done["job"]["message"] == "Cancelled through the API."
-    again = api.post(f"/api/jobs/{order.job_id}/cancel").json()
+    again = api.post(f"/api/jobs/{job_request.job_id}/cancel").json()
     assert (again["outcome"], again["job"]) == ("ended", done["job"])
 
 
 def test_a_batch_is_left_to_a_worker(gateway: Gateway, api: httpx2.Client) -> None:
-    order = at_openai(gateway, "projects/1/batch:7")
+    job_request = at_openai(gateway, "projects/1/batch:7")
     done = api.post("/api/jobs/projects/1/batch:7/cancel").json()
     assert (done["outcome"], done["delayed"]) == ("requested", False)
     assert (done["job"]["state"], done["job"]["cancel_requested"]) == ("running", True)
     (message,) = messages(gateway, Queue.SUBMIT)
     assert message["headers"]["task"] == Step.CANCEL
-    assert message["headers"]["argsrepr"] == f"('{order.job_id}',)"
+    assert message["headers"]["argsrepr"] == f"('{job_request.job_id}',)"
 
 
 def test_without_a_broker_the_answer_says_that_it_takes_longer(settings: MakeSettings) -> None:
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     with running_gateway(settings(broker_url=nowhere)) as gateway, gateway.client() as api:
-        order = at_openai(gateway, "batch_1")
+        job_request = at_openai(gateway, "batch_1")
         done = api.post("/api/jobs/batch_1/cancel").json()
         assert (done["outcome"], done["delayed"]) == ("requested", True)
-        assert gateway.store.run(commands.claim_due(10, hold_s=1)) == [order.job_id]
+        assert gateway.store.run(records.claim_due(10, hold_s=1)) == [job_request.job_id]
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ def test_what_is_not_there_cannot_be_cancelled(api: httpx2.Client, text: str, st
 def test_cancelling_is_not_a_matter_of_following_a_link(
     gateway: Gateway, api: httpx2.Client
 ) -> None:
-    order = created(gateway)
-    assert api.get(f"/api/jobs/{order.job_id}/cancel").status_code == 404
-    assert api.post(f"/api/jobs/{order.job_id}").status_code == 405
+    job_request = created(gateway)
+    assert api.get(f"/api/jobs/{job_request.job_id}/cancel").status_code == 404
+    assert api.post(f"/api/jobs/{job_request.job_id}").status_code == 405
     elsewhere = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
-    answer = api.post(f"/api/jobs/{order.job_id}/cancel", headers=elsewhere)
+    answer = api.post(f"/api/jobs/{job_request.job_id}/cancel", headers=elsewhere)
     assert answer.status_code == 403
-    assert api.get(f"/api/jobs/{order.job_id}").json()["state"] == "queued"
+    assert api.get(f"/api/jobs/{job_request.job_id}").json()["state"] == "queued"
 
 
 # Access, outages, the document
@@ -305,16 +305,24 @@ def test_cancelling_is_not_a_matter_of_following_a_link(
 
 def test_with_a_token_nothing_is_shown_without_it(settings: MakeSettings) -> None:
     with running_gateway(settings(api_token=TOKEN)) as gateway:
-        order = created(gateway)
-        paths = ["/api/jobs", f"/api/jobs/{order.job_id}", "/api/summary", "/api/openapi.json"]
+        job_request = created(gateway)
+        paths = [
+            "/api/jobs",
+            f"/api/jobs/{job_request.job_id}",
+            "/api/summary",
+            "/api/openapi.json",
+        ]
         with gateway.client() as stranger, gateway.client(TOKEN) as friend:
             for path in [*paths, "/api/events"]:
                 answer = stranger.get(path)
                 assert (answer.status_code, bool(reason(answer))) == (401, True), path
-            assert stranger.post(f"/api/jobs/{order.job_id}/cancel").status_code == 401
+            assert stranger.post(f"/api/jobs/{job_request.job_id}/cancel").status_code == 401
             for path in paths:
                 assert friend.get(path).status_code == 200, path
-            assert friend.post(f"/api/jobs/{order.job_id}/cancel").json()["outcome"] == "cancelled"
+            assert (
+                friend.post(f"/api/jobs/{job_request.job_id}/cancel").json()["outcome"]
+                == "cancelled"
+            )
 
 
 def test_without_redis_the_api_says_so(settings: MakeSettings) -> None:

@@ -13,17 +13,16 @@ from typing import Any
 
 import pytest
 
-from batchflow import keys
 from batchflow.gateway.status import feed, stream
-from batchflow.jobs import Order
+from batchflow.jobs import JobRequest
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import JobStore, commands, connect, events
+from batchflow.store import JobStore, connect, events, keys, records
 from batchflow.store.command import Command
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.listener import Asked, Event, Listener
-from tests.support.orders import an_order
-from tests.support.stack_processes import Process, clean_environment, free_port, until
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.job_requests import a_job_request
+from tests.kit.listener import Asked, Event, Listener
+from tests.kit.stack_processes import Process, clean_environment, free_port, until
 
 MakeSettings = Callable[..., Settings]
 
@@ -34,18 +33,20 @@ def gateway(settings: MakeSettings) -> Iterator[Gateway]:
         yield gateway
 
 
-def created(store: JobStore, kind: JobKind = JobKind.BATCH) -> Order:
-    order = an_order(kind)
-    assert store.run(commands.create(order, due_in_s=1_000)).new
-    return order
+def created(store: JobStore, kind: JobKind = JobKind.BATCH) -> JobRequest:
+    job_request = a_job_request(kind)
+    assert store.run(records.create(job_request, due_in_s=1_000)).new
+    return job_request
 
 
-def tell(store: JobStore, order: Order, number: int, *, first: int = 0, padding: str = "") -> None:
+def tell(
+    store: JobStore, job_request: JobRequest, number: int, *, first: int = 0, padding: str = ""
+) -> None:
     """Make so many transitions of a job, in one round trip."""
     store.run_all(
         [
-            commands.update(
-                order.job_id, source="test", fields={"message": f"number {serial}{padding}"}
+            records.update(
+                job_request.job_id, source="test", fields={"message": f"number {serial}{padding}"}
             )
             for serial in range(first, first + number)
         ]
@@ -82,10 +83,10 @@ def test_a_transition_is_told_as_it_happens(gateway: Gateway) -> None:
         assert listener.response.headers["Cache-Control"] == "no-store"
         assert listener.response.headers["X-Accel-Buffering"] == "no"
         assert listener.retry_ms
-        order = created(gateway.store, JobKind.UPLOAD)
+        job_request = created(gateway.store, JobKind.UPLOAD)
         gateway.store.run(
-            commands.update(
-                order.job_id,
+            records.update(
+                job_request.job_id,
                 source="upload",
                 to=JobState.FAILED,
                 fields={"message": "größer\nals\r200 MB 🙂"},
@@ -96,12 +97,12 @@ def test_a_transition_is_told_as_it_happens(gateway: Gateway) -> None:
     assert listener.kinds == ["transition"] * 2
     new, failed = (event.data for event in listener.events)
     assert (new["before"], new["state"], new["source"]) == (None, "queued", "create")
-    job = gateway.store.run(commands.get(order.job_id))
+    job = gateway.store.run(records.get(job_request.job_id))
     assert job is not None
     at = datetime.fromisoformat(failed.pop("at"))
     assert abs(at - job.updated_at) < timedelta(milliseconds=1)
     assert failed == {
-        "job_id": order.job_id,
+        "job_id": job_request.job_id,
         "kind": "upload",
         "before": "queued",
         "state": "failed",
@@ -125,21 +126,21 @@ def test_one_job_alone_can_be_listened_to(gateway: Gateway) -> None:
 def test_an_entry_that_cannot_be_read_is_passed_over(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as listener:
         gateway.store.run(Command("XADD", [keys.EVENTS], ["*", "job_id", "x", "state", "?"], str))
-        tell(gateway.store, order, 1)
+        tell(gateway.store, job_request, 1)
         listener.until_it_has(1)
         assert numbers(listener.events) == ["number 0"]
     assert "can't be read, look at: before, kind" in caplog.text
 
 
 def test_all_who_listen_hear_the_same(gateway: Gateway) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with ExitStack() as stack:
         listeners = [stack.enter_context(listening(gateway)) for _ in range(10)]
         place = listeners[0].last_id
-        tell(gateway.store, order, 300)
+        tell(gateway.store, job_request, 300)
         expected = all_ids(gateway.store, place)
         for listener in listeners:
             assert listener.until_it_has(300).ids == expected
@@ -150,12 +151,12 @@ def test_all_who_listen_hear_the_same(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("way", ["header", "query", "both"])
 def test_a_listener_goes_on_where_it_was(gateway: Gateway, way: str) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as first:
         place = first.last_id
-        tell(gateway.store, order, 5)
+        tell(gateway.store, job_request, 5)
         first.until_it_has(5)
-    tell(gateway.store, order, 5, first=5)
+    tell(gateway.store, job_request, 5, first=5)
     seen = first.events[2].id
     asked = {
         "header": Asked(header=seen),
@@ -170,10 +171,10 @@ def test_a_listener_goes_on_where_it_was(gateway: Gateway, way: str) -> None:
 
 
 def test_nothing_is_missed_before_the_first_event(gateway: Gateway) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as first:
         pass
-    tell(gateway.store, order, 3)
+    tell(gateway.store, job_request, 3)
     with Listener(gateway.url, Asked(first.last_id)) as second:
         second.until_it_has(3)
         assert second.kinds == ["transition"] * 3
@@ -183,17 +184,17 @@ def test_nothing_is_missed_and_nothing_comes_twice_however_often_one_is_cut_off(
     gateway: Gateway,
 ) -> None:
     writers, each = 4, 150
-    orders = [created(gateway.store) for _ in range(writers)]
+    job_requests = [created(gateway.store) for _ in range(writers)]
     random = Random(11)
 
-    def write(order: Order) -> None:
+    def write(job_request: JobRequest) -> None:
         for serial in range(each):
-            tell(gateway.store, order, 1, first=serial)
+            tell(gateway.store, job_request, 1, first=serial)
 
     heard: list[str] = []
     with listening(gateway) as listener:
         start = place = listener.last_id
-    threads = [threading.Thread(target=write, args=[order]) for order in orders]
+    threads = [threading.Thread(target=write, args=[job_request]) for job_request in job_requests]
     for thread in threads:
         thread.start()
     cuts = 0
@@ -212,16 +213,16 @@ def test_nothing_is_missed_and_nothing_comes_twice_however_often_one_is_cut_off(
 
 
 def test_a_gateway_goes_on_where_another_one_was(gateway: Gateway, settings: MakeSettings) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as first:
-        tell(gateway.store, order, 3)
+        tell(gateway.store, job_request, 3)
         first.until_it_has(3)
-    tell(gateway.store, order, 4, first=3)
+    tell(gateway.store, job_request, 4, first=3)
     with (
         running_gateway(settings()) as other,
         Listener(other.url, Asked(first.last_id)) as second,
     ):
-        tell(gateway.store, order, 2, first=7)
+        tell(gateway.store, job_request, 2, first=7)
         second.until_it_has(6)
         assert numbers(second.events) == [f"number {serial}" for serial in range(3, 9)]
 
@@ -230,13 +231,13 @@ def test_what_memory_no_longer_has_comes_from_redis(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "KEPT", 20)
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as first:
         pass
-    tell(gateway.store, order, 1_700)
+    tell(gateway.store, job_request, 1_700)
     with Listener(gateway.url, Asked(first.last_id)) as second:
         second.until_it_has(1_700)
-        tell(gateway.store, order, 30, first=1_700)
+        tell(gateway.store, job_request, 30, first=1_700)
         second.until_it_has(1_730)
         assert second.ids == all_ids(gateway.store, first.last_id)
 
@@ -245,12 +246,12 @@ def test_a_client_that_does_not_read_delays_nobody_and_misses_nothing(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "KEPT", 100)
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as quick, Listener(gateway.url, receive_bytes=65_536) as slow:
         place = quick.last_id
         # Far more than what lies between the two processes.
         for first in range(0, 4_000, 200):
-            tell(gateway.store, order, 200, first=first, padding="x" * 5_000)
+            tell(gateway.store, job_request, 200, first=first, padding="x" * 5_000)
         assert quick.until_it_has(4_000).ids == all_ids(gateway.store, place)
         slow.go_on()
         assert slow.until_it_has(4_000).ids == quick.ids
@@ -260,10 +261,10 @@ def test_a_client_that_does_not_read_delays_nobody_and_misses_nothing(
 
 
 def test_who_was_away_for_too_long_is_told_so(gateway: Gateway) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as first:
         pass
-    tell(gateway.store, order, 50)
+    tell(gateway.store, job_request, 50)
     gateway.store.run(Command("XTRIM", [keys.EVENTS], ["MAXLEN", "=", 10], int))
     # A gateway that has the whole of it in memory would need no reset.
     with (
@@ -273,7 +274,7 @@ def test_who_was_away_for_too_long_is_told_so(gateway: Gateway) -> None:
         second.until_it_has(1)
         assert second.kinds == ["reset"]
         assert "Read the jobs again" in second.events[0].data["message"]
-        tell(gateway.store, order, 2, first=50)
+        tell(gateway.store, job_request, 2, first=50)
         second.until_it_has(3)
         assert numbers(second.events[1:]) == ["number 50", "number 51"]
     with Listener(gateway.url, Asked(second.events[0].id)) as third:
@@ -285,13 +286,13 @@ def test_who_was_away_for_too_long_is_told_so(gateway: Gateway) -> None:
 def test_a_place_of_another_redis_is_not_waited_for(settings: MakeSettings, place: str) -> None:
     with connect(settings()).redis as client:
         store = JobStore(client, settings().key_prefix)
-        order = created(store)
+        job_request = created(store)
         with (
             running_gateway(settings()) as gateway,
             Listener(gateway.url, Asked(place)) as listener,
         ):
             listener.until_it_has(1)
-            tell(store, order, 1)
+            tell(store, job_request, 1)
             listener.until_it_has(2)
             assert listener.kinds == ["reset", "transition"]
 
@@ -309,14 +310,14 @@ def test_from_the_beginning_means_all_that_there_is(settings: MakeSettings) -> N
 
 
 def test_an_emptied_redis_resets_everybody(gateway: Gateway) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with listening(gateway) as listener:
-        tell(gateway.store, order, 3)
+        tell(gateway.store, job_request, 3)
         listener.until_it_has(3)
         gateway.store.run(Command("DEL", [keys.EVENTS], [], bool))
-        tell(gateway.store, order, 1, first=3)
+        tell(gateway.store, job_request, 1, first=3)
         listener.until_it_has(4)
-        tell(gateway.store, order, 1, first=4)
+        tell(gateway.store, job_request, 1, first=4)
         listener.until_it_has(5)
         assert listener.kinds == ["transition"] * 3 + ["reset", "transition"]
 
@@ -324,8 +325,8 @@ def test_an_emptied_redis_resets_everybody(gateway: Gateway) -> None:
 def test_the_first_transitions_of_all_are_told(gateway: Gateway) -> None:
     with listening(gateway) as listener:
         assert listener.last_id == "0-0"
-        order = created(gateway.store)
-        tell(gateway.store, order, 1)
+        job_request = created(gateway.store)
+        tell(gateway.store, job_request, 1)
         listener.until_it_has(2)
         assert listener.kinds == ["transition"] * 2
 
@@ -394,8 +395,8 @@ def test_a_quiet_stream_shows_that_it_is_alive(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_S", 0.05)
-    order, other = created(gateway.store), created(gateway.store)
-    with listening(gateway), Listener(gateway.url, Asked(job_id=order.job_id)) as listener:
+    job_request, other = created(gateway.store), created(gateway.store)
+    with listening(gateway), Listener(gateway.url, Asked(job_id=job_request.job_id)) as listener:
         until(lambda: listener.comments >= 3, "heartbeats")
         # Who waits for one job still need not read again all that the others did.
         tell(gateway.store, other, 5)
@@ -405,14 +406,14 @@ def test_a_quiet_stream_shows_that_it_is_alive(
 
 
 def test_hundreds_of_clients_cost_redis_little(gateway: Gateway) -> None:
-    order = created(gateway.store)
+    job_request = created(gateway.store)
     with ExitStack() as stack:
         listeners = [stack.enter_context(Listener(gateway.url)) for _ in range(100)]
         for listener in listeners:
             listener.until_placed()
         before = reads(gateway.store)
         for first in range(0, 100, 10):
-            tell(gateway.store, order, 10, first=first)
+            tell(gateway.store, job_request, 10, first=first)
         for listener in listeners:
             listener.until_it_has(100)
         # Three reads and one wait each time that there is something new, for all together.
@@ -477,9 +478,9 @@ def test_a_restart_of_redis_is_gone_through(
     redis = own_redis(port, "--appendonly", "yes" if kept else "no")
     start(redis)
     with running_gateway(settings(redis_url=f"redis://127.0.0.1:{port}/0")) as gateway:
-        order = created(gateway.store)
+        job_request = created(gateway.store)
         with listening(gateway) as listener:
-            tell(gateway.store, order, 3)
+            tell(gateway.store, job_request, 3)
             listener.until_it_has(3)
             redis.stop()
             # Who comes now is let in, and waits with the others.
@@ -487,7 +488,7 @@ def test_a_restart_of_redis_is_gone_through(
                 assert late.response.status == 200
                 start(redis)
                 if kept:
-                    tell(gateway.store, order, 3, first=3)
+                    tell(gateway.store, job_request, 3, first=3)
                     assert numbers(listener.until_it_has(6).events) == [
                         f"number {serial}" for serial in range(6)
                     ]

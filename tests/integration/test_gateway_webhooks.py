@@ -16,18 +16,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis, RedisError
 
-from batchflow import keys
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.app import make_gateway
 from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
 from batchflow.gateway.guard.rates import BAD_DELIVERIES, REQUESTS
-from batchflow.queue import Queue
+from batchflow.queue import Queue, queue_name
 from batchflow.settings import Settings
-from batchflow.store import JobStore, commands, connect, telemetry
-from tests.support.asgi import Answer, InProcess
-from tests.support.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
-from tests.support.orders import an_order
-from tests.support.stack_processes import Process, free_port
+from batchflow.store import JobStore, connect, deliveries, heartbeats, keys, metrics, records
+from tests.kit.asgi import Answer, InProcess
+from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
+from tests.kit.job_requests import a_job_request
+from tests.kit.stack_processes import Process, free_port
 
 MakeSettings = Callable[..., Settings]
 
@@ -54,15 +53,17 @@ class Receiver(InProcess):
 
     def make_job(self, batch_id: str = BATCH) -> str:
         """A job that has made a batch."""
-        order = an_order()
-        self.store.run(commands.create(order, due_in_s=60))
-        self.store.run(commands.update(order.job_id, source="test", fields={"batch_id": batch_id}))
-        return order.job_id
+        job_request = a_job_request()
+        self.store.run(records.create(job_request, due_in_s=60))
+        self.store.run(
+            records.update(job_request.job_id, source="test", fields={"batch_id": batch_id})
+        )
+        return job_request.job_id
 
     @property
     def queued(self) -> list[tuple[str, list[Any]]]:
         """The steps that wait for workers, and what they are about; the oldest first."""
-        name = keys.queue(self.settings.key_prefix, Queue.POLL)
+        name = queue_name(self.settings.key_prefix, Queue.POLL)
         messages: Any = self.store.redis.lrange(name, 0, -1)
         found = []
         for message in map(json.loads, reversed(messages)):
@@ -73,7 +74,7 @@ class Receiver(InProcess):
     @property
     def counted(self) -> dict[str, float]:
         """Deliveries by result."""
-        found = self.store.run(telemetry.counters())
+        found = self.store.run(metrics.counters())
         return {name[1]: n for name, n in found.items() if name[0] == "webhook_deliveries"}
 
 
@@ -96,13 +97,13 @@ class TestGenuine:
         assert (answer.status, answer.body) == (204, b"")
         assert receiver.queued == [("batchflow.refresh", [job_id])]
         assert receiver.counted == {"accepted": 1}
-        assert time.time() - receiver.store.run(telemetry.pulse())["webhook"] < 10
+        assert time.time() - receiver.store.run(heartbeats.last_seen())["webhook"] < 10
 
     def test_the_job_itself_is_left_to_the_worker(self, receiver: Receiver) -> None:
         job_id = receiver.make_job()
-        before = receiver.store.run(commands.get(job_id))
+        before = receiver.store.run(records.get(job_id))
         receiver.deliver(genuine())
-        assert receiver.store.run(commands.get(job_id)) == before
+        assert receiver.store.run(records.get(job_id)) == before
 
     def test_what_comes_again_is_acknowledged_and_not_queued_again(
         self, receiver: Receiver
@@ -396,12 +397,12 @@ class TestUnavailable:
         with Receiver(settings(webhook_secrets=SECRET, broker_url=server.url)) as receiver:
             job_id, sent = receiver.make_job(), genuine()
             assert receiver.deliver(sent).status == 503
-            assert not receiver.store.run(telemetry.was_delivered(sent.headers["webhook-id"]))
+            assert not receiver.store.run(deliveries.was_delivered(sent.headers["webhook-id"]))
             assert receiver.counted == {"unavailable": 1}
             server.start()
             assert receiver.deliver(sent).status == 204
             with Redis.from_url(server.url) as broker:
-                name = keys.queue(receiver.settings.key_prefix, Queue.POLL)
+                name = queue_name(receiver.settings.key_prefix, Queue.POLL)
                 (message,) = broker.lrange(name, 0, -1)
             assert json.loads(message)["headers"]["argsrepr"] == repr((job_id,))
             assert receiver.counted == {"unavailable": 1, "accepted": 1}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from urllib.parse import urlsplit
 
-from batchflow_workers.leases import lease
+from batchflow_workers.lease import lease
 
 from batchflow.settings import Settings
 from batchflow.store import connect

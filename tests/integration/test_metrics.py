@@ -11,22 +11,21 @@ from uuid import uuid4
 
 import pytest
 
-from batchflow import keys
 from batchflow.gateway.metering import metrics
-from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Order, Spec, UploadSpec
-from batchflow.queue import Queue, Sender, Step, make_app
+from batchflow.jobs import BatchSpec, Credential, DownloadSpec, JobRequest, Spec, UploadSpec
+from batchflow.queue import Queue, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import commands
-from tests.support.deliveries import SECRET, delivery, event
-from tests.support.exposition import OPENMETRICS, TEXT, Exposition, problems
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.monitoring import expressions
-from tests.support.orders import an_order
-from tests.support.promql import selectors
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import BIN, Process, clean_environment, free_port, until
-from tests.support.steps import lines, running_emulator
+from batchflow.store import keys, records
+from tests.kit.deliveries import SECRET, delivery, event
+from tests.kit.exposition import OPENMETRICS, TEXT, Exposition, problems
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.job_requests import a_job_request
+from tests.kit.monitoring import expressions
+from tests.kit.promql import selectors
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import BIN, Process, clean_environment, free_port, until
+from tests.kit.steps import lines, running_emulator
 
 KEY = "sk-test-key-of-the-workers"
 CREDENTIAL = Credential(organization="org-metrics")
@@ -66,27 +65,27 @@ class Life:
         self.seen[moment] = found
         return found
 
-    def place(self, spec: Spec, step: Step) -> Order:
-        order = an_order(spec=spec)
-        self.gateway.store.run(commands.create(order, due_in_s=0.3))
+    def place(self, spec: Spec, step: Step) -> JobRequest:
+        job_request = a_job_request(spec=spec)
+        self.gateway.store.run(records.create(job_request, due_in_s=0.3))
         sender = Sender(make_app(self.gateway.settings))
-        sender.send(step, order.job_id)
-        return order
+        sender.send(step, job_request.job_id)
+        return job_request
 
-    def place_batch(self, file_id: str) -> Order:
+    def place_batch(self, file_id: str) -> JobRequest:
         config = {"model": MODEL}
         spec = BatchSpec(credential=CREDENTIAL, input_file_id=file_id, config=config)
         return self.place(spec, Step.SUBMIT)
 
-    def ended(self, order: Order) -> bool:
-        job = self.gateway.store.run(commands.get(order.job_id))
+    def ended(self, job_request: JobRequest) -> bool:
+        job = self.gateway.store.run(records.get(job_request.job_id))
         assert job
         assert job.state in (JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED), job.message
         return job.succeeded
 
-    def batch_of(self, order: Order) -> str:
+    def batch_of(self, job_request: JobRequest) -> str:
         def batch_id() -> str | None:
-            job = self.gateway.store.run(commands.get(order.job_id))
+            job = self.gateway.store.run(records.get(job_request.job_id))
             return job.batch_id if job else None
 
         return str(until(batch_id, "the batch"))
@@ -130,7 +129,7 @@ def started(*processes: Process) -> Iterator[None]:
 def live_through(life: Life) -> None:
     """What an operator may meet, moment by moment."""
     waits_for_nobody(life)
-    lone = life.worker("lone", "-Q", keys.queue(life.gateway.settings.key_prefix, Queue.FILES))
+    lone = life.worker("lone", "-Q", queue_name(life.gateway.settings.key_prefix, Queue.FILES))
     worker, beat = life.worker("worker"), life.process("beat", "beat", "--pidfile", "")
     with started(lone, worker, beat):
         works(life)
@@ -168,7 +167,7 @@ def works(life: Life) -> None:
     with life.gateway.client() as client:
         told = delivery(event(batch_id), at_s=time.time())
         assert client.post("/webhooks/openai", content=told.body, headers=told.headers).is_success
-    job = life.gateway.store.run(commands.get(batch.job_id))
+    job = life.gateway.store.run(records.get(batch.job_id))
     assert job
     download = life.place(
         DownloadSpec(

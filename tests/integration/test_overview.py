@@ -17,21 +17,20 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from batchflow import keys
 from batchflow.errors import InvalidInput, JobNotFound
-from batchflow.jobs import Job, Order
-from batchflow.overview import listing
-from batchflow.overview.cancelling import Cancellation, CancelOutcome, cancel_job
-from batchflow.overview.listing import Filter, Page, find_job, list_jobs
-from batchflow.overview.timeline import timeline
-from batchflow.overview.views import JobDetails, JobView
+from batchflow.jobs import Job, JobRequest
+from batchflow.overview import job_list
+from batchflow.overview.cancellation import Cancellation, CancelOutcome, cancel_job
+from batchflow.overview.history import timeline
+from batchflow.overview.job_list import Filter, Page, find_job, list_jobs
+from batchflow.overview.job_view import JobDetails, JobView
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import LIVE, JobKind, JobState, Phase, Stage
-from batchflow.store import AsyncJobStore, JobStore, commands, events
+from batchflow.store import AsyncJobStore, JobStore, events, keys, records
 from batchflow.store.command import Command
-from batchflow.store.listing import recent
-from tests.support.orders import an_order
-from tests.support.population import populate
+from batchflow.store.index import recent
+from tests.kit.job_requests import a_job_request
+from tests.kit.population import populate
 
 T = TypeVar("T")
 
@@ -76,7 +75,7 @@ class Fleet:
     def everything(self) -> list[Job]:
         """All records, read past the index; newest first."""
         ids = self.store.run(recent(1_000_000))
-        jobs = [job for job in self.store.run_all([commands.get(id_) for id_ in ids]) if job]
+        jobs = [job for job in self.store.run_all([records.get(id_) for id_ in ids]) if job]
         return sorted(jobs, key=place, reverse=True)
 
     def cancel(self, text: str) -> Cancellation:
@@ -89,17 +88,17 @@ class Fleet:
             lambda reader: cancel_job(reader, send, text, message="Not needed.", source="test")
         )
 
-    def made(self, kind: JobKind = JobKind.BATCH, **order: Any) -> Order:
-        made = an_order(kind, **order)
-        assert self.store.run(commands.create(made, due_in_s=1_000)).new
+    def made(self, kind: JobKind = JobKind.BATCH, **job_request: Any) -> JobRequest:
+        made = a_job_request(kind, **job_request)
+        assert self.store.run(records.create(made, due_in_s=1_000)).new
         return made
 
     def change(self, job_id: str, **change: Any) -> None:
-        changed = self.store.run(commands.update(job_id, **{"source": "test"} | change))
-        assert changed.outcome is commands.Outcome.APPLIED
+        changed = self.store.run(records.update(job_id, **{"source": "test"} | change))
+        assert changed.outcome is records.UpdateOutcome.APPLIED
 
     def job(self, job_id: str) -> Job:
-        job = self.store.run(commands.get(job_id))
+        job = self.store.run(records.get(job_id))
         assert job is not None
         return job
 
@@ -251,12 +250,14 @@ def test_pages_of_a_filter_hold_what_one_large_page_holds(crowd: Fleet, wanted: 
 
 
 def test_a_search_keeps_the_order_when_most_jobs_are_in_one_state(fleet: Fleet) -> None:
-    orders = [fleet.made() for _ in range(90)]
-    for number, order in enumerate(orders):
+    job_requests = [fleet.made() for _ in range(90)]
+    for number, job_request in enumerate(job_requests):
         state = JobState.RUNNING if number % 5 else JobState.QUEUED
         message = "rare" if number % 11 == 0 else "often"
-        fleet.change(order.job_id, to=state, fields={"message": message})
-    expected = [order.job_id for number, order in enumerate(orders) if number % 11 == 0][::-1]
+        fleet.change(job_request.job_id, to=state, fields={"message": message})
+    expected = [
+        job_request.job_id for number, job_request in enumerate(job_requests) if number % 11 == 0
+    ][::-1]
     for limit in (1, 2, 5):
         found = [job.id for page in fleet.pages(Filter(text="rare"), limit) for job in page]
         assert found == expected
@@ -265,7 +266,7 @@ def test_a_search_keeps_the_order_when_most_jobs_are_in_one_state(fleet: Fleet) 
 def test_a_search_over_its_bound_goes_on_with_the_next_page(
     crowd: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "MOST_READ", 40)
+    monkeypatch.setattr(job_list, "MOST_READ", 40)
     wanted = Filter(text="größe")
     expected = [job for job in crowd.everything() if is_wanted(job, wanted)]
     pages = crowd.pages(wanted, 50)
@@ -288,9 +289,9 @@ def test_there_may_be_no_jobs(fleet: Fleet) -> None:
 @pytest.mark.parametrize("wanted", [Filter(), Filter(text="Unreadable")])
 def test_a_record_that_cannot_be_read_does_not_stop_the_list(fleet: Fleet, wanted: Filter) -> None:
     bad, good = fleet.made(), fleet.made()
-    for order in (bad, good):
-        fleet.change(order.job_id, fields={"message": "unreadable"})
-    fleet.store.run(commands.annotate(bad.job_id, {"total": "many"}))
+    for job_request in (bad, good):
+        fleet.change(job_request.job_id, fields={"message": "unreadable"})
+    fleet.store.run(records.annotate(bad.job_id, {"total": "many"}))
     assert [job.id for job in fleet.page(wanted).jobs] == [good.job_id]
 
 
@@ -404,12 +405,12 @@ def test_a_job_is_found_by_its_id_its_batch_and_its_file(fleet: Fleet) -> None:
     upload, batch = fleet.made(JobKind.UPLOAD), fleet.made()
     fleet.change(upload.job_id, fields={"input_file_id": "file-1:a/b.c=d"})
     fleet.change(batch.job_id, fields={"batch_id": "projects/1/batch:7"})
-    for text, order in {
+    for text, job_request in {
         batch.job_id: batch,
         "projects/1/batch:7": batch,
         "file-1:a/b.c=d": upload,
     }.items():
-        assert fleet.find(text).id == order.job_id
+        assert fleet.find(text).id == job_request.job_id
 
 
 @pytest.mark.parametrize("text", ["bf-" + "a" * 26, "batch_unknown", "file-unknown", "a/b"])
@@ -427,28 +428,28 @@ def test_what_is_no_id_is_refused(fleet: Fleet, text: str) -> None:
 
 
 def test_a_batch_whose_job_is_forgotten(fleet: Fleet) -> None:
-    order = fleet.made()
-    fleet.change(order.job_id, to=JobState.FAILED, fields={"batch_id": "batch_1"})
-    assert fleet.store.run(commands.purge(order.job_id, retention_s=-1))
+    job_request = fleet.made()
+    fleet.change(job_request.job_id, to=JobState.FAILED, fields={"batch_id": "batch_1"})
+    assert fleet.store.run(records.purge(job_request.job_id, retention_s=-1))
     with pytest.raises(JobNotFound, match="batch_1"):
         fleet.find("batch_1")
 
 
 def test_details_have_the_order_the_result_and_the_history(fleet: Fleet) -> None:
-    order = fleet.made(execution="p/d/e/n", attempt=1)
+    job_request = fleet.made(execution="p/d/e/n", attempt=1)
     fleet.change(
-        order.job_id,
+        job_request.job_id,
         to=JobState.RUNNING,
         stage=Stage.IN_PROGRESS,
         fields={"batch_id": "batch_1", "openai_status": "in_progress"},
     )
     fleet.change(
-        order.job_id,
+        job_request.job_id,
         to=JobState.SUCCEEDED,
         stage=Stage.ENDED,
         fields={"openai_status": "completed", "result": '{"id": "batch_1"}', "message": "Done."},
     )
-    shown = JobDetails.of(fleet.job(order.job_id)).model_dump(mode="json")
+    shown = JobDetails.of(fleet.job(job_request.job_id)).model_dump(mode="json")
     assert (shown["state"], shown["phase"]) == ("succeeded", Phase.SUCCEEDED)
     assert shown["spec"]["input_file_id"] == "file-1"
     assert shown["result"] == {"id": "batch_1"}
@@ -461,26 +462,26 @@ def test_details_have_the_order_the_result_and_the_history(fleet: Fleet) -> None
         ("succeeded", "completed", "test", "Done."),
     ]
     assert shown["timeline"][0]["at"] <= shown["timeline"][-1]["at"]
-    assert JobView.of(fleet.job(order.job_id)).model_dump().keys() < shown.keys()
+    assert JobView.of(fleet.job(job_request.job_id)).model_dump().keys() < shown.keys()
 
 
 def test_a_history_survives_whatever_a_server_reports(fleet: Fleet) -> None:
-    order = fleet.made()
+    job_request = fleet.made()
     fleet.change(
-        order.job_id,
+        job_request.job_id,
         to=JobState.RUNNING,
         fields={"openai_status": "odd\tstatus\nof\r\nanother server", "message": "a\tb\nc\x00d"},
     )
-    first, last = timeline(fleet.job(order.job_id))
+    first, last = timeline(fleet.job(job_request.job_id))
     assert first.state is JobState.QUEUED
     assert (last.openai_status, last.message) == ("odd status of  another server", "a b c d")
 
 
 def test_a_history_is_cut_between_characters(fleet: Fleet) -> None:
-    order = fleet.made()
+    job_request = fleet.made()
     for length in (299, 300, 301):
-        fleet.change(order.job_id, fields={"message": "x" * (length % 3) + "€" * 200})
-    messages = [event.message for event in timeline(fleet.job(order.job_id))[1:]]
+        fleet.change(job_request.job_id, fields={"message": "x" * (length % 3) + "€" * 200})
+    messages = [event.message for event in timeline(fleet.job(job_request.job_id))[1:]]
     assert all(re.fullmatch("x*€{90,100}…", message) for message in messages), messages
 
 
@@ -488,8 +489,8 @@ def test_a_history_is_cut_between_characters(fleet: Fleet) -> None:
 
 
 def test_a_job_that_openai_cannot_know_of_is_cancelled_at_once(fleet: Fleet) -> None:
-    order = fleet.made(JobKind.UPLOAD)
-    done = fleet.cancel(order.job_id)
+    job_request = fleet.made(JobKind.UPLOAD)
+    done = fleet.cancel(job_request.job_id)
     assert (done.outcome, done.delayed) == (CancelOutcome.CANCELLED, False)
     assert (done.job.state, done.job.message) == (JobState.CANCELLED, "Not needed.")
     assert timeline(done.job)[-1].source == "test"
@@ -497,31 +498,31 @@ def test_a_job_that_openai_cannot_know_of_is_cancelled_at_once(fleet: Fleet) -> 
 
 
 def test_a_batch_at_openai_is_left_to_a_worker(fleet: Fleet) -> None:
-    order = fleet.made()
-    fleet.store.run(commands.begin(order.job_id))
-    fleet.change(order.job_id, to=JobState.RUNNING, fields={"batch_id": "batch_1"})
-    for text in ("batch_1", order.job_id):
+    job_request = fleet.made()
+    fleet.store.run(records.begin(job_request.job_id))
+    fleet.change(job_request.job_id, to=JobState.RUNNING, fields={"batch_id": "batch_1"})
+    for text in ("batch_1", job_request.job_id):
         done = fleet.cancel(text)
         assert (done.outcome, done.delayed) == (CancelOutcome.REQUESTED, False)
         assert (done.job.state, done.job.cancel_requested) == (JobState.RUNNING, True)
-    assert fleet.sent == [(Step.CANCEL, order.job_id)] * 2
+    assert fleet.sent == [(Step.CANCEL, job_request.job_id)] * 2
 
 
 def test_without_a_broker_the_wish_is_recorded_and_due(fleet: Fleet) -> None:
-    order = fleet.made()
-    fleet.store.run(commands.begin(order.job_id))
+    job_request = fleet.made()
+    fleet.store.run(records.begin(job_request.job_id))
     fleet.broker_is_away = True
-    done = fleet.cancel(order.job_id)
+    done = fleet.cancel(job_request.job_id)
     assert (done.outcome, done.delayed) == (CancelOutcome.REQUESTED, True)
-    assert fleet.job(order.job_id).cancel_requested
-    assert fleet.store.run(commands.claim_due(10, hold_s=1)) == [order.job_id]
+    assert fleet.job(job_request.job_id).cancel_requested
+    assert fleet.store.run(records.claim_due(10, hold_s=1)) == [job_request.job_id]
 
 
 def test_a_job_that_has_ended_stays_what_it_was(fleet: Fleet) -> None:
-    order = fleet.made()
-    fleet.change(order.job_id, to=JobState.SUCCEEDED, fields={"message": "Done."})
-    before = fleet.job(order.job_id)
-    done = fleet.cancel(order.job_id)
+    job_request = fleet.made()
+    fleet.change(job_request.job_id, to=JobState.SUCCEEDED, fields={"message": "Done."})
+    before = fleet.job(job_request.job_id)
+    done = fleet.cancel(job_request.job_id)
     assert (done.outcome, done.delayed) == (CancelOutcome.ENDED, False)
     assert done.job == before
     assert fleet.sent == []
@@ -540,7 +541,7 @@ def test_the_index_forgets_with_the_record(fleet: Fleet) -> None:
         if job.state in LIVE:
             fleet.change(job.id, to=JobState.CANCELLED)
     for job in fleet.everything():
-        assert fleet.store.run(commands.purge(job.id, retention_s=-1))
+        assert fleet.store.run(records.purge(job.id, retention_s=-1))
     assert fleet.page() == Page((), None)
     assert fleet.store.run(Command("EXISTS", [keys.INDEX], [], bool)) is False
 
@@ -550,8 +551,8 @@ def test_the_index_forgets_with_the_record(fleet: Fleet) -> None:
 
 def test_transitions_are_read_from_any_place(fleet: Fleet) -> None:
     assert fleet.store.run_all([events.oldest(), events.newest()]) == [None, None]
-    order = fleet.made(JobKind.UPLOAD)
-    fleet.change(order.job_id, to=JobState.RUNNING, fields={"message": "a\nb"})
+    job_request = fleet.made(JobKind.UPLOAD)
+    fleet.change(job_request.job_id, to=JobState.RUNNING, fields={"message": "a\nb"})
     first, second = fleet.store.run(events.entries(events.BEGINNING, 10))
     assert fleet.store.run_all([events.oldest(), events.newest()]) == [first.id, second.id]
     assert first.id < second.id
@@ -560,21 +561,23 @@ def test_transitions_are_read_from_any_place(fleet: Fleet) -> None:
     assert fleet.store.run(events.entries(second.id, 10)) == []
     told = second.transition
     assert told
-    assert (told.job_id, told.kind, told.before) == (order.job_id, "upload", JobState.QUEUED)
+    assert (told.job_id, told.kind, told.before) == (job_request.job_id, "upload", JobState.QUEUED)
     assert (told.state, told.message, told.source) == (JobState.RUNNING, "a\nb", "test")
-    assert abs(told.at - fleet.job(order.job_id).updated_at) < timedelta(milliseconds=1)
+    assert abs(told.at - fleet.job(job_request.job_id).updated_at) < timedelta(milliseconds=1)
     assert first.transition
     assert first.transition.before is None
 
 
 def test_waiting_ends_with_the_next_transition_or_with_the_time(fleet: Fleet) -> None:
     assert not fleet.store.run(events.wait(events.BEGINNING, for_s=0.01))
-    order = fleet.made()
+    job_request = fleet.made()
     place = fleet.store.run(events.newest())
     assert place
     assert fleet.store.run(events.wait(events.BEGINNING, for_s=30))
     assert not fleet.ask(lambda reader: reader.run(events.wait(place, for_s=0.01)))
-    change = threading.Timer(0.05, fleet.change, [order.job_id], {"fields": {"message": "new"}})
+    change = threading.Timer(
+        0.05, fleet.change, [job_request.job_id], {"fields": {"message": "new"}}
+    )
     change.start()
     assert fleet.ask(lambda reader: reader.run(events.wait(place, for_s=3)))
     change.join()

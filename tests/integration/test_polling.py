@@ -9,24 +9,23 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from batchflow_workers import walk
-from batchflow_workers.capacity import record
-from batchflow_workers.poll import poll
+from batchflow_workers.polling import scan
+from batchflow_workers.polling.poll import poll
+from batchflow_workers.polling.scan import Mark
+from batchflow_workers.polling.sweep import CLAIM, sweep
+from batchflow_workers.quota import record
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.sweep import CLAIM, sweep
-from batchflow_workers.walk import Mark
 from openai.types import Batch
 
-from batchflow import keys
 from batchflow.jobs import BatchSpec, Credential, Job
-from batchflow.openai_api import PAGE, OpenAIApi
+from batchflow.openai_client.api import PAGE, OpenAIApi
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import JobStore, commands, connect, leases
+from batchflow.store import JobStore, connect, keys, leases, records
 from batchflow.store.command import Command
-from tests.support.orders import an_order
-from tests.support.steps import Notes
+from tests.kit.job_requests import a_job_request
+from tests.kit.steps import Notes
 
 DAY_S = 86_400
 HOUR_S = 3_600
@@ -108,12 +107,14 @@ class Workers:
         credential: Credential = CREDENTIAL,
     ) -> list[str]:
         """Jobs whose batches were made so long ago, newest first; the jobs, longer ago."""
-        orders = [
-            an_order(spec=BatchSpec(credential=credential, input_file_id="file-1", config={}))
+        job_requests = [
+            a_job_request(spec=BatchSpec(credential=credential, input_file_id="file-1", config={}))
             for _ in ages_s
         ]
         store = self.runtime.store
-        made = store.run_all([commands.create(order, due_in_s=0) for order in orders])
+        made = store.run_all(
+            [records.create(job_request, due_in_s=0) for job_request in job_requests]
+        )
         seen = []
         for number, (age_s, new) in enumerate(zip(ages_s, made, strict=True)):
             assert new.job is not None
@@ -123,11 +124,11 @@ class Workers:
             seen.append((new.job, Batch.model_validate(batch)))
         record(self.runtime, seen, "submit", new=True)
         pipeline: Any = store.redis.pipeline(transaction=False)
-        for order, age_s in zip(orders, ages_s, strict=True):
+        for job_request, age_s in zip(job_requests, ages_s, strict=True):
             created_at = f"{time.time() - max(age_s, job_age_s):.6f}"
-            pipeline.hset(self._key(keys.job(order.job_id)), "created_at", created_at)
+            pipeline.hset(self._key(keys.job(job_request.job_id)), "created_at", created_at)
         pipeline.execute()
-        return [order.job_id for order in orders]
+        return [job_request.job_id for job_request in job_requests]
 
     def strangers(self, count: int, since_s: float, until_s: float = 0) -> None:
         """Batches that are nobody's business, made evenly between two moments."""
@@ -158,12 +159,12 @@ class Workers:
         return [about for step, about in self.notes.sent if step is Step.POLL]
 
     def jobs(self, ids: Sequence[str]) -> list[Job]:
-        found = self.runtime.store.run_all([commands.get(job_id) for job_id in ids])
+        found = self.runtime.store.run_all([records.get(job_id) for job_id in ids])
         return [job for job in found if job]
 
     def due_in_s(self, ids: Sequence[str]) -> list[float]:
         redis: Any = self.runtime.store.redis
-        now_s = self.runtime.store.run(commands.time())
+        now_s = self.runtime.store.run(records.time())
         return [float(at) - now_s for at in redis.zmscore(self._key(keys.DUE), list(ids))]
 
     def make_due(self, ids: Sequence[str]) -> None:
@@ -315,7 +316,7 @@ def test_thousands_that_are_due_are_one_poll(workers: Workers) -> None:
     assert len(named) <= CLAIM
     lease_s = workers.runtime.settings.lease_s
     assert min(workers.due_in_s(ids)) > lease_s + 15, "the poll comes to the last ones late"
-    began_s = workers.runtime.store.run(commands.time())
+    began_s = workers.runtime.store.run(records.time())
     assert workers.sweep() == []
     assert workers.look(named) == (25, 0)
     assert min(workers.due_in_s(ids)) > POLL_S
@@ -365,21 +366,21 @@ def test_what_is_due_again_while_a_sweep_goes_on_is_asked_for(
 
 def test_what_was_seen_since_it_was_due_is_not_asked_for_again(workers: Workers) -> None:
     ids = workers.submitted([1, 2, 3])
-    due_since_s = workers.runtime.store.run(commands.time())
+    due_since_s = workers.runtime.store.run(records.time())
     poll(workers.runtime, ids[:2], due_since_s)
     assert workers.server.calls == (1, 0)
     poll(workers.runtime, ids, due_since_s)
     assert workers.server.calls == (1, 0), "a page had shown the third one"
-    poll(workers.runtime, ids, workers.runtime.store.run(commands.time()))
+    poll(workers.runtime, ids, workers.runtime.store.run(records.time()))
     assert workers.server.calls == (2, 0)
 
 
 def test_a_long_poll_lets_others_have_its_worker(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_LONGEST_S", 0)
+    monkeypatch.setattr(scan, "_LONGEST_S", 0)
     ids = workers.submitted([n / 10 for n in range(250)])
-    due_since_s = workers.runtime.store.run(commands.time())
+    due_since_s = workers.runtime.store.run(records.time())
     messages: list[tuple[Any, ...]] = [(ids, due_since_s)]
 
     def send(step: Step, *args: Any) -> None:
@@ -401,7 +402,7 @@ def test_a_long_poll_whose_rest_the_broker_does_not_take_loses_nothing(
     def away(*_: object) -> None:
         raise QueueUnavailable("away")
 
-    monkeypatch.setattr(walk, "_LONGEST_S", 0)
+    monkeypatch.setattr(scan, "_LONGEST_S", 0)
     monkeypatch.setattr(workers.notes, "send", away)
     ids = workers.submitted([n / 10 for n in range(150)])
     workers.make_due(ids)

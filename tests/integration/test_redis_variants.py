@@ -11,32 +11,32 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from batchflow_workers import sweep
+from batchflow_workers.polling import sweep
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis import Redis, RedisError
 
-from batchflow import keys
 from batchflow.errors import StoreUnavailable
-from batchflow.jobs import BatchSpec, Credential, Job, Order
-from batchflow.queue import QueueUnavailable, Sender, Step, make_app
+from batchflow.jobs import BatchSpec, Credential, Job, JobRequest
+from batchflow.queue import QueueUnavailable, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import (
     AsyncJobStore,
     JobStore,
-    commands,
     connect,
     connect_async,
-    listing,
+    index,
+    keys,
+    records,
     warn_of_eviction,
 )
-from tests.support.orders import an_order
-from tests.support.runtime import KEY, Team, team
-from tests.support.stack_emulator import Emulator
-from tests.support.stack_processes import BIN, Process, clean_environment, free_port, until
-from tests.support.steps import lines
+from tests.kit.job_requests import a_job_request
+from tests.kit.runtime import KEY, Team, team
+from tests.kit.stack_emulator import Emulator
+from tests.kit.stack_processes import BIN, Process, clean_environment, free_port, until
+from tests.kit.steps import lines
 
 #: With everything that a URL has a meaning for.
 PASSWORD = "p@ss:/w?rd#%"
@@ -128,21 +128,21 @@ class Place:
         worker.await_ready(lambda: " ready." in worker.log())
         return [worker, beat]
 
-    def order(self) -> Order:
+    def job_request(self) -> JobRequest:
         """A batch of this test's organization."""
         spec = BatchSpec(
             credential=Credential(organization=self.organization),
             input_file_id=self.emulator.upload(self.organization, lines()),
             config={},
         )
-        return an_order(spec=spec)
+        return a_job_request(spec=spec)
 
-    def batches_of(self, order: Order) -> list[str]:
+    def batches_of(self, job_request: JobRequest) -> list[str]:
         """What a job has made at OpenAI."""
         return [
             batch["id"]
             for batch in self.emulator.batches(self.organization)
-            if batch["metadata"]["batchflow_job"] == order.job_id
+            if batch["metadata"]["batchflow_job"] == job_request.job_id
         ]
 
     def logs(self) -> str:
@@ -172,30 +172,30 @@ async def async_store(settings: Settings) -> AsyncIterator[AsyncJobStore]:
             await asked.aclose()
 
 
-def read(store: JobStore, order: Order) -> Job:
-    job = store.run(commands.get(order.job_id))
+def read(store: JobStore, job_request: JobRequest) -> Job:
+    job = store.run(records.get(job_request.job_id))
     assert job is not None
     return job
 
 
 def runs_a_batch(place: Place, url: str) -> None:
     """The connector's client, Celery's, and the workers' all find the way to this Redis."""
-    order = place.order()
+    job_request = place.job_request()
     settings = place.settings(url)
 
     async def created() -> bool:
         async with async_store(settings) as store:
-            new = (await store.run(commands.create(order, due_in_s=60))).new
-            job = await store.run(commands.get(order.job_id))
+            new = (await store.run(records.create(job_request, due_in_s=60))).new
+            job = await store.run(records.get(job_request.job_id))
             return new and job is not None and job.state is JobState.QUEUED
 
     assert asyncio.run(created())
     app = make_app(settings)
-    Sender(app).send(Step.SUBMIT, order.job_id)
+    Sender(app).send(Step.SUBMIT, job_request.job_id)
     app.close()
     with place.store(url) as store:
-        until(lambda: read(store, order).succeeded, "a batch that succeeds", every_s=0.1)
-    assert len(place.batches_of(order)) == 1
+        until(lambda: read(store, job_request).succeeded, "a batch that succeeds", every_s=0.1)
+    assert len(place.batches_of(job_request)) == 1
 
 
 def tells_no_password(place: Place) -> None:
@@ -227,12 +227,12 @@ def test_a_wrong_password_is_told_without_it(place: Place) -> None:
     url = f"redis://:{ENCODED}@127.0.0.1:{port}/0"
     settings = place.settings(url)
     with place.store(url) as store, pytest.raises(StoreUnavailable) as caught:
-        store.run(listing.counts())
+        store.run(index.counts())
     told = [str(caught.value), repr(caught.value.__cause__)]
 
     async def ask() -> None:
         async with async_store(settings) as store:
-            await store.run(listing.counts())
+            await store.run(index.counts())
 
     with pytest.raises(StoreUnavailable) as caught:
         asyncio.run(ask())
@@ -306,7 +306,7 @@ def test_tls(place: Place, tmp_path: Path) -> None:
     url = f"{host}?ssl_ca_certs={certificate}"
     # Neither client takes a certificate that nobody vouches for.
     with place.store(host) as store, pytest.raises(StoreUnavailable, match="certificate"):
-        store.run(listing.counts())
+        store.run(index.counts())
     # By its other name, because kombu keeps connections by host and port.
     app = make_app(place.settings(host.replace("localhost", "127.0.0.1")))
     with pytest.raises(QueueUnavailable, match="certificate"):
@@ -325,7 +325,7 @@ def test_a_socket(place: Place) -> None:
     url = f"unix://:{ENCODED}@{path}?db=3"
     place.workers(url)
     runs_a_batch(place, url)
-    queue = keys.queue(place.key_prefix, "submit")
+    queue = queue_name(place.key_prefix, "submit")
     with place.store(url) as store, place.store(url.replace("db=3", "db=0")) as other:
         assert store.redis.keys(f"*{queue}*")
         assert not other.redis.keys(f"*{queue}*")
@@ -382,17 +382,17 @@ def test_a_failover_in_the_middle_of_work(place: Place, emulator: Emulator) -> N
     place.workers(url)
     emulator.configure(in_progress_s=600)
     with place.store(url) as store:
-        running, asked = place.order(), place.order()
-        store.run(commands.create(running, due_in_s=0))
+        running, asked = place.job_request(), place.job_request()
+        store.run(records.create(running, due_in_s=0))
         until(lambda: read(store, running).openai_status == "in_progress", "a batch in progress")
         # The reply to this one comes when no Redis is there to write it down.
         emulator.outage(answer="normal", operations=["batches.create"], delay_s=1.5)
-        store.run(commands.create(asked, due_in_s=0))
+        store.run(records.create(asked, due_in_s=0))
         until(lambda: read(store, asked).tries == 1, "a request that is under way")
         until(lambda: replicated(store), "a replica that has all", every_s=0.01)
         sentinels.master.kill()
         with pytest.raises(StoreUnavailable):
-            store.run(commands.get(asked.job_id))
+            store.run(records.get(asked.job_id))
 
         def is_back() -> bool:
             with contextlib.suppress(StoreUnavailable):
@@ -402,12 +402,12 @@ def test_a_failover_in_the_middle_of_work(place: Place, emulator: Emulator) -> N
         until(is_back, "a new master")
         emulator.end_outages()
         until(lambda: read(store, asked).batch_id, "the batch whose reply was lost", every_s=0.2)
-        for order in (running, asked):
-            [batch_id] = place.batches_of(order)
+        for job_request in (running, asked):
+            [batch_id] = place.batches_of(job_request)
             emulator.end(batch_id)
         until(lambda: read(store, running).succeeded, "the end of the first batch")
         until(lambda: read(store, asked).succeeded, "the end of the other batch")
-        assert [len(place.batches_of(order)) for order in (running, asked)] == [1, 1]
+        assert [len(place.batches_of(job_request)) for job_request in (running, asked)] == [1, 1]
     # What came after the failover works for all clients.
     emulator.configure(in_progress_s=0)
     runs_a_batch(place, url)
@@ -440,11 +440,11 @@ def old_team(
 def made_s_ago(workers: Team, age_s: float, *, ended: bool) -> str:
     """A job that last changed so long ago."""
     store = workers.runtime.store
-    job_id = workers.placed(an_order(JobKind.DOWNLOAD))
-    store.run(commands.update(job_id, source="test", due_in_s=1_000))
+    job_id = workers.placed(a_job_request(JobKind.DOWNLOAD))
+    store.run(records.update(job_id, source="test", due_in_s=1_000))
     if ended:
-        store.run(commands.update(job_id, source="test", to=JobState.SUCCEEDED))
-    at = store.run(commands.time()) - age_s
+        store.run(records.update(job_id, source="test", to=JobState.SUCCEEDED))
+    at = store.run(records.time()) - age_s
     workers.change(job_id, updated_at=at)
     store.redis.zadd(workers.redis_key(keys.RECENT), {job_id: at})
     return job_id
@@ -465,16 +465,16 @@ def test_old_records_go_and_live_ones_never(old_team: Team) -> None:
         old_team.sweep()
     assert known(old_team) == live | {young}
     redis = old_team.runtime.store.redis
-    for index in (keys.RECENT, keys.DUE):
-        ids: Any = redis.zrange(old_team.redis_key(index), 0, -1)
-        assert set(ids) == (live if index == keys.DUE else live | {young})
-    counts = old_team.runtime.store.run(listing.counts())
+    for key in (keys.RECENT, keys.DUE):
+        ids: Any = redis.zrange(old_team.redis_key(key), 0, -1)
+        assert set(ids) == (live if key == keys.DUE else live | {young})
+    counts = old_team.runtime.store.run(index.counts())
     assert counts[JobKind.DOWNLOAD, JobState.QUEUED] == len(live)
     assert counts[JobKind.DOWNLOAD, JobState.SUCCEEDED] == 1
     for job_id in old:
-        assert old_team.runtime.store.run(commands.get(job_id)) is None
+        assert old_team.runtime.store.run(records.get(job_id)) is None
     # A job that was forgotten can be ordered again.
-    assert old_team.placed(an_order(job_id=old.pop()))
+    assert old_team.placed(a_job_request(job_id=old.pop()))
 
 
 def test_a_record_that_cannot_go_holds_none_up(old_team: Team) -> None:

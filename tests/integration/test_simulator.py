@@ -259,9 +259,9 @@ def test_a_batch_without_failures_has_no_error_file(emulator: Emulator) -> None:
 
 def test_results_come_in_another_order_than_requests(emulator: Emulator) -> None:
     batch = emulator.finished(emulator.create(requests(100)))
-    order = list(emulator.lines(batch.output_file_id))
-    assert order != [f"r-{n}" for n in range(100)]
-    assert sorted(order) == sorted(f"r-{n}" for n in range(100))
+    job_request = list(emulator.lines(batch.output_file_id))
+    assert job_request != [f"r-{n}" for n in range(100)]
+    assert sorted(job_request) == sorted(f"r-{n}" for n in range(100))
 
     emulator.control("PATCH", "/config", {"shuffle_output": False})
     batch = emulator.finished(emulator.create(requests(100)))
@@ -376,8 +376,8 @@ def test_a_batch_that_has_barely_begun_can_be_cancelled(emulator: Emulator) -> N
 
 
 def test_the_next_batches_fail_as_ordered(emulator: Emulator) -> None:
-    order = {"status": "failed", "code": "token_limit_exceeded", "count": 2}
-    emulator.control("POST", "/next", order)
+    job_request = {"status": "failed", "code": "token_limit_exceeded", "count": 2}
+    emulator.control("POST", "/next", job_request)
     ended = [emulator.finished(emulator.create(requests(1))) for _ in range(3)]
 
     assert [batch.status for batch in ended] == ["failed", "failed", "completed"]

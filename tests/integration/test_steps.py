@@ -13,24 +13,26 @@ import fsspec
 import httpx2
 import openai
 import pytest
-from batchflow_workers import blobs, leases, progress
-from batchflow_workers.checked import AHEAD_BYTES, CheckedFile
+from batchflow_workers import lease
+from batchflow_workers.files import storage, transfer_progress
+from batchflow_workers.files.validating_reader import AHEAD_BYTES, ValidatingReader
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.step import MAX_FAILURES, take_step
+from batchflow_workers.steps.runner import MAX_FAILURES, take_step
 
-from batchflow import jsonl, openai_api
 from batchflow.jobs import Credential, Job
-from batchflow.jsonl import Validation
-from batchflow.openai_api import OpenAIApi
+from batchflow.openai_client import api
+from batchflow.openai_client.api import OpenAIApi
 from batchflow.queue import QueueUnavailable, Step
+from batchflow.requests import jsonl
+from batchflow.requests.jsonl import Validation
 from batchflow.settings import Settings
 from batchflow.states import JobState, Stage
-from batchflow.store import commands, connect, listing
+from batchflow.store import connect, index, records
 from batchflow.store import leases as store_leases
-from tests.support.orders import an_order
-from tests.support.runtime import KEY
-from tests.support.stack_emulator import Emulator
-from tests.support.steps import LINE, Notes, Steps, lines
+from tests.kit.job_requests import a_job_request
+from tests.kit.runtime import KEY
+from tests.kit.stack_emulator import Emulator
+from tests.kit.steps import LINE, Notes, Steps, lines
 
 OTHER_KEY = "sk-test-another-key"
 CREATE = ["batches.create"]
@@ -52,7 +54,7 @@ def make_steps(
     monkeypatch.setenv("OPENAI_BASE_URL", emulator.base_url)
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", KEY)
     monkeypatch.setenv("_FSEC_OTHER_KEY", OTHER_KEY)
-    openai_api._client.cache_clear()
+    api._client.cache_clear()
     made: list[Steps] = []
 
     def make(**values: object) -> Steps:
@@ -65,7 +67,7 @@ def make_steps(
     yield make
     for steps in made:
         steps.runtime.store.redis.close()
-    openai_api._client.cache_clear()
+    api._client.cache_clear()
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_submit_makes_the_batch(steps: Steps) -> None:
     assert (batch["endpoint"], batch["completion_window"]) == ("/v1/chat/completions", "24h")
     job = steps.job(job_id)
     assert (job.state, job.batch_id, job.source) == (JobState.RUNNING, batch["id"], "submit")
-    assert steps.runtime.store.run(commands.find_job(batch["id"])) == job_id
+    assert steps.runtime.store.run(records.find_job(batch["id"])) == job_id
 
 
 def test_a_batch_from_beginning_to_end(steps: Steps) -> None:
@@ -170,7 +172,7 @@ def test_a_timeout_is_an_outage(make_steps: MakeSteps, emulator: Emulator) -> No
 def test_a_refused_connection_was_never_sent(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = steps.batch()
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
-    openai_api._client.cache_clear()
+    api._client.cache_clear()
     steps.step(job_id)
     job = steps.job(job_id)
     assert (job.state, job.tries) == (JobState.QUEUED, 0)
@@ -210,8 +212,8 @@ def test_a_job_that_redis_forgot_finds_its_batch_again(steps: Steps) -> None:
     job_id = steps.submitted()
     job = steps.job(job_id)
     steps.runtime.store.redis.delete(f"{steps.runtime.settings.key_prefix}:job:{job_id}")
-    order = an_order(job_id=job_id, spec=job.spec)
-    steps.runtime.store.run(commands.create(order, due_in_s=0, source="get", remade=True))
+    job_request = a_job_request(job_id=job_id, spec=job.spec)
+    steps.runtime.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     steps.pass_time()
     with steps.calls(batches_create=0):
         steps.step(job_id)
@@ -264,7 +266,7 @@ def test_a_refused_key_sent_nothing_so_that_a_cancel_ends_the_job(steps: Steps) 
     job_id = steps.batch()
     steps.emulator.configure(refused_keys=[KEY])
     steps.step(job_id)
-    assert steps.ask_to_cancel(job_id) is commands.Cancelled.CANCELLED
+    assert steps.ask_to_cancel(job_id) is records.Cancelled.CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,7 @@ def test_a_step_that_hangs_does_not_keep_its_job(
     make_steps: MakeSteps, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     if hangs:
-        monkeypatch.setattr(leases, "STEP_LIMIT_S", 0)
+        monkeypatch.setattr(lease, "STEP_LIMIT_S", 0)
     steps = make_steps(lease_s=0.5)
     taken = store_leases.acquire(job_id := steps.batch(), "somebody else", ttl_s=60)
 
@@ -360,7 +362,7 @@ def test_a_step_without_a_job_does_nothing(steps: Steps) -> None:
     def work(_: Runtime, __: Job) -> None:
         pytest.fail("there is nothing to do")
 
-    take_step(steps.runtime, "test", an_order().job_id, work)
+    take_step(steps.runtime, "test", a_job_request().job_id, work)
 
 
 def test_a_step_that_keeps_breaking_is_given_up(steps: Steps) -> None:
@@ -418,7 +420,7 @@ def shown_batch(number: int, age_s: float, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_batch_that_redis_forgot_is_found_behind_many_newer_ones(steps: Steps) -> None:
-    job_id = an_order().job_id
+    job_id = a_job_request().job_id
     newer = [shown_batch(n, 3 * 3_600 + n) for n in range(100)]
     metadata = {"batchflow_job": job_id}
     pages = {
@@ -438,8 +440,8 @@ def test_a_batch_that_redis_forgot_is_found_behind_many_newer_ones(steps: Steps)
         made.append(request)
         return httpx2.Response(200, json=shown_batch(101, 0, metadata=metadata))
 
-    order = an_order(job_id=job_id)
-    steps.runtime.store.run(commands.create(order, due_in_s=0, source="get", remade=True))
+    job_request = a_job_request(job_id=job_id)
+    steps.runtime.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     scripted(steps, answer).step(job_id)
     assert not made, "a second batch is paid"
     assert steps.job(job_id).batch_id == "batch_100"
@@ -604,7 +606,7 @@ def test_a_file_that_changes_while_it_is_checked_and_sent_is_not_sent(
     whole = path.read_bytes()
     job_id = steps.upload(str(path))
     with monkeypatch.context() as patch:
-        when(patch, CheckedFile, "look_ahead", lambda: change(path))
+        when(patch, ValidatingReader, "look_ahead", lambda: change(path))
         steps.step(job_id)
     job = steps.job(job_id)
     assert job.message == f"{path} was changed while it was being read. (try 1 of {MAX_FAILURES})"
@@ -624,7 +626,9 @@ def test_a_file_that_is_replaced_after_the_check_is_sent_as_it_was(
     checked_bytes = file.stat().st_size
     other = file.with_name("other.jsonl")
     other.write_bytes(b"no json\n")
-    when(monkeypatch, CheckedFile, "look_ahead", lambda: other.exists() and other.replace(file))
+    when(
+        monkeypatch, ValidatingReader, "look_ahead", lambda: other.exists() and other.replace(file)
+    )
     job_id = steps.upload(str(file))
     steps.step(job_id)
     assert [sent["bytes"] for sent in sent_for(steps, job_id)] == [checked_bytes]
@@ -694,10 +698,10 @@ def test_a_file_within_the_look_ahead_is_not_sent_before_all_of_it_is_checked(
 def test_an_upload_says_how_far_it_is(
     steps: Steps, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(transfer_progress, "_EVERY_S", 0.0)
     job_id = steps.upload(str(large))
     seen: list[Job] = []
-    when(monkeypatch, CheckedFile, "look_ahead", lambda: seen.append(steps.job(job_id)))
+    when(monkeypatch, ValidatingReader, "look_ahead", lambda: seen.append(steps.job(job_id)))
     steps.step(job_id)
     size_bytes = large.stat().st_size
     under_way = [job for job in seen if 0 < job.bytes_done < size_bytes]
@@ -725,8 +729,8 @@ def elsewhere(make_steps: MakeSteps, key_prefix: str) -> tuple[Steps, str, Any]:
 
 
 def test_a_file_that_is_elsewhere_is_sent_too(elsewhere: tuple[Steps, str, Any]) -> None:
-    steps, uri, storage = elsewhere
-    storage.pipe(f"{uri}/in.jsonl", lines(5_000))
+    steps, uri, bucket = elsewhere
+    bucket.pipe(f"{uri}/in.jsonl", lines(5_000))
     job_id = steps.upload(f"{uri}/in.jsonl")
     steps.step(job_id)
     assert [sent["bytes"] for sent in sent_for(steps, job_id)] == [len(lines(5_000))]
@@ -739,10 +743,10 @@ def test_a_file_that_is_elsewhere_is_sent_too(elsewhere: tuple[Steps, str, Any])
 def test_no_more_of_a_file_elsewhere_is_copied_than_shows_that_it_is_too_large(
     elsewhere: tuple[Steps, str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, uri, storage = elsewhere
+    steps, uri, bucket = elsewhere
     monkeypatch.setattr(jsonl, "MAX_BYTES", 1 << 20)
-    storage.pipe(f"{uri}/in.jsonl", lines(1) + b" " * (20 << 20))
-    with blobs.source(f"{uri}/in.jsonl", Validation.STRICT.max_bytes) as file:
+    bucket.pipe(f"{uri}/in.jsonl", lines(1) + b" " * (20 << 20))
+    with storage.source(f"{uri}/in.jsonl", Validation.STRICT.max_bytes) as file:
         copied_bytes = file.seek(0, os.SEEK_END)
     assert 1 << 20 < copied_bytes < 10 << 20
     job_id = steps.upload(f"{uri}/in.jsonl")
@@ -795,7 +799,7 @@ def test_a_file_that_nobody_waits_for_any_more_is_deleted(steps: Steps, file: Pa
     while len(steps.uploads()) == before and time.monotonic() < deadline:
         time.sleep(0.01)
     # OpenAI has the file and has not answered yet.
-    assert steps.ask_to_cancel(job_id) is commands.Cancelled.CANCELLED
+    assert steps.ask_to_cancel(job_id) is records.Cancelled.CANCELLED
     with steps.calls(files_delete=1):
         worker.join()
     assert len(steps.uploads()) == before
@@ -876,9 +880,9 @@ def test_a_repeated_download_replaces_what_is_there(
 def test_a_download_to_another_place_than_a_disk(
     elsewhere: tuple[Steps, str, Any], finished: dict[str, str]
 ) -> None:
-    steps, uri, storage = elsewhere
+    steps, uri, bucket = elsewhere
     steps.step(steps.download(f"{uri}/out", **finished))
-    there = {path.rpartition("/")[2]: storage.cat(path) for path in storage.ls(f"{uri}/out", False)}
+    there = {path.rpartition("/")[2]: bucket.cat(path) for path in bucket.ls(f"{uri}/out", False)}
     assert set(there) == {"output_file.jsonl", "error_file.jsonl"}
     assert len(there["output_file.jsonl"].splitlines()) == 2
 
@@ -919,7 +923,7 @@ def test_a_file_that_openai_no_longer_has_fails(steps: Steps, tmp_path: Path) ->
 
 def test_a_job_that_is_cancelled_before_it_is_sent_makes_no_call(steps: Steps) -> None:
     job_id = steps.batch()
-    assert steps.ask_to_cancel(job_id) is commands.Cancelled.CANCELLED
+    assert steps.ask_to_cancel(job_id) is records.Cancelled.CANCELLED
     with steps.calls(batches_create=0, batches_list=0, batches_cancel=0):
         steps.step(job_id)
         steps.cancel(job_id)
@@ -928,7 +932,7 @@ def test_a_job_that_is_cancelled_before_it_is_sent_makes_no_call(steps: Steps) -
 
 def test_a_batch_is_cancelled_at_openai(steps: Steps) -> None:
     job_id = steps.submitted()
-    assert steps.ask_to_cancel(job_id) is commands.Cancelled.REQUESTED
+    assert steps.ask_to_cancel(job_id) is records.Cancelled.REQUESTED
     steps.cancel(job_id)
     job = poll_to_its_end(steps, job_id)
     assert (job.state, job.openai_status) == (JobState.CANCELLED, "cancelled")
@@ -949,7 +953,7 @@ def test_cancel_while_it_is_unknown_whether_the_batch_was_made(steps: Steps, mad
     job_id = steps.batch()
     steps.emulator.outage(answer="drop", after_acting=made, operations=CREATE, count=1)
     steps.step(job_id)
-    assert steps.ask_to_cancel(job_id) is commands.Cancelled.REQUESTED
+    assert steps.ask_to_cancel(job_id) is records.Cancelled.REQUESTED
     steps.pass_time()
     with steps.calls(batches_create=0):
         steps.cancel(job_id)
@@ -970,7 +974,7 @@ def test_a_wish_to_cancel_that_comes_during_the_request_is_kept(steps: Steps) ->
     deadline = time.monotonic() + 10
     while not ours(steps) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert steps.ask_to_cancel(job_id) is commands.Cancelled.REQUESTED
+    assert steps.ask_to_cancel(job_id) is records.Cancelled.REQUESTED
     worker.join()
     assert (Step.CANCEL, job_id) in steps.sweep()
     steps.cancel(job_id)
@@ -1066,7 +1070,7 @@ def test_a_batch_that_openai_does_not_know(
     steps: Steps, job_age_s: int, batch_age_s: int, state: JobState
 ) -> None:
     unknown, known = steps.submitted(), steps.submitted()
-    now_s = steps.runtime.store.run(commands.time())
+    now_s = steps.runtime.store.run(records.time())
     steps.change(
         unknown,
         batch_id="batch_unknown",
@@ -1194,7 +1198,7 @@ def test_a_message_that_is_lost_is_sent_again(make_steps: MakeSteps) -> None:
 
 def test_old_jobs_are_nudged_less_often(steps: Steps) -> None:
     job_id = steps.batch()
-    now_s = steps.runtime.store.run(commands.time())
+    now_s = steps.runtime.store.run(records.time())
     for age_s, wait_s in ((1, 5), (200, 100), (86_400, 600)):
         steps.change(job_id, created_at=f"{now_s - age_s:.6f}")
         steps.runtime.update(job_id, "test", due_in_s=0)
@@ -1225,13 +1229,13 @@ def test_jobs_that_ended_long_ago_are_forgotten(make_steps: MakeSteps) -> None:
     old, young, live = steps.batch("file-1"), steps.batch("file-1"), steps.batch("file-1")
     for job_id in (old, young):
         steps.ask_to_cancel(job_id)
-    long_ago_s = steps.runtime.store.run(commands.time()) - 61
+    long_ago_s = steps.runtime.store.run(records.time()) - 61
     for job_id in (old, live):
         steps.change(job_id, updated_at=f"{long_ago_s:.6f}")
         recent = f"{steps.runtime.settings.key_prefix}:recent"
         steps.runtime.store.redis.zadd(recent, {job_id: long_ago_s})
     steps.sweep()
-    found = [steps.runtime.store.run(commands.get(job_id)) for job_id in (old, young, live)]
+    found = [steps.runtime.store.run(records.get(job_id)) for job_id in (old, young, live)]
     assert [job and job.id for job in found] == [None, young, live]
 
 
@@ -1239,7 +1243,7 @@ def test_a_job_whose_record_is_gone_is_no_longer_due(steps: Steps) -> None:
     job_id = steps.batch()
     steps.runtime.store.redis.delete(f"{steps.runtime.settings.key_prefix}:job:{job_id}")
     assert steps.sweep() == []
-    assert steps.runtime.store.run(listing.recent(10)) == []
+    assert steps.runtime.store.run(index.recent(10)) == []
 
 
 def test_a_record_that_cannot_be_read_stops_nobody_else(steps: Steps) -> None:

@@ -16,7 +16,6 @@ from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from batchflow import keys
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import BatchSpec, Credential, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
@@ -24,18 +23,18 @@ from batchflow.store import (
     AsyncJobStore,
     JobStore,
     backoff,
-    commands,
+    index,
+    keys,
     leases,
-    lines,
-    listing,
-    telemetry,
+    quota_queues,
+    records,
 )
 from batchflow.store.backoff import Backoff
 from batchflow.store.command import Command
-from batchflow.store.commands import Begun, Cancelled, Outcome
-from batchflow.store.stores import script_names, script_source
-from tests.support.orders import an_order
-from tests.support.rigs import LATER_S, Rig, loop
+from batchflow.store.job_store import script_names, script_source
+from batchflow.store.records import Begun, Cancelled, UpdateOutcome
+from tests.kit.job_requests import a_job_request
+from tests.kit.rigs import LATER_S, Rig, loop
 
 T = TypeVar("T")
 
@@ -56,65 +55,65 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_create_records_a_new_job(rig: Rig) -> None:
-    order = an_order(execution="p/d/e/n", attempt=2)
-    now_s = rig.run(commands.time())
-    created = rig.run(commands.create(order, due_in_s=30))
+    job_request = a_job_request(execution="p/d/e/n", attempt=2)
+    now_s = rig.run(records.time())
+    created = rig.run(records.create(job_request, due_in_s=30))
     assert created.new
     job = created.job
     assert job is not None
-    assert job == rig.job(order)
-    assert (job.id, job.kind, job.state) == (order.job_id, JobKind.BATCH, JobState.QUEUED)
-    assert (job.spec, job.execution, job.attempt) == (order.spec, "p/d/e/n", 2)
+    assert job == rig.job(job_request)
+    assert (job.id, job.kind, job.state) == (job_request.job_id, JobKind.BATCH, JobState.QUEUED)
+    assert (job.spec, job.execution, job.attempt) == (job_request.spec, "p/d/e/n", 2)
     assert (job.source, job.tries, job.stage, job.message) == ("create", 1, Stage.NONE, "")
     assert job.created_at == job.updated_at
     assert job.created_at.timestamp() == pytest.approx(now_s, abs=5)
     assert rig.due()[job.id] == pytest.approx(now_s + 30, abs=5)
-    assert rig.run(listing.recent(10)) == [job.id]
+    assert rig.run(index.recent(10)) == [job.id]
 
 
 def test_create_finds_what_is_there_and_changes_nothing(rig: Rig) -> None:
-    order = rig.in_state(JobState.RUNNING)
+    job_request = rig.in_state(JobState.RUNNING)
     before = rig.everything()
-    other = order.model_copy(update={"attempt": 7, "execution": "other"})
-    for remade in (False, True):
-        created = rig.run(commands.create(other, due_in_s=0, remade=remade))
+    other = job_request.model_copy(update={"attempt": 7, "execution": "other"})
+    for rebuilt in (False, True):
+        created = rig.run(records.create(other, due_in_s=0, rebuilt=rebuilt))
         assert not created.new
-        assert created.job == rig.job(order)
+        assert created.job == rig.job(job_request)
         assert created.job is not None
         assert created.job.attempt == 0
     assert rig.everything() == before
 
 
 def test_a_remade_record_may_have_something_at_openai(rig: Rig) -> None:
-    order = an_order()
-    assert rig.run(commands.create(order, due_in_s=0, source="get", remade=True)).new
-    job = rig.job(order)
+    job_request = a_job_request()
+    assert rig.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True)).new
+    job = rig.job(job_request)
     assert (job.state, job.stage, job.tries) == (JobState.RUNNING, Stage.IN_PROGRESS, 1)
     assert (job.source, job.batch_id) == ("get", None)
     assert job.message.startswith("Redis had lost this job's record")
-    assert rig.run(commands.claim_due(10, hold_s=10)) == [order.job_id]
+    assert rig.run(records.claim_due(10, hold_s=10)) == [job_request.job_id]
 
 
 def test_a_young_store_may_have_been_emptied(rig: Rig) -> None:
-    named = an_order(execution="p/d/e/n")
-    job = rig.run(commands.create(named, due_in_s=0)).job
+    named = a_job_request(execution="p/d/e/n")
+    job = rig.run(records.create(named, due_in_s=0)).job
     assert job is not None
     assert (job.tries, job.tried_at) == (1, datetime.fromtimestamp(0, UTC))
-    nameless = rig.run(commands.create(an_order(), due_in_s=0)).job
+    nameless = rig.run(records.create(a_job_request(), due_in_s=0)).job
     assert nameless is not None
     assert nameless.tries == 0
 
 
 def test_an_old_store_knows_every_job(rig: Rig) -> None:
-    rig.run(Command("SET", [keys.BORN], [rig.run(commands.time()) - 3_600], bool))
-    job = rig.run(commands.create(an_order(execution="p/d/e/n"), due_in_s=0)).job
+    rig.run(Command("SET", [keys.BORN], [rig.run(records.time()) - 3_600], bool))
+    job = rig.run(records.create(a_job_request(execution="p/d/e/n"), due_in_s=0)).job
     assert job is not None
     assert (job.tries, job.tried_at) == (0, None)
 
 
 def test_a_record_is_plain_to_read(rig: Rig) -> None:
-    order = rig.created()
-    rig.run(commands.begin(order.job_id))
+    job_request = rig.created()
+    rig.run(records.begin(job_request.job_id))
     observed = {
         "batch_id": "batch_1",
         "openai_status": "completed",
@@ -128,8 +127,8 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
         "message": "Done.",
         "result": "{}",
     }
-    rig.changed(order, to=JobState.SUCCEEDED, stage=Stage.ENDED, fields=observed)
-    record = rig.raw(keys.job(order.job_id))
+    rig.changed(job_request, to=JobState.SUCCEEDED, stage=Stage.ENDED, fields=observed)
+    record = rig.raw(keys.job(job_request.job_id))
     history = record.pop("history").split("\n")
     assert [line.split("\t")[1:] for line in history] == [
         ["queued", "", "create", ""],
@@ -151,7 +150,7 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
 
 
 def test_get_of_nothing(rig: Rig) -> None:
-    assert rig.run(commands.get(random_job_id())) is None
+    assert rig.run(records.get(random_job_id())) is None
 
 
 def test_standings_are_read_together(rig: Rig) -> None:
@@ -162,11 +161,11 @@ def test_standings_are_read_together(rig: Rig) -> None:
     broken = rig.created()
     rig.redis.hset(f"{rig.prefix}:{keys.job(broken.job_id)}", "state", "of-the-future")
     asked = [running.job_id, random_job_id(), done.job_id, broken.job_id]
-    first, unknown, second, unreadable = rig.run(commands.standings(asked))
+    first, unknown, second, unreadable = rig.run(records.job_statuses(asked))
     assert (unknown, unreadable) == (None, None)
-    for standing, order in ((first, running), (second, done)):
+    for standing, job_request in ((first, running), (second, done)):
         assert standing is not None
-        job = rig.job(order).model_dump() | {"result": standing.result}
+        job = rig.job(job_request).model_dump() | {"result": standing.result}
         told = {name: "" if job[name] is None else job[name] for name in standing._fields}
         assert standing._asdict() == told
     assert second is not None
@@ -177,11 +176,13 @@ def test_many_questions_share_a_round_trip(redis_url: str, key_prefix: str) -> N
     async def ask() -> None:
         async with AsyncRedis.from_url(redis_url, decode_responses=True) as redis:
             store = AsyncJobStore(redis, key_prefix)
-            orders = [an_order() for _ in range(200)]
-            for order in orders:
-                await store.run(commands.create(order, due_in_s=0))
+            job_requests = [a_job_request() for _ in range(200)]
+            for job_request in job_requests:
+                await store.run(records.create(job_request, due_in_s=0))
             before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
-            found = await asyncio.gather(*(store.standing(order.job_id) for order in orders))
+            found = await asyncio.gather(
+                *(store.standing(job_request.job_id) for job_request in job_requests)
+            )
             assert all(standing and standing.state is JobState.QUEUED for standing in found)
             after = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
             assert after - before <= 5
@@ -209,12 +210,12 @@ def test_every_question_hears_that_redis_is_away(key_prefix: str) -> None:
 def test_a_record_that_cannot_be_read_is_none_and_is_not_overwritten(
     rig: Rig, field: str, value: str
 ) -> None:
-    order = rig.created()
-    rig.redis.hset(f"{rig.prefix}:{keys.job(order.job_id)}", field, value)
-    assert rig.run(commands.get(order.job_id)) is None
-    created = rig.run(commands.create(order, due_in_s=0, remade=True))
+    job_request = rig.created()
+    rig.redis.hset(f"{rig.prefix}:{keys.job(job_request.job_id)}", field, value)
+    assert rig.run(records.get(job_request.job_id)) is None
+    created = rig.run(records.create(job_request, due_in_s=0, rebuilt=True))
     assert (created.job, created.new) == (None, False)
-    assert rig.raw(keys.job(order.job_id))[field] == value
+    assert rig.raw(keys.job(job_request.job_id))[field] == value
 
 
 # Update
@@ -223,11 +224,11 @@ def test_a_record_that_cannot_be_read_is_none_and_is_not_overwritten(
 @pytest.mark.parametrize("before", JobState)
 def test_update_follows_the_table_of_transitions(rig: Rig, before: JobState) -> None:
     for after in JobState:
-        order = rig.in_state(before)
+        job_request = rig.in_state(before)
         untouched = rig.everything()
         updated = rig.run(
-            commands.update(
-                order.job_id,
+            records.update(
+                job_request.job_id,
                 source="test",
                 to=after,
                 stage=Stage.ENDED,
@@ -236,85 +237,91 @@ def test_update_follows_the_table_of_transitions(rig: Rig, before: JobState) -> 
             )
         )
         if after in TRANSITIONS[before]:
-            assert (updated.outcome, updated.state) == (Outcome.APPLIED, after)
-            assert (rig.job(order).state, rig.job(order).message) == (after, "Changed.")
-            assert (order.job_id in rig.due()) is not after.terminal
+            assert (updated.outcome, updated.state) == (UpdateOutcome.APPLIED, after)
+            assert (rig.job(job_request).state, rig.job(job_request).message) == (after, "Changed.")
+            assert (job_request.job_id in rig.due()) is not after.terminal
         else:
-            assert (updated.outcome, updated.state) == (Outcome.REFUSED, before)
+            assert (updated.outcome, updated.state) == (UpdateOutcome.REFUSED, before)
             assert rig.everything() == untouched
 
 
 @pytest.mark.parametrize("state", TERMINAL)
 def test_a_terminal_state_absorbs_everything(rig: Rig, state: JobState) -> None:
-    order = rig.in_state(state)
+    job_request = rig.in_state(state)
     untouched = rig.everything()
-    assert rig.changed(order, fields={"message": "Late."}, due_in_s=0) is Outcome.REFUSED
-    assert rig.changed(order, stage=Stage.ENDED, fields={"total": 9}) is Outcome.REFUSED
-    assert rig.run(commands.begin(order.job_id)) == (Begun.REFUSED, 0)
-    cancel = commands.cancel(order.job_id, message="Late.", source="test")
+    assert (
+        rig.changed(job_request, fields={"message": "Late."}, due_in_s=0) is UpdateOutcome.REFUSED
+    )
+    assert rig.changed(job_request, stage=Stage.ENDED, fields={"total": 9}) is UpdateOutcome.REFUSED
+    assert rig.run(records.begin(job_request.job_id)) == (Begun.REFUSED, 0)
+    cancel = records.cancel(job_request.job_id, message="Late.", source="test")
     assert rig.run(cancel) is Cancelled.REFUSED
-    assert not rig.run(commands.create(order, due_in_s=0, remade=True)).new
+    assert not rig.run(records.create(job_request, due_in_s=0, rebuilt=True)).new
     assert rig.everything() == untouched
 
 
 def test_update_of_nothing(rig: Rig) -> None:
-    change = commands.update(random_job_id(), source="test", to=JobState.FAILED, due_in_s=0)
+    change = records.update(random_job_id(), source="test", to=JobState.FAILED, due_in_s=0)
     updated = rig.run(change)
-    assert (updated.outcome, updated.state) == (Outcome.MISSING, None)
+    assert (updated.outcome, updated.state) == (UpdateOutcome.MISSING, None)
     assert not rig.everything()
 
 
 @pytest.mark.parametrize("known", Stage)
 def test_an_observation_that_is_older_than_what_is_known_is_dropped(rig: Rig, known: Stage) -> None:
     for observed in Stage:
-        order = rig.created()
-        rig.changed(order, to=JobState.RUNNING, stage=known, fields={"openai_status": "known"})
+        job_request = rig.created()
+        rig.changed(
+            job_request, to=JobState.RUNNING, stage=known, fields={"openai_status": "known"}
+        )
         told, batch_id = len(rig.events()), f"batch_{observed}"
         seen = {"openai_status": "seen", "message": "Seen.", "total": 5, "batch_id": batch_id}
-        outcome = rig.changed(order, to=JobState.SUCCEEDED, stage=observed, fields=seen, due_in_s=0)
-        job = rig.job(order)
+        outcome = rig.changed(
+            job_request, to=JobState.SUCCEEDED, stage=observed, fields=seen, due_in_s=0
+        )
+        job = rig.job(job_request)
         what = (job.state, job.openai_status, job.message, job.total, job.batch_id)
         if Stage.NONE < observed < known:
-            assert outcome is Outcome.STALE
+            assert outcome is UpdateOutcome.STALE
             assert what == (JobState.RUNNING, "known", "", 0, None)
-            assert rig.run(commands.find_job(batch_id)) is None
+            assert rig.run(records.find_job(batch_id)) is None
             assert len(rig.events()) == told
         else:
-            assert outcome is Outcome.APPLIED
+            assert outcome is UpdateOutcome.APPLIED
             assert what == (JobState.SUCCEEDED, "seen", "Seen.", 5, batch_id)
         assert job.stage is max(known, observed)
         assert job.checked_at is not None
 
 
 def test_only_observations_move_checked_at(rig: Rig) -> None:
-    order = rig.created()
-    rig.changed(order, fields={"message": "Hello."})
-    assert rig.job(order).checked_at is None
-    rig.changed(order, stage=Stage.NONE)
-    assert rig.job(order).checked_at is not None
+    job_request = rig.created()
+    rig.changed(job_request, fields={"message": "Hello."})
+    assert rig.job(job_request).checked_at is None
+    rig.changed(job_request, stage=Stage.NONE)
+    assert rig.job(job_request).checked_at is not None
 
 
 @pytest.mark.parametrize(
     ("known", "of_batch", "outcome"),
     [
-        (None, commands.NO_BATCH, Outcome.APPLIED),
-        (None, "batch_1", Outcome.STALE),
-        (None, "", Outcome.APPLIED),
-        ("batch_1", commands.NO_BATCH, Outcome.STALE),
-        ("batch_1", "batch_1", Outcome.APPLIED),
-        ("batch_1", "batch_2", Outcome.STALE),
-        ("batch_1", "", Outcome.APPLIED),
+        (None, records.NO_BATCH, UpdateOutcome.APPLIED),
+        (None, "batch_1", UpdateOutcome.STALE),
+        (None, "", UpdateOutcome.APPLIED),
+        ("batch_1", records.NO_BATCH, UpdateOutcome.STALE),
+        ("batch_1", "batch_1", UpdateOutcome.APPLIED),
+        ("batch_1", "batch_2", UpdateOutcome.STALE),
+        ("batch_1", "", UpdateOutcome.APPLIED),
     ],
 )
 def test_what_is_said_of_another_batch_is_stale(
-    rig: Rig, known: str | None, of_batch: str, outcome: Outcome
+    rig: Rig, known: str | None, of_batch: str, outcome: UpdateOutcome
 ) -> None:
-    order = rig.created()
-    rig.changed(order, fields={"batch_id": known})
+    job_request = rig.created()
+    rig.changed(job_request, fields={"batch_id": known})
     change = {"of_batch": of_batch, "stage": Stage.ENDED, "to": JobState.FAILED}
-    assert rig.changed(order, **change, fields={"total": 3}) is outcome
-    job = rig.job(order)
-    applied = outcome is Outcome.APPLIED
+    assert rig.changed(job_request, **change, fields={"total": 3}) is outcome
+    job = rig.job(job_request)
+    applied = outcome is UpdateOutcome.APPLIED
     assert (job.state is JobState.FAILED, job.total, job.stage) == (
         applied,
         3 if applied else 0,
@@ -328,20 +335,20 @@ def test_what_is_said_of_another_batch_is_stale(
     [([3, 7], 7), ([7, 3], 7), ([0], 0), ([None], 0), ([None, 4], 4), ([1, 10**13], 10**13)],
 )
 def test_counts_only_grow(rig: Rig, name: str, values: list[int | None], kept: int) -> None:
-    order = rig.created()
+    job_request = rig.created()
     for value in values:
-        assert rig.changed(order, fields={name: value}) is Outcome.APPLIED
-    assert getattr(rig.job(order), name) == kept
+        assert rig.changed(job_request, fields={name: value}) is UpdateOutcome.APPLIED
+    assert getattr(rig.job(job_request), name) == kept
 
 
 def test_none_removes_a_field(rig: Rig) -> None:
-    order = rig.created()
-    rig.changed(order, fields={"failures": 3, "message": "Broken.", "model": "gpt-test"})
-    rig.changed(order, fields={"failures": None, "message": None, "model": "gpt-other"})
-    job = rig.job(order)
+    job_request = rig.created()
+    rig.changed(job_request, fields={"failures": 3, "message": "Broken.", "model": "gpt-test"})
+    rig.changed(job_request, fields={"failures": None, "message": None, "model": "gpt-other"})
+    job = rig.job(job_request)
     assert (job.failures, job.message, job.model) == (0, "", "gpt-other")
-    assert not {"failures", "message"} & set(rig.raw(keys.job(order.job_id)))
-    assert rig.changed(order, fields={"error_file_id": None}) is Outcome.APPLIED
+    assert not {"failures", "message"} & set(rig.raw(keys.job(job_request.job_id)))
+    assert rig.changed(job_request, fields={"error_file_id": None}) is UpdateOutcome.APPLIED
 
 
 @pytest.mark.parametrize(
@@ -363,49 +370,49 @@ def test_none_removes_a_field(rig: Rig) -> None:
 def test_what_people_would_notice_is_an_event_and_a_change(
     rig: Rig, change: dict[str, Any], told: bool
 ) -> None:
-    order = rig.created()
+    job_request = rig.created()
     rig.changed(
-        order,
+        job_request,
         to=JobState.RUNNING,
         stage=Stage.VALIDATING,
         fields={"message": "Old.", "openai_status": "validating"},
         source="before",
     )
-    before, other = rig.job(order), rig.created()
-    assert rig.changed(order, source="after", **change) is Outcome.APPLIED
-    job = rig.job(order)
+    before, other = rig.job(job_request), rig.created()
+    assert rig.changed(job_request, source="after", **change) is UpdateOutcome.APPLIED
+    job = rig.job(job_request)
     assert (job.updated_at > before.updated_at) is told
     assert job.source == ("after" if told else "before")
-    assert rig.run(listing.recent(1)) == [order.job_id if told else other.job_id]
+    assert rig.run(index.recent(1)) == [job_request.job_id if told else other.job_id]
     assert [event["source"] for event in rig.events()][3:] == (["after"] if told else [])
 
 
 def test_due_moves_only_when_told_and_ends_with_the_job(rig: Rig) -> None:
-    order = rig.created(due_in_s=LATER_S)
-    now_s = rig.run(commands.time())
-    rig.changed(order, to=JobState.RUNNING, fields={"message": "Going."})
-    assert rig.due()[order.job_id] == pytest.approx(now_s + LATER_S, abs=5)
-    rig.changed(order, due_in_s=0.5)
-    assert rig.due()[order.job_id] == pytest.approx(now_s + 0.5, abs=5)
-    rig.changed(order, to=JobState.SUCCEEDED, due_in_s=0)
+    job_request = rig.created(due_in_s=LATER_S)
+    now_s = rig.run(records.time())
+    rig.changed(job_request, to=JobState.RUNNING, fields={"message": "Going."})
+    assert rig.due()[job_request.job_id] == pytest.approx(now_s + LATER_S, abs=5)
+    rig.changed(job_request, due_in_s=0.5)
+    assert rig.due()[job_request.job_id] == pytest.approx(now_s + 0.5, abs=5)
+    rig.changed(job_request, to=JobState.SUCCEEDED, due_in_s=0)
     assert not rig.due()
 
 
 def test_a_batch_leads_to_its_job(rig: Rig) -> None:
-    order = rig.created()
-    rig.changed(order, fields={"batch_id": "batch_1"})
-    assert rig.run(commands.find_job("batch_1")) == order.job_id
-    assert rig.run(commands.find_job("batch_2")) is None
+    job_request = rig.created()
+    rig.changed(job_request, fields={"batch_id": "batch_1"})
+    assert rig.run(records.find_job("batch_1")) == job_request.job_id
+    assert rig.run(records.find_job("batch_2")) is None
     ttl_s = rig.redis.ttl(f"{rig.prefix}:{keys.openai('batch_1')}")
     assert keys.OPENAI_TTL_S - 60 <= ttl_s <= keys.OPENAI_TTL_S
 
 
 def test_update_says_that_a_cancel_was_asked_for(rig: Rig) -> None:
-    order = rig.created()
-    update = commands.update(order.job_id, source="test", to=JobState.RUNNING)
+    job_request = rig.created()
+    update = records.update(job_request.job_id, source="test", to=JobState.RUNNING)
     assert not rig.run(update).cancel_requested
-    rig.run(commands.begin(order.job_id))
-    rig.run(commands.cancel(order.job_id, message="Cancelled.", source="test"))
+    rig.run(records.begin(job_request.job_id))
+    rig.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
     assert rig.run(update).cancel_requested
 
 
@@ -413,28 +420,28 @@ def test_update_says_that_a_cancel_was_asked_for(rig: Rig) -> None:
 
 
 def test_begin_counts_the_tries(rig: Rig) -> None:
-    order = rig.created()
-    now_s = rig.run(commands.time())
-    assert [rig.run(commands.begin(order.job_id)) for _ in range(3)] == [
+    job_request = rig.created()
+    now_s = rig.run(records.time())
+    assert [rig.run(records.begin(job_request.job_id)) for _ in range(3)] == [
         (Begun.BEGUN, n) for n in (1, 2, 3)
     ]
-    job = rig.job(order)
+    job = rig.job(job_request)
     assert (job.tries, job.state) == (3, JobState.QUEUED)
     assert job.tried_at is not None
     assert job.tried_at.timestamp() == pytest.approx(now_s, abs=5)
 
 
 def test_nothing_is_begun_that_is_to_be_cancelled(rig: Rig) -> None:
-    order = rig.created()
-    rig.run(commands.begin(order.job_id))
-    rig.run(commands.cancel(order.job_id, message="Cancelled.", source="test"))
+    job_request = rig.created()
+    rig.run(records.begin(job_request.job_id))
+    rig.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
     before = rig.everything()
-    assert rig.run(commands.begin(order.job_id)) == (Begun.CANCELLED, 0)
+    assert rig.run(records.begin(job_request.job_id)) == (Begun.CANCELLED, 0)
     assert rig.everything() == before
 
 
 def test_begin_of_nothing(rig: Rig) -> None:
-    assert rig.run(commands.begin(random_job_id())) == (Begun.MISSING, 0)
+    assert rig.run(records.begin(random_job_id())) == (Begun.MISSING, 0)
     assert not rig.everything()
 
 
@@ -447,34 +454,36 @@ def test_begin_of_nothing(rig: Rig) -> None:
 def test_cancel_ends_at_once_what_openai_cannot_be_working_on(
     rig: Rig, kind: JobKind, tries: int, state: JobState
 ) -> None:
-    order = rig.in_state(state, kind)
+    job_request = rig.in_state(state, kind)
     for _ in range(tries):
-        rig.run(commands.begin(order.job_id))
-    what = rig.run(commands.cancel(order.job_id, message="Cancelled by Flyte.", source="delete"))
-    job = rig.job(order)
+        rig.run(records.begin(job_request.job_id))
+    what = rig.run(
+        records.cancel(job_request.job_id, message="Cancelled by Flyte.", source="delete")
+    )
+    job = rig.job(job_request)
     assert (job.message, job.source) == ("Cancelled by Flyte.", "delete")
     assert job.cancel_requested
     event = rig.events()[-1]
     assert (event["before"], event["state"], event["source"]) == (state, job.state, "delete")
     if kind is JobKind.BATCH and tries:
         assert (what, job.state) == (Cancelled.REQUESTED, state)
-        assert rig.run(commands.claim_due(10, hold_s=10)) == [order.job_id]
+        assert rig.run(records.claim_due(10, hold_s=10)) == [job_request.job_id]
     else:
         assert (what, job.state) == (Cancelled.CANCELLED, JobState.CANCELLED)
         assert not rig.due()
 
 
 def test_cancel_can_be_repeated(rig: Rig) -> None:
-    order = rig.created()
-    rig.run(commands.begin(order.job_id))
-    cancel = commands.cancel(order.job_id, message="Cancelled.", source="test")
+    job_request = rig.created()
+    rig.run(records.begin(job_request.job_id))
+    cancel = records.cancel(job_request.job_id, message="Cancelled.", source="test")
     assert [rig.run(cancel), rig.run(cancel)] == [Cancelled.REQUESTED] * 2
-    rig.changed(order, to=JobState.CANCELLED)
+    rig.changed(job_request, to=JobState.CANCELLED)
     assert rig.run(cancel) is Cancelled.REFUSED
 
 
 def test_cancel_of_nothing(rig: Rig) -> None:
-    cancel = commands.cancel(random_job_id(), message="Cancelled.", source="test")
+    cancel = records.cancel(random_job_id(), message="Cancelled.", source="test")
     assert rig.run(cancel) is Cancelled.MISSING
     assert not rig.everything()
 
@@ -483,23 +492,23 @@ def test_cancel_of_nothing(rig: Rig) -> None:
 
 
 def test_what_is_due_is_taken_once(rig: Rig) -> None:
-    order, later = rig.created(due_in_s=0), rig.created(due_in_s=LATER_S)
-    assert rig.run(commands.claim_due(10, hold_s=LATER_S)) == [order.job_id]
-    assert rig.run(commands.claim_due(10, hold_s=LATER_S)) == []
-    assert set(rig.due()) == {order.job_id, later.job_id}
+    job_request, later = rig.created(due_in_s=0), rig.created(due_in_s=LATER_S)
+    assert rig.run(records.claim_due(10, hold_s=LATER_S)) == [job_request.job_id]
+    assert rig.run(records.claim_due(10, hold_s=LATER_S)) == []
+    assert set(rig.due()) == {job_request.job_id, later.job_id}
 
 
 def test_what_was_taken_is_due_again_when_its_hold_ends(rig: Rig) -> None:
-    order = rig.created(due_in_s=0)
-    claim = commands.claim_due(10, hold_s=0.05)
-    assert rig.run(claim) == [order.job_id]
-    until(lambda: rig.run(claim) == [order.job_id])
+    job_request = rig.created(due_in_s=0)
+    claim = records.claim_due(10, hold_s=0.05)
+    assert rig.run(claim) == [job_request.job_id]
+    until(lambda: rig.run(claim) == [job_request.job_id])
 
 
 def test_the_longest_due_are_taken_first_up_to_the_limit(rig: Rig) -> None:
-    orders = [rig.created(due_in_s=-age_s) for age_s in (10, 40, 20, 30)]
-    ids = [orders[n].job_id for n in (1, 3, 2, 0)]
-    claim = commands.claim_due(3, hold_s=LATER_S)
+    job_requests = [rig.created(due_in_s=-age_s) for age_s in (10, 40, 20, 30)]
+    ids = [job_requests[n].job_id for n in (1, 3, 2, 0)]
+    claim = records.claim_due(3, hold_s=LATER_S)
     assert [rig.run(claim), rig.run(claim), rig.run(claim)] == [ids[:3], ids[3:], []]
 
 
@@ -517,28 +526,28 @@ def test_the_longest_due_are_taken_first_up_to_the_limit(rig: Rig) -> None:
 def test_purge_forgets_what_ended_long_ago(
     rig: Rig, state: JobState, retention_s: float, gone: bool
 ) -> None:
-    order = rig.in_state(state)
+    job_request = rig.in_state(state)
     # A negative retention time is as good as a clock that has gone on.
-    assert rig.run(commands.purge(order.job_id, retention_s=retention_s)) is gone
-    assert (rig.run(commands.get(order.job_id)) is None) is gone
-    assert rig.run(listing.recent(10)) == ([] if gone else [order.job_id])
-    assert rig.run(listing.counts())[JobKind.BATCH, state] == (0 if gone else 1)
+    assert rig.run(records.purge(job_request.job_id, retention_s=retention_s)) is gone
+    assert (rig.run(records.get(job_request.job_id)) is None) is gone
+    assert rig.run(index.recent(10)) == ([] if gone else [job_request.job_id])
+    assert rig.run(index.counts())[JobKind.BATCH, state] == (0 if gone else 1)
 
 
 def test_purge_tidies_up_after_a_record_that_was_deleted(rig: Rig) -> None:
-    order = rig.created(due_in_s=0)
-    rig.redis.delete(f"{rig.prefix}:{keys.job(order.job_id)}")
-    assert rig.run(commands.purge(order.job_id, retention_s=LATER_S))
+    job_request = rig.created(due_in_s=0)
+    rig.redis.delete(f"{rig.prefix}:{keys.job(job_request.job_id)}")
+    assert rig.run(records.purge(job_request.job_id, retention_s=LATER_S))
     assert not rig.due()
-    assert not rig.run(listing.recent(10))
+    assert not rig.run(index.recent(10))
 
 
 def test_a_job_that_was_forgotten_can_be_made_again(rig: Rig) -> None:
-    order = rig.in_state(JobState.FAILED)
-    rig.run(commands.purge(order.job_id, retention_s=EARLIER_S))
-    assert rig.run(commands.create(order, due_in_s=0)).new
-    assert rig.job(order).state is JobState.QUEUED
-    assert rig.job(order).message == ""
+    job_request = rig.in_state(JobState.FAILED)
+    rig.run(records.purge(job_request.job_id, retention_s=EARLIER_S))
+    assert rig.run(records.create(job_request, due_in_s=0)).new
+    assert rig.job(job_request).state is JobState.QUEUED
+    assert rig.job(job_request).message == ""
 
 
 # Indexes
@@ -547,44 +556,44 @@ def test_a_job_that_was_forgotten_can_be_made_again(rig: Rig) -> None:
 def test_recent_has_the_last_change_first(rig: Rig) -> None:
     one, two, three = (rig.created() for _ in range(3))
     rig.changed(one, fields={"message": "Changed."})
-    assert rig.run(listing.recent(2)) == [one.job_id, three.job_id]
-    assert rig.run(listing.recent(2, offset=2)) == [two.job_id]
+    assert rig.run(index.recent(2)) == [one.job_id, three.job_id]
+    assert rig.run(index.recent(2, offset=2)) == [two.job_id]
 
 
 def test_unchanged_since_has_the_oldest_change_first(rig: Rig) -> None:
     one, two, three = (rig.created() for _ in range(3))
     before_three_s = rig.job(two).updated_at.timestamp() + 1e-7
     rig.changed(one, fields={"message": "Changed."})
-    assert rig.run(listing.unchanged_since(before_three_s, 10)) == [two.job_id]
-    now_s = rig.run(commands.time()) + 1
-    assert rig.run(listing.unchanged_since(now_s, 2)) == [two.job_id, three.job_id]
-    assert rig.run(listing.unchanged_since(now_s, 2, offset=2)) == [one.job_id]
-    assert rig.run(listing.unchanged_since(now_s - LATER_S, 10)) == []
+    assert rig.run(index.unchanged_since(before_three_s, 10)) == [two.job_id]
+    now_s = rig.run(records.time()) + 1
+    assert rig.run(index.unchanged_since(now_s, 2)) == [two.job_id, three.job_id]
+    assert rig.run(index.unchanged_since(now_s, 2, offset=2)) == [one.job_id]
+    assert rig.run(index.unchanged_since(now_s - LATER_S, 10)) == []
 
 
 def test_counts_agree_with_the_records(rig: Rig) -> None:
-    assert rig.run(listing.counts()) == {}
+    assert rig.run(index.counts()) == {}
     expected: dict[tuple[JobKind, JobState], int] = {}
     for number, (kind, state) in enumerate(product(JobKind, JobState), start=1):
         for _ in range(number % 3):
             rig.in_state(state, kind)
         expected[kind, state] = number % 3
-    counts = rig.run(listing.counts())
+    counts = rig.run(index.counts())
     assert {place: counts.get(place, 0) for place in expected} == expected
 
 
 def test_events_tell_every_transition(rig: Rig) -> None:
-    order = rig.created()
+    job_request = rig.created()
     rig.changed(
-        order,
+        job_request,
         to=JobState.RUNNING,
         source="submit",
         fields={"openai_status": "validating", "message": "Sent."},
     )
-    rig.changed(order, to=JobState.SUCCEEDED, source="poll", fields={"message": ""})
+    rig.changed(job_request, to=JobState.SUCCEEDED, source="poll", fields={"message": ""})
     first, second, third = rig.events()
     assert first == {
-        "job_id": order.job_id,
+        "job_id": job_request.job_id,
         "kind": "batch",
         "before": "",
         "state": "queued",
@@ -604,9 +613,9 @@ def test_events_tell_every_transition(rig: Rig) -> None:
 
 def test_the_events_stream_is_trimmed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "MAX_EVENTS", 10)
-    order = rig.created()
+    job_request = rig.created()
     for number in range(300):
-        rig.changed(order, fields={"message": f"Message {number}."})
+        rig.changed(job_request, fields={"message": f"Message {number}."})
     events = rig.events()
     # Redis drops whole nodes of a hundred.
     assert 10 <= len(events) <= 110
@@ -648,7 +657,7 @@ def test_a_lease_runs_out(rig: Rig) -> None:
 
 
 def waits(rig: Rig, credential: str = "key") -> Backoff | None:
-    return rig.run(backoff.current(credential, rig.run(commands.time())))
+    return rig.run(backoff.current(credential, rig.run(records.time())))
 
 
 def fail(rig: Rig, retry_after_s: float | None = None, message: str = "Down.") -> float:
@@ -662,7 +671,7 @@ def end_wait(rig: Rig) -> None:
 
 def test_a_failure_makes_everybody_wait(rig: Rig) -> None:
     assert waits(rig) is None
-    before_s = rig.run(commands.time())
+    before_s = rig.run(records.time())
     delay_s = fail(rig)
     assert backoff.FIRST_S / 2 <= delay_s <= backoff.FIRST_S
     wait = rig.run(backoff.current("key", before_s))
@@ -700,7 +709,7 @@ def test_retry_after_wins_when_it_is_longer(rig: Rig) -> None:
 
 @pytest.mark.parametrize("retry_after_s", [0, 0.001, 86_400, 1e9])
 def test_no_retry_after_breaks_the_store(rig: Rig, retry_after_s: float) -> None:
-    before_s = rig.run(commands.time())
+    before_s = rig.run(records.time())
     assert fail(rig, retry_after_s=retry_after_s) > 0
     assert rig.run(backoff.current("key", before_s)) is not None
 
@@ -725,27 +734,27 @@ def test_a_backoff_is_forgotten_some_time_after_its_end(rig: Rig) -> None:
 
 def test_a_line_is_in_the_order_in_which_jobs_were_made(rig: Rig) -> None:
     jobs = [rig.job(rig.created()) for _ in range(3)]
-    assert rig.run(lines.first("key|m")) is None
-    assert [rig.run(lines.join("key|m", job)) for job in reversed(jobs)] == [True] * 3
-    assert not rig.run(lines.join("key|m", jobs[0]))
-    assert rig.run(lines.first("key|m")) == jobs[0].id
-    assert [rig.run(lines.place("key|m", job.id)) for job in jobs] == [0, 1, 2]
-    assert rig.run(lines.leave("key|m", jobs[0].id))
-    assert not rig.run(lines.leave("key|m", jobs[0].id))
-    assert rig.run(lines.first("key|m")) == jobs[1].id
-    assert rig.run(lines.first("key|other")) is None
+    assert rig.run(quota_queues.first("key|m")) is None
+    assert [rig.run(quota_queues.join("key|m", job)) for job in reversed(jobs)] == [True] * 3
+    assert not rig.run(quota_queues.join("key|m", jobs[0]))
+    assert rig.run(quota_queues.first("key|m")) == jobs[0].id
+    assert [rig.run(quota_queues.position("key|m", job.id)) for job in jobs] == [0, 1, 2]
+    assert rig.run(quota_queues.leave("key|m", jobs[0].id))
+    assert not rig.run(quota_queues.leave("key|m", jobs[0].id))
+    assert rig.run(quota_queues.first("key|m")) == jobs[1].id
+    assert rig.run(quota_queues.first("key|other")) is None
 
 
 def test_lines_are_known_while_somebody_waits_in_them(rig: Rig) -> None:
     first, second = (rig.job(rig.created()) for _ in range(2))
-    rig.run(lines.join("key|m", first))
-    rig.run(lines.join("key|m", second))
-    rig.run(lines.join("key|n", second))
-    assert rig.run(lines.names()) == ["key|m", "key|n"]
-    assert rig.run(lines.length("key|m")) == 2
-    rig.run(lines.leave("key|n", second.id))
-    rig.run(lines.leave("key|m", first.id))
-    assert rig.run(lines.names()) == ["key|m"]
+    rig.run(quota_queues.join("key|m", first))
+    rig.run(quota_queues.join("key|m", second))
+    rig.run(quota_queues.join("key|n", second))
+    assert rig.run(quota_queues.names()) == ["key|m", "key|n"]
+    assert rig.run(quota_queues.length("key|m")) == 2
+    rig.run(quota_queues.leave("key|n", second.id))
+    rig.run(quota_queues.leave("key|m", first.id))
+    assert rig.run(quota_queues.names()) == ["key|m"]
 
 
 # The index
@@ -753,10 +762,14 @@ def test_lines_are_known_while_somebody_waits_in_them(rig: Rig) -> None:
 
 def places(rig: Rig, kind: JobKind, state: JobState, **facet: str) -> list[str]:
     """Ids as the index has them, read two at a time."""
-    found: list[listing.Listed] = []
+    found: list[index.IndexEntry] = []
     while page := rig.run(
-        listing.listed(
-            listing.Facet.of(**facet), kind, state, limit=2, before=str(found[-1]) if found else ""
+        index.entries(
+            index.IndexScope.of(**facet),
+            kind,
+            state,
+            limit=2,
+            before=str(found[-1]) if found else "",
         )
     ):
         found += page
@@ -766,9 +779,9 @@ def places(rig: Rig, kind: JobKind, state: JobState, **facet: str) -> list[str]:
 def test_live_jobs_are_listed_by_when_they_were_made(rig: Rig) -> None:
     made = [rig.created() for _ in range(5)]
     rig.changed(made[1], fields={"message": "News."})
-    newest_first = [order.job_id for order in reversed(made)]
+    newest_first = [job_request.job_id for job_request in reversed(made)]
     assert places(rig, JobKind.BATCH, JobState.QUEUED) == newest_first
-    oldest = rig.run(listing.longest_listed(JobKind.BATCH, JobState.QUEUED))
+    oldest = rig.run(index.oldest_entry(JobKind.BATCH, JobState.QUEUED))
     assert oldest is not None
     assert oldest.job_id == made[0].job_id
     assert float(oldest.time) == pytest.approx(rig.job(made[0]).created_at.timestamp(), abs=1e-5)
@@ -776,11 +789,11 @@ def test_live_jobs_are_listed_by_when_they_were_made(rig: Rig) -> None:
 
 def test_ended_jobs_are_listed_by_when_they_ended(rig: Rig) -> None:
     first, second = rig.created(), rig.created()
-    for order in (second, first):
-        rig.changed(order, to=JobState.FAILED)
+    for job_request in (second, first):
+        rig.changed(job_request, to=JobState.FAILED)
     assert places(rig, JobKind.BATCH, JobState.FAILED) == [first.job_id, second.job_id]
     assert places(rig, JobKind.BATCH, JobState.QUEUED) == []
-    since = listing.listed_since
+    since = index.count_since
     ended_s = rig.job(first).updated_at.timestamp()
     assert rig.run(since(JobKind.BATCH, JobState.FAILED, ended_s - 60)) == 2
     assert rig.run(since(JobKind.BATCH, JobState.FAILED, ended_s + 60)) == 0
@@ -788,16 +801,16 @@ def test_ended_jobs_are_listed_by_when_they_ended(rig: Rig) -> None:
 
 def test_jobs_are_listed_under_organization_and_execution(rig: Rig) -> None:
     spec = BatchSpec(credential=Credential(organization="org-a"), input_file_id="file-1", config={})
-    order = an_order(spec=spec, execution="p/d/f123/n0")
-    rig.run(commands.create(order, due_in_s=0))
+    job_request = a_job_request(spec=spec, execution="p/d/f123/n0")
+    rig.run(records.create(job_request, due_in_s=0))
     rig.created()
-    rig.changed(order, to=JobState.RUNNING)
+    rig.changed(job_request, to=JobState.RUNNING)
     for facet in ({"organization": "org-a"}, {"execution": "f123"}):
-        assert places(rig, JobKind.BATCH, JobState.RUNNING, **facet) == [order.job_id]
+        assert places(rig, JobKind.BATCH, JobState.RUNNING, **facet) == [job_request.job_id]
     assert places(rig, JobKind.BATCH, JobState.RUNNING, organization="org-") == []
-    rig.changed(order, to=JobState.FAILED)
-    rig.run(commands.purge(order.job_id, retention_s=-10))
-    assert all(order.job_id not in member for member in rig.raw(keys.INDEX))
+    rig.changed(job_request, to=JobState.FAILED)
+    rig.run(records.purge(job_request.job_id, retention_s=-10))
+    assert all(job_request.job_id not in member for member in rig.raw(keys.INDEX))
 
 
 def test_every_credential_that_was_used_is_known(rig: Rig) -> None:
@@ -806,9 +819,9 @@ def test_every_credential_that_was_used_is_known(rig: Rig) -> None:
         input_file_id="file-1",
         config={},
     )
-    rig.run(commands.create(an_order(spec=spec), due_in_s=0))
+    rig.run(records.create(a_job_request(spec=spec), due_in_s=0))
     rig.created()
-    known = rig.run(telemetry.credentials())
+    known = rig.run(index.credentials())
     assert known == {"g/k@org-a": spec.credential, "FLYTE_OPENAI_API_KEY": Credential()}
 
 
@@ -816,10 +829,10 @@ def test_every_credential_that_was_used_is_known(rig: Rig) -> None:
 
 
 def test_history_keeps_the_first_and_the_last_of_very_many_changes(rig: Rig) -> None:
-    order = rig.created()
+    job_request = rig.created()
     for number in range(200):
-        rig.changed(order, fields={"message": f"Change {number}. " + "ü" * 250})
-    entries = rig.job(order).history.split("\n")
+        rig.changed(job_request, fields={"message": f"Change {number}. " + "ü" * 250})
+    entries = rig.job(job_request).history.split("\n")
     assert entries[0].split("\t")[3] == "create"
     assert entries[-1].split("\t")[4].startswith("Change 199.")
     assert 5 < len(entries) < 50
@@ -827,18 +840,18 @@ def test_history_keeps_the_first_and_the_last_of_very_many_changes(rig: Rig) -> 
 
 
 def test_history_has_a_line_for_a_change_whatever_its_message(rig: Rig) -> None:
-    order = rig.created()
-    rig.changed(order, fields={"message": "One\ttwo\nthree\x00."})
-    assert len(rig.job(order).history.split("\n")) == 2
+    job_request = rig.created()
+    rig.changed(job_request, fields={"message": "One\ttwo\nthree\x00."})
+    assert len(rig.job(job_request).history.split("\n")) == 2
 
 
 def test_what_is_added_to_an_ended_job_changes_nothing_else(rig: Rig) -> None:
-    order = rig.in_state(JobState.SUCCEEDED)
-    before, events = rig.job(order), len(rig.events())
-    assert rig.run(commands.annotate(order.job_id, {"top_error": "3 x 429"}))
-    assert rig.job(order) == before.model_copy(update={"top_error": "3 x 429"})
+    job_request = rig.in_state(JobState.SUCCEEDED)
+    before, events = rig.job(job_request), len(rig.events())
+    assert rig.run(records.annotate(job_request.job_id, {"top_error": "3 x 429"}))
+    assert rig.job(job_request) == before.model_copy(update={"top_error": "3 x 429"})
     assert len(rig.events()) == events
-    assert not rig.run(commands.annotate(random_job_id(), {"top_error": "3 x 429"}))
+    assert not rig.run(records.annotate(random_job_id(), {"top_error": "3 x 429"}))
 
 
 # Redis
@@ -855,32 +868,39 @@ def test_every_key_of_a_script_is_declared(name: str) -> None:
 
 
 def test_the_time_is_that_of_redis(rig: Rig) -> None:
-    assert rig.run(commands.time()) == pytest.approx(time.time(), abs=5)
+    assert rig.run(records.time()) == pytest.approx(time.time(), abs=5)
 
 
 def test_a_redis_that_is_away_is_one_error(key_prefix: str, redis_url: str) -> None:
     nobody = Redis.from_url("redis://:hunter2@127.0.0.1:1/0", decode_responses=True)
     with closing(nobody), pytest.raises(StoreUnavailable) as caught:
-        JobStore(nobody, key_prefix).run(listing.counts())
+        JobStore(nobody, key_prefix).run(index.counts())
     assert isinstance(caught.value.__cause__, RedisConnectionError)
     assert "hunter2" not in str(caught.value)
     with (
         loop(AsyncRedis.from_url("redis://127.0.0.1:1/0"), key_prefix) as face,
         pytest.raises(StoreUnavailable),
     ):
-        face.run(commands.create(an_order(), due_in_s=0))
+        face.run(records.create(a_job_request(), due_in_s=0))
 
 
 def test_many_commands_in_one_round_trip(redis_url: str, key_prefix: str) -> None:
     with closing(Redis.from_url(redis_url, decode_responses=True)) as redis:
         store = JobStore(redis, key_prefix)
-        orders = [an_order() for _ in range(50)]
+        job_requests = [a_job_request() for _ in range(50)]
         # Scripts that Redis does not know yet go out, too.
         redis.script_flush()
-        created = store.run_all([commands.create(order, due_in_s=0) for order in orders])
+        created = store.run_all(
+            [records.create(job_request, due_in_s=0) for job_request in job_requests]
+        )
         assert all(answer.new for answer in created)
-        found = store.run_all([commands.get(order.job_id) for order in (*orders, an_order())])
-        assert [job and job.id for job in found] == [*(order.job_id for order in orders), None]
+        found = store.run_all(
+            [records.get(job_request.job_id) for job_request in (*job_requests, a_job_request())]
+        )
+        assert [job and job.id for job in found] == [
+            *(job_request.job_id for job_request in job_requests),
+            None,
+        ]
         assert store.run_all(list[Command[bool]]()) == []
 
 
@@ -888,11 +908,13 @@ def test_of_many_workers_one_gets_each_job(redis_url: str, key_prefix: str) -> N
     taken: list[str] = []
     with closing(Redis.from_url(redis_url, decode_responses=True)) as redis:
         store = JobStore(redis, key_prefix)
-        orders = [an_order() for _ in range(200)]
-        store.run_all([commands.create(order, due_in_s=EARLIER_S) for order in orders])
+        job_requests = [a_job_request() for _ in range(200)]
+        store.run_all(
+            [records.create(job_request, due_in_s=EARLIER_S) for job_request in job_requests]
+        )
 
         def work() -> None:
-            while ids := store.run(commands.claim_due(7, hold_s=LATER_S)):
+            while ids := store.run(records.claim_due(7, hold_s=LATER_S)):
                 taken.extend(ids)
 
         threads = [threading.Thread(target=work, name=f"worker {uuid4()}") for _ in range(8)]
@@ -900,4 +922,4 @@ def test_of_many_workers_one_gets_each_job(redis_url: str, key_prefix: str) -> N
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(taken) == sorted(order.job_id for order in orders)
+    assert sorted(taken) == sorted(job_request.job_id for job_request in job_requests)

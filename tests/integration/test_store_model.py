@@ -19,12 +19,11 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from batchflow import keys
 from batchflow.jobs import Job, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
-from batchflow.store import JobStore, commands, listing
-from batchflow.store.commands import Begun, Cancelled, Outcome
-from tests.support.orders import an_order
+from batchflow.store import JobStore, index, keys, records
+from batchflow.store.records import Begun, Cancelled, UpdateOutcome
+from tests.kit.job_requests import a_job_request
 
 KINDS = (JobKind.BATCH, JobKind.BATCH, JobKind.UPLOAD, JobKind.DOWNLOAD)
 COUNTS = ("total", "completed", "failed")
@@ -44,7 +43,7 @@ texts = st.fixed_dictionaries(
         "batch_id": st.sampled_from([None, "batch_1", "batch_2"]),
     },
 )
-of_batches = st.sampled_from(["", "batch_1", commands.NO_BATCH])
+of_batches = st.sampled_from(["", "batch_1", records.NO_BATCH])
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.redis: Any = redis
         self.prefix = f"model-{uuid4()}"
         self.store = JobStore(redis, self.prefix)
-        self.orders = [an_order(kind, job_id=random_job_id()) for kind in KINDS]
+        self.job_requests = [a_job_request(kind, job_id=random_job_id()) for kind in KINDS]
         self.model: dict[str, ModelJob] = {}
         #: Ids by their last change, oldest first.
         self.changes: list[str] = []
@@ -104,16 +103,16 @@ class StoreMachine(RuleBasedStateMachine):
             self.changes = [other for other in self.changes if other != job_id] + [job_id]
             self.events += 1
 
-    @rule(number=job_numbers, due_in_s=st.sampled_from([NOW_S, LATER_S]), remade=st.booleans())
-    def create(self, number: int, due_in_s: int, remade: bool) -> None:
-        order = self.orders[number]
-        command = commands.create(order, due_in_s=due_in_s, remade=remade)
-        assert self.store.run(command).new is (order.job_id not in self.model)
-        if order.job_id in self.model:
+    @rule(number=job_numbers, due_in_s=st.sampled_from([NOW_S, LATER_S]), rebuilt=st.booleans())
+    def create(self, number: int, due_in_s: int, rebuilt: bool) -> None:
+        job_request = self.job_requests[number]
+        command = records.create(job_request, due_in_s=due_in_s, rebuilt=rebuilt)
+        assert self.store.run(command).new is (job_request.job_id not in self.model)
+        if job_request.job_id in self.model:
             return
         fresh = ModelJob(KINDS[number], due_now=due_in_s == NOW_S)
-        if remade:
-            message = self.record(order.job_id).message
+        if rebuilt:
+            message = self.record(job_request.job_id).message
             fresh = replace(
                 fresh,
                 state=JobState.RUNNING,
@@ -121,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
                 tries=1,
                 texts={"message": message},
             )
-        self.changed(order.job_id, fresh, told=True)
+        self.changed(job_request.job_id, fresh, told=True)
 
     @rule(
         number=job_numbers,
@@ -142,9 +141,9 @@ class StoreMachine(RuleBasedStateMachine):
         said: dict[str, str | None],
         of_batch: str,
     ) -> None:
-        job_id = self.orders[number].job_id
+        job_id = self.job_requests[number].job_id
         answer = self.store.run(
-            commands.update(
+            records.update(
                 job_id,
                 source="model",
                 to=to,
@@ -156,18 +155,18 @@ class StoreMachine(RuleBasedStateMachine):
         )
         before = self.model.get(job_id)
         if before is None:
-            assert answer.outcome is Outcome.MISSING
+            assert answer.outcome is UpdateOutcome.MISSING
             return
         if not before.live or (to and to not in TRANSITIONS[before.state]):
-            assert (answer.outcome, answer.state) == (Outcome.REFUSED, before.state)
+            assert (answer.outcome, answer.state) == (UpdateOutcome.REFUSED, before.state)
             return
         assert answer.cancel_requested is before.cancel_requested
         batch_id = before.texts.get("batch_id")
         late = stage is not None and Stage.NONE < stage < before.stage
-        other = of_batch and batch_id != (None if of_batch == commands.NO_BATCH else of_batch)
+        other = of_batch and batch_id != (None if of_batch == records.NO_BATCH else of_batch)
         after = before if due_in_s is None else replace(before, due_now=due_in_s == NOW_S)
         if late or other:
-            assert (answer.outcome, answer.state) == (Outcome.STALE, before.state)
+            assert (answer.outcome, answer.state) == (UpdateOutcome.STALE, before.state)
             self.changed(job_id, after, told=False)
             return
         spoken = {**before.texts, **said}
@@ -187,13 +186,13 @@ class StoreMachine(RuleBasedStateMachine):
         )
         if not after.live:
             after = replace(after, due_now=False)
-        assert (answer.outcome, answer.state) == (Outcome.APPLIED, after.state)
+        assert (answer.outcome, answer.state) == (UpdateOutcome.APPLIED, after.state)
         self.changed(job_id, after, told=after.seen() != before.seen())
 
     @rule(number=job_numbers)
     def begin(self, number: int) -> None:
-        job_id = self.orders[number].job_id
-        begun, tries = self.store.run(commands.begin(job_id))
+        job_id = self.job_requests[number].job_id
+        begun, tries = self.store.run(records.begin(job_id))
         before = self.model.get(job_id)
         if before is None:
             assert begun is Begun.MISSING
@@ -207,8 +206,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=job_numbers)
     def cancel(self, number: int) -> None:
-        job_id = self.orders[number].job_id
-        what = self.store.run(commands.cancel(job_id, message="Cancelled.", source="model"))
+        job_id = self.job_requests[number].job_id
+        what = self.store.run(records.cancel(job_id, message="Cancelled.", source="model"))
         before = self.model.get(job_id)
         if before is None:
             assert what is Cancelled.MISSING
@@ -230,7 +229,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 4))
     def claim(self, limit: int) -> None:
         due = {job_id for job_id, job in self.model.items() if job.due_now}
-        taken = self.store.run(commands.claim_due(limit, hold_s=LATER_S))
+        taken = self.store.run(records.claim_due(limit, hold_s=LATER_S))
         assert set(taken) <= due
         assert len(taken) == len(set(taken)) == min(limit, len(due))
         for job_id in taken:
@@ -238,8 +237,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=job_numbers, retention_s=st.sampled_from([NOW_S, LATER_S]))
     def purge(self, number: int, retention_s: int) -> None:
-        job_id = self.orders[number].job_id
-        gone = self.store.run(commands.purge(job_id, retention_s=retention_s))
+        job_id = self.job_requests[number].job_id
+        gone = self.store.run(records.purge(job_id, retention_s=retention_s))
         job = self.model.get(job_id)
         assert gone is (job is None or (not job.live and retention_s == NOW_S))
         if gone and job:
@@ -247,7 +246,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.changes.remove(job_id)
 
     def record(self, job_id: str) -> Job:
-        job = self.store.run(commands.get(job_id))
+        job = self.store.run(records.get(job_id))
         assert job is not None
         return job
 
@@ -256,12 +255,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def records_are_as_the_model_says(self) -> None:
-        due, now_s = self.index(keys.DUE), self.store.run(commands.time())
-        for order in self.orders:
-            job = self.store.run(commands.get(order.job_id))
-            due_now = due.get(order.job_id, now_s + LATER_S) <= now_s
+        due, now_s = self.index(keys.DUE), self.store.run(records.time())
+        for job_request in self.job_requests:
+            job = self.store.run(records.get(job_request.job_id))
+            due_now = due.get(job_request.job_id, now_s + LATER_S) <= now_s
             found = None if job is None else ModelJob.of(job, due_now)
-            assert found == self.model.get(order.job_id)
+            assert found == self.model.get(job_request.job_id)
 
     @invariant()
     def exactly_the_live_jobs_are_due_some_time(self) -> None:
@@ -269,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_agree_with_the_records(self) -> None:
-        counted = self.store.run(listing.counts())
+        counted = self.store.run(index.counts())
         assert Counter(counted) == Counter((job.kind, job.state) for job in self.model.values())
         assert all(number >= 0 for number in counted.values())
 

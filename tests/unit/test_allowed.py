@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from batchflow_workers.allowed import (
+from batchflow_workers.files.uri_allowlist import (
     OBJECT_STORES,
     allowed_uris,
     check_uri,

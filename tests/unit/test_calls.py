@@ -9,9 +9,9 @@ import httpx2
 import openai
 import pytest
 
-from batchflow.calls import CallOutcome, Operation
 from batchflow.errors import BlobUnavailable, OpenAIError, OpenAIUnavailable
-from batchflow.openai_api import OpenAIApi
+from batchflow.openai_client.api import OpenAIApi
+from batchflow.openai_client.calls import CallOutcome, Operation
 
 Told = list[tuple[Operation, CallOutcome]]
 Answer = Callable[[httpx2.Request], httpx2.Response]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from batchflow.cli.account import account_for, request_ids
-from batchflow.failures import RequestError
+from batchflow.requests.results import RequestError
 
 
 def _file(path: Path, *lines: dict[str, Any]) -> Path:

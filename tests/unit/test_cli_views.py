@@ -16,10 +16,10 @@ from batchflow.cli.doctor import view as findings_of
 from batchflow.cli.files import keep
 from batchflow.cli.progress import Lines, Standing, make_display, standing
 from batchflow.cli.summary import Summary
-from batchflow.failures import RequestError
 from batchflow.jobs import Job
-from batchflow.overview.cancelling import Cancellation, CancelOutcome
-from batchflow.overview.summary import Summary as Fleet
+from batchflow.overview.cancellation import Cancellation, CancelOutcome
+from batchflow.overview.snapshot import Summary as Fleet
+from batchflow.requests.results import RequestError
 from batchflow.states import JobKind, JobState
 
 NOW_S = 1_800_000_000.0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from batchflow.errors import InvalidInput
-from batchflow.flyte.config import check_batch_config
+from batchflow.job_requests.batch_config import check_batch_config
 
 EXPIRY = {"anchor": "created_at", "seconds": 86_400}
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from prometheus_client.exposition import choose_encoder
 
-from batchflow.backlog import Backlog, backlogs
-from batchflow.calls import CallOutcome, Operation
 from batchflow.gateway.metering.families import Families
 from batchflow.gateway.metering.fleet import Fleet
 from batchflow.gateway.webhooks import Result
+from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.queue import Queue, QueueUnavailable, Sender, Step, all_queues, make_app
+from batchflow.queue.lengths import QueueLength, queue_lengths
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import telemetry
-from tests.support.exposition import OPENMETRICS, TEXT, Exposition, problems
+from batchflow.store import metrics
+from tests.kit.exposition import OPENMETRICS, TEXT, Exposition, problems
 
 NOTHING: dict[str, Any] = {
     "jobs": {},
@@ -28,7 +28,7 @@ NOTHING: dict[str, Any] = {
     "backoffs_s": {},
     "lines": {},
 }
-EMPTY = {queue: Backlog(0) for queue in Queue}
+EMPTY = {queue: QueueLength(0) for queue in Queue}
 
 
 def counted(*commands: Any) -> dict[tuple[str, ...], float]:
@@ -37,12 +37,12 @@ def counted(*commands: Any) -> dict[tuple[str, ...], float]:
     for command in commands:
         field, by = command.args
         found[field] = found.get(field, 0) + by
-    return telemetry.counters().parse(found)
+    return metrics.counters().parse(found)
 
 
 def answer(
     fleet: Mapping[str, Any] | None = NOTHING,
-    queues: Mapping[Queue, Backlog] | None = EMPTY,
+    queues: Mapping[Queue, QueueLength] | None = EMPTY,
     accept: str = TEXT,
 ) -> str:
     encode, content_type = choose_encoder(accept)
@@ -54,17 +54,17 @@ def answer(
 BUSY: dict[str, Any] = {
     "jobs": {(JobKind.BATCH, JobState.RUNNING): 7},
     "counters": counted(
-        telemetry.count("transitions", "batch", "", "queued", by=9),
-        telemetry.count("transitions", "batch", "queued", "running", by=8),
-        telemetry.count("tokens", "input", by=1_000_000),
-        telemetry.count("openai_calls", "batches.list", "rate_limited", by=3),
-        telemetry.count("openai_waits", "rate_limited", by=3),
-        telemetry.count("openai_wait_seconds", "rate_limited", by=4.5),
-        telemetry.count("webhook_deliveries", "accepted", by=2),
-        *telemetry.observation("knowing", 0.3, "webhook"),
-        *telemetry.observation("knowing", 7_200, "poll"),
-        *telemetry.observation("sweep", 0.02),
-        *telemetry.observation("openai_call", 0.2, "batches.list"),
+        metrics.count("transitions", "batch", "", "queued", by=9),
+        metrics.count("transitions", "batch", "queued", "running", by=8),
+        metrics.count("tokens", "input", by=1_000_000),
+        metrics.count("openai_calls", "batches.list", "rate_limited", by=3),
+        metrics.count("openai_waits", "rate_limited", by=3),
+        metrics.count("openai_wait_seconds", "rate_limited", by=4.5),
+        metrics.count("webhook_deliveries", "accepted", by=2),
+        *metrics.observation("knowing", 0.3, "webhook"),
+        *metrics.observation("knowing", 7_200, "poll"),
+        *metrics.observation("sweep", 0.02),
+        *metrics.observation("openai_call", 0.2, "batches.list"),
     ),
     "ages_s": {"poll": 4.0, "sweep": 1.0, "webhook": 30.0},
     "oldest_s": {JobKind.BATCH: 3_600.0},
@@ -74,16 +74,16 @@ BUSY: dict[str, Any] = {
     "lines": {"team/key@org-1|gpt-5": 3, "team/key|": 1, "empty|gpt-5": 0},
 }
 WAITING = {
-    Queue.SUBMIT: Backlog(5, 61.0),
-    Queue.POLL: Backlog(0),
-    Queue.FILES: Backlog(1, 0.0),
+    Queue.SUBMIT: QueueLength(5, 61.0),
+    Queue.POLL: QueueLength(0),
+    Queue.FILES: QueueLength(1, 0.0),
 }
 
 
 @pytest.mark.parametrize("fleet", [None, NOTHING, BUSY])
 @pytest.mark.parametrize("queues", [None, EMPTY, WAITING])
 def test_a_linter_finds_nothing_and_both_formats_say_the_same(
-    fleet: Mapping[str, Any] | None, queues: Mapping[Queue, Backlog] | None
+    fleet: Mapping[str, Any] | None, queues: Mapping[Queue, QueueLength] | None
 ) -> None:
     text = answer(fleet, queues)
     assert problems(text) == []
@@ -154,7 +154,7 @@ def test_every_queue_has_a_number_of_workers_and_nobody_elses_does() -> None:
 
 def test_a_histogram_counts_what_it_was_told() -> None:
     seconds = [-1.0, 0.0, 0.1, 0.11, 60, 61, 1e6]
-    told = [command for s in seconds for command in telemetry.observation("knowing", s, "poll")]
+    told = [command for s in seconds for command in metrics.observation("knowing", s, "poll")]
     found = Exposition(answer({"counters": counted(*told)}))
     name = "completion_lag_seconds"
 
@@ -196,19 +196,19 @@ def test_the_length_of_a_queue_of_any_broker() -> None:
     settings = Settings.model_validate({"broker_url": "memory://", "key_prefix": "unit-metrics"})
     app, names = make_app(settings), all_queues(settings)
     # What nobody has sent to is not there yet.
-    assert backlogs(app, names, patience_s=1) == dict.fromkeys(names, Backlog(0))
+    assert queue_lengths(app, names, patience_s=1) == dict.fromkeys(names, QueueLength(0))
     sender = Sender(app)
     for number in range(3):
         sender.send(Step.SUBMIT, f"bf-{number}")
     sender.send(Step.SWEEP)
-    found = backlogs(app, names, patience_s=1)
-    assert [found[name] for name in names] == [Backlog(3), Backlog(1), Backlog(0)]
+    found = queue_lengths(app, names, patience_s=1)
+    assert [found[name] for name in names] == [QueueLength(3), QueueLength(1), QueueLength(0)]
 
 
 def test_a_broker_that_is_away_is_one_error() -> None:
     settings = Settings.model_validate({"broker_url": "redis://127.0.0.1:1/0"})
     with pytest.raises(QueueUnavailable, match="Celery's broker can't be asked"):
-        backlogs(make_app(settings), all_queues(settings), patience_s=1)
+        queue_lengths(make_app(settings), all_queues(settings), patience_s=1)
 
 
 def test_messages_say_when_they_were_sent_and_those_of_others_are_left_alone() -> None:

@@ -11,8 +11,8 @@ from batchflow.gateway.page.numbers import Figure, figures, said
 from batchflow.gateway.page.query import JobsQuery
 from batchflow.gateway.page.waits import waiting
 from batchflow.links import batch_page, execution_page, file_page
-from batchflow.overview.listing import Filter
-from batchflow.overview.summary import Summary, Wait
+from batchflow.overview.job_list import Filter
+from batchflow.overview.snapshot import Summary, Wait
 from batchflow.states import LIVE, JobKind, JobState
 
 NOW = datetime(2026, 7, 4, 12, 0, tzinfo=UTC)

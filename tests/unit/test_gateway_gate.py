@@ -16,7 +16,7 @@ from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
 from batchflow.gateway.guard.rates import LOGINS, REQUESTS
 from batchflow.gateway.guard.sessions import SESSION_S, Sessions
 from batchflow.settings import Settings
-from tests.support.asgi import Answer, InProcess
+from tests.kit.asgi import Answer, InProcess
 
 TOKEN = "a token that is long enough"
 BEARER = f"Bearer {TOKEN}"

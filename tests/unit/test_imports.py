@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,54 +28,35 @@ importlib.metadata.entry_points = lambda **by: found(**by) if by != PLUGINS else
 PLUGINS = {"group": "flytekit.plugins"}
 """
 
-#: Module or package -> the only parts of Batchflow that it may import.
-LEAVES = {
-    "batchflow.errors",
-    "batchflow.states",
-    "batchflow.keys",
-    "batchflow.metadata",
-    "batchflow.failures",
-    "batchflow.links",
-    "batchflow.hosts",
-    "batchflow.webhook",
-    "batchflow.calls",
-}
-SHARED = LEAVES | {
-    "batchflow.jobs",
-    "batchflow.jsonl",
-    "batchflow.broker",
-    "batchflow.redis_url",
+#: A module or package -> the parts of Batchflow that it may import, besides itself. Each line may
+#: use what the lines above it define, so imports go one way.
+LEAVES = {"batchflow.errors", "batchflow.states", "batchflow.links", "batchflow.hosts"}
+MODELS = LEAVES | {"batchflow.jobs", "batchflow.requests", "batchflow.redis_url"}
+SHARED = MODELS | {
     "batchflow.settings",
-    "batchflow.queue",
-    "batchflow.backlog",
-    "batchflow.openai_api",
     "batchflow.store",
+    "batchflow.queue",
+    "batchflow.openai_client",
 }
-MAY_IMPORT = {
-    "batchflow.errors": set[str](),
-    "batchflow.states": set[str](),
-    "batchflow.keys": set[str](),
-    "batchflow.metadata": set[str](),
-    "batchflow.failures": set[str](),
-    "batchflow.links": set[str](),
-    "batchflow.hosts": set[str](),
-    "batchflow.webhook": set[str](),
-    "batchflow.calls": {"batchflow.errors"},
+MAY_IMPORT: dict[str, set[str]] = {
+    **{leaf: set() for leaf in sorted(LEAVES)},
     "batchflow.jobs": LEAVES,
-    "batchflow.jsonl": LEAVES,
-    "batchflow.broker": set(),
+    "batchflow.requests": LEAVES,
     "batchflow.redis_url": LEAVES,
-    "batchflow.settings": LEAVES | {"batchflow.jobs", "batchflow.jsonl", "batchflow.redis_url"},
-    "batchflow.queue": SHARED - {"batchflow.store", "batchflow.openai_api"},
-    "batchflow.backlog": LEAVES | {"batchflow.queue"},
-    "batchflow.openai_api": SHARED - {"batchflow.store", "batchflow.queue", "batchflow.backlog"},
-    "batchflow.store": SHARED - {"batchflow.queue", "batchflow.backlog", "batchflow.openai_api"},
-    "batchflow.openai_webhooks": LEAVES | {"batchflow.jobs", "batchflow.openai_api"},
-    "batchflow.simulator": {"batchflow.simulator"},
-    "batchflow.overview": SHARED - {"batchflow.openai_api"} | {"batchflow.overview"},
-    "batchflow.gateway": SHARED | {"batchflow.overview", "batchflow.gateway"},
-    "batchflow_workers": SHARED | {"batchflow_workers"},
-    "batchflow_connector": SHARED | {"batchflow.flyte", "batchflow_connector"},
+    "batchflow.settings": MODELS,
+    "batchflow.store": MODELS | {"batchflow.settings"},
+    "batchflow.queue": MODELS | {"batchflow.settings"},
+    "batchflow.openai_client": MODELS | {"batchflow.settings"},
+    "batchflow.simulator": set(),
+    "batchflow.job_requests": SHARED,
+    "batchflow.overview": SHARED - {"batchflow.openai_client"},
+    "batchflow.gateway": SHARED | {"batchflow.overview"},
+    "batchflow_workers": SHARED,
+    "batchflow_connector": SHARED | {"batchflow.job_requests"},
+    # A local execution brings its own connectors and stack.
+    "batchflow.flyte1": SHARED
+    | {"batchflow.job_requests", "batchflow_connector", "batchflow.stack"},
+    "batchflow.stack": SHARED,
 }
 
 
@@ -130,6 +112,25 @@ def imported(path: Path) -> set[str]:
     return {name for name in names if name.partition(".")[0] in SOURCES}
 
 
+def imported_modules(path: Path) -> set[str]:
+    """The modules among what a file imports: of ``from a import b``, ``a.b`` or else ``a``."""
+    known = {module for module, _ in modules()}
+    return {name if name in known else name.rpartition(".")[0] for name in imported(path)}
+
+
+def package_of(module: str) -> str:
+    """The folder of a module, at most one below the top; a module at the top is by itself."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "batchflow" else parts[0]
+
+
+def assert_no_circle(graph: dict[str, set[str]]) -> None:
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
@@ -147,6 +148,19 @@ def test_imports_go_one_way(layer: str) -> None:
         assert not strangers, f"{module} imports {strangers}"
 
 
+def test_no_module_and_no_package_imports_itself_through_others() -> None:
+    graph = {module: imported_modules(path) for module, path in modules()}
+    assert_no_circle(graph)
+    packages: dict[str, set[str]] = {}
+    for module, names in graph.items():
+        packages.setdefault(package_of(module), set()).update(
+            package_of(name) for name in names if package_of(name) != package_of(module)
+        )
+    # What is under `batchflow` itself only names where the public classes are.
+    packages.pop("batchflow")
+    assert_no_circle(packages)
+
+
 def test_connector_and_workers_do_not_know_each_other() -> None:
     for module, path in modules():
         names = {name.partition(".")[0] for name in imported(path)}
@@ -157,8 +171,7 @@ def test_connector_and_workers_do_not_know_each_other() -> None:
 def test_only_the_workers_and_the_simulator_know_openai() -> None:
     allowed = (
         "batchflow_workers",
-        "batchflow.openai_api",
-        "batchflow.openai_webhooks",
+        "batchflow.openai_client",
         "batchflow.simulator",
     )
     for module, path in modules():

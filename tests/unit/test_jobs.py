@@ -14,7 +14,7 @@ from batchflow.jobs import (
     Credential,
     DownloadSpec,
     Job,
-    Order,
+    JobRequest,
     Spec,
     UploadSpec,
     derived_job_id,
@@ -88,7 +88,7 @@ def test_later_generations_carry_their_number() -> None:
 def test_what_is_no_job_id_is_refused(text: str) -> None:
     assert not is_job_id(text)
     with pytest.raises(ValidationError):
-        Order(job_id=text, spec=UPLOAD)
+        JobRequest(job_id=text, spec=UPLOAD)
 
 
 @pytest.mark.parametrize("text", ["file-abc", "batch_67a", "file:eu/1=x", "a", "a" * 256])
@@ -149,12 +149,12 @@ def test_a_credential_is_shown_by_the_name_of_its_secret(
 
 
 @pytest.mark.parametrize(
-    "order",
+    "job_request",
     [
-        Order(job_id=FIRST_ID, spec=UPLOAD),
-        Order(job_id=FIRST_ID, spec=BATCH, execution="p/d/e/n", attempt=3),
-        Order(job_id=f"{FIRST_ID}-2", spec=DOWNLOAD, generation=2),
-        Order(
+        JobRequest(job_id=FIRST_ID, spec=UPLOAD),
+        JobRequest(job_id=FIRST_ID, spec=BATCH, execution="p/d/e/n", attempt=3),
+        JobRequest(job_id=f"{FIRST_ID}-2", spec=DOWNLOAD, generation=2),
+        JobRequest(
             job_id=FIRST_ID,
             spec=BatchSpec(
                 credential=Credential(organization="org-1", group="openai", key=None),
@@ -164,16 +164,16 @@ def test_a_credential_is_shown_by_the_name_of_its_secret(
         ),
     ],
 )
-def test_an_order_survives_json(order: Order) -> None:
-    again = Order.model_validate_json(order.model_dump_json())
-    assert again == order
-    assert again.spec.credential.key == order.spec.credential.key
+def test_a_job_request_survives_json(job_request: JobRequest) -> None:
+    again = JobRequest.model_validate_json(job_request.model_dump_json())
+    assert again == job_request
+    assert again.spec.credential.key == job_request.spec.credential.key
 
 
-def test_an_order_ignores_fields_of_a_later_version() -> None:
-    fields = json.loads(Order(job_id=FIRST_ID, spec=UPLOAD).model_dump_json())
-    order = Order.model_validate({**fields, "colour": "red"})
-    assert order == Order(job_id=FIRST_ID, spec=UPLOAD)
+def test_a_job_request_ignores_fields_of_a_later_version() -> None:
+    fields = json.loads(JobRequest(job_id=FIRST_ID, spec=UPLOAD).model_dump_json())
+    job_request = JobRequest.model_validate({**fields, "colour": "red"})
+    assert job_request == JobRequest(job_id=FIRST_ID, spec=UPLOAD)
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_an_order_ignores_fields_of_a_later_version() -> None:
 def test_a_record_has_the_fields_that_are_known(
     spec: Spec, expected: dict[str, str], rest: dict[str, Any]
 ) -> None:
-    order = Order(job_id=FIRST_ID, spec=spec, attempt=1, execution="p/d/e/n")
-    record = order.record()
+    job_request = JobRequest(job_id=FIRST_ID, spec=spec, attempt=1, execution="p/d/e/n")
+    record = job_request.record()
     assert json.loads(record.pop("spec")) == rest
     assert record == expected | {
         "credential": DEFAULT_SECRET_KEY,
@@ -218,7 +218,7 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("whole", [False, True], ids=["as it is stored", "as it was stored whole"])
 def test_a_record_tells_what_was_ordered(spec: Spec, whole: bool) -> None:
-    record = Order(job_id=FIRST_ID, spec=spec).record()
+    record = JobRequest(job_id=FIRST_ID, spec=spec).record()
     if whole:
         record |= {"spec": spec.model_dump_json(), "version": "1"}
     # An upload's file gets its id later.
@@ -230,7 +230,7 @@ def test_a_record_tells_what_was_ordered(spec: Spec, whole: bool) -> None:
 
 @pytest.mark.parametrize("stored", ["", "{", "[]", '{"credential": []}', '{"config": {}}'])
 def test_a_record_whose_spec_makes_no_sense_says_so(stored: str) -> None:
-    record = Order(job_id=FIRST_ID, spec=UPLOAD).record()
+    record = JobRequest(job_id=FIRST_ID, spec=UPLOAD).record()
     with pytest.raises(ValidationError) as caught:
         Job.model_validate(OLDEST_RECORD | record | {"spec": stored})
     assert {problem["loc"][0] for problem in caught.value.errors()} == {"spec"}

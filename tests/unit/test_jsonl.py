@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchflow.errors import InvalidInput
-from batchflow.jsonl import (
+from batchflow.requests.jsonl import (
     MAX_BYTES,
     MAX_EMBEDDING_INPUTS,
     MAX_EXCERPT_CHARS,

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from batchflow.backlog import Backlog
 from batchflow.gateway.metering.families import Families
 from batchflow.gateway.metering.fleet import Fleet
 from batchflow.queue import Queue
-from tests.support.monitoring import METRICS_PAGE, alerts, dashboard, expressions, panels
-from tests.support.promql import result_labels, selectors
+from batchflow.queue.lengths import QueueLength
+from tests.kit.monitoring import METRICS_PAGE, alerts, dashboard, expressions, panels
+from tests.kit.promql import result_labels, selectors
 
 ALERTS = {rule["alert"]: rule for rule in alerts()}
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -142,7 +142,9 @@ def test_the_page_lists_every_metric_as_it_is() -> None:
         "backoffs_s": {},
         "lines": {},
     }
-    families = list(Families(Fleet(**nothing), {queue: Backlog(0) for queue in Queue}).collect())
+    families = list(
+        Families(Fleet(**nothing), {queue: QueueLength(0) for queue in Queue}).collect()
+    )
     there = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.unit)
         for family in families

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import fakeredis
 import pytest
-from batchflow_workers.observe import next_poll_s, observe
+from batchflow_workers.reconcile import next_poll_s, observe
 from openai.types import Batch
 from redis import Redis
 
-from batchflow.jobs import BatchSpec, Credential, Job, Order, random_job_id
+from batchflow.jobs import BatchSpec, Credential, Job, JobRequest, random_job_id
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase, Stage, phase_of
-from batchflow.store import JobStore, commands
+from batchflow.store import JobStore, records
 
 POLL_S = 10
 SETTINGS = Settings(poll_interval_s=POLL_S)
@@ -48,8 +48,8 @@ def batch(status: str, **fields: Any) -> Batch:
     return Batch.construct(**always | {"status": status} | fields)
 
 
-def existing(store: JobStore, order: Order) -> Job:
-    job = store.run(commands.get(order.job_id))
+def existing(store: JobStore, job_request: JobRequest) -> Job:
+    job = store.run(records.get(job_request.job_id))
     assert job is not None
     return job
 
@@ -61,7 +61,7 @@ Observed = Callable[..., Job]
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is NOW, however long the tests have been running."""
     stopped = SimpleNamespace(time=lambda: float(NOW))
-    monkeypatch.setattr("batchflow_workers.observe.time", stopped)
+    monkeypatch.setattr("batchflow_workers.reconcile.time", stopped)
 
 
 @pytest.fixture
@@ -82,17 +82,17 @@ def observed() -> Iterator[Observed]:
                 config=config or {},
                 accept_partial=accept_partial,
             )
-            order = Order(job_id=random_job_id(), spec=spec)
-            store.run(commands.create(order, due_in_s=0))
-            store.run(commands.begin(order.job_id))
+            job_request = JobRequest(job_id=random_job_id(), spec=spec)
+            store.run(records.create(job_request, due_in_s=0))
+            store.run(records.begin(job_request.job_id))
             if cancelled:
                 message = "Cancelled by Flyte."
-                store.run(commands.cancel(order.job_id, message=message, source="delete"))
+                store.run(records.cancel(job_request.job_id, message=message, source="delete"))
             for shown in batches:
-                job = existing(store, order)
+                job = existing(store, job_request)
                 new = not job.batch_id
                 store.run(observe(job, shown, source="poll", settings=SETTINGS, new=new))
-            return existing(store, order)
+            return existing(store, job_request)
 
         yield see
 

@@ -7,16 +7,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from batchflow_workers import observe
-from batchflow_workers.observe import next_poll_s
-from batchflow_workers.rhythm import spacing, until_tick_s
-from batchflow_workers.walk import Mark, Walk
+from batchflow_workers import reconcile
+from batchflow_workers.polling.scan import Mark, Scan
+from batchflow_workers.polling.schedule import spacing, until_tick_s
+from batchflow_workers.reconcile import next_poll_s
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from openai.types import Batch
 
-from batchflow.openai_api import PAGE, OpenAIApi
+from batchflow.openai_client.api import PAGE, OpenAIApi
 from batchflow.settings import Settings
 
 SETTINGS = Settings()
@@ -118,7 +118,7 @@ class Polling:
         self.checked_at: dict[str, float] = {}
         self.due_at: dict[str, float] = {}
         self.ages_s: list[float] = []
-        monkeypatch.setattr(observe, "time", SimpleNamespace(time=lambda: account.now_s))
+        monkeypatch.setattr(reconcile, "time", SimpleNamespace(time=lambda: account.now_s))
         for batch in account.ours:
             if batch.created_at <= NOW_S and not account.has_ended(batch):
                 self._submitted(batch)
@@ -144,7 +144,7 @@ class Polling:
         due = [b for i, b in self.live.items() if self.due_at[i] <= self.account.now_s]
         due.sort(key=lambda batch: -batch.created_at)
         wanted: dict[str, Any] = {batch.id: batch for batch in due}
-        walk = Walk(cast(OpenAIApi, self.account), wanted, self.account.retrieve, Mark())
+        walk = Scan(cast(OpenAIApi, self.account), wanted, self.account.retrieve, Mark())
         for batches in walk:
             self.account.now_s += CALL_S
             for batch in batches:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from batchflow.errors import InvalidSettings
-from batchflow.jsonl import Validation
+from batchflow.requests.jsonl import Validation
 from batchflow.settings import Settings, load_settings
 
 PASSWORD = "hunter2"

@@ -12,7 +12,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.signature import TOLERANCE_S, InvalidDelivery, parse_secrets, verify
-from tests.support.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
+from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
 
 NOW_S = 1_760_000_000.5
 BODY = event("batch_68f0c1")

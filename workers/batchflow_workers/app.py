@@ -6,27 +6,18 @@ from typing import Any
 from celery.concurrency.thread import TaskPool
 from celery.signals import heartbeat_sent, worker_init, worker_shutdown
 
-from batchflow import keys
 from batchflow.errors import InvalidSettings, StoreUnavailable
-from batchflow.queue import STEP_LIMIT_S, Sender, Step, make_app
+from batchflow.queue import STEP_LIMIT_S, Sender, Step, make_app, queue_name
 from batchflow.settings import load_settings
 from batchflow.store import connect, warn_of_eviction
-from batchflow_workers import (
-    cancel,
-    download,
-    explain,
-    poll,
-    refresh,
-    submit,
-    sweep,
-    upload,
-)
-from batchflow_workers.blobs import clear_scratch
+from batchflow_workers.files.storage import clear_scratch
 from batchflow_workers.heartbeat import Heartbeat
+from batchflow_workers.polling import poll, sweep
+from batchflow_workers.polling.scan import Mark
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.step import take_step
-from batchflow_workers.threads import ThreadPool
-from batchflow_workers.walk import Mark
+from batchflow_workers.steps import cancel, download, explain, refresh, submit, upload
+from batchflow_workers.steps.runner import take_step
+from batchflow_workers.thread_pool import ThreadPool
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +34,7 @@ _runtime = Runtime(_settings, _store, Sender(app))
 
 def _queues() -> list[str]:
     """What this worker takes messages from; an operator may change it with `celery control`."""
-    begins = keys.queue(_settings.key_prefix, "")
+    begins = queue_name(_settings.key_prefix, "")
     return sorted(name.removeprefix(begins) for name in app.amqp.queues.consume_from)
 
 

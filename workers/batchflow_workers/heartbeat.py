@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from batchflow.errors import StoreUnavailable
-from batchflow.store import JobStore, telemetry
+from batchflow.store import JobStore, heartbeats
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ class Heartbeat:
         if self._telling:
             self._telling.join(_LAST_S)
         try:
-            self._store.run(telemetry.gone(worker, self._queues()))
+            self._store.run(heartbeats.remove(worker, self._queues()))
         except StoreUnavailable as error:
             logger.info("Redis is not told that this worker ends: %s", error)
 
     def _tell(self, worker: str, queues: Sequence[str]) -> None:
         try:
-            self._store.run(telemetry.alive(worker, queues))
+            self._store.run(heartbeats.beat(worker, queues))
         except StoreUnavailable as error:
             logger.warning("No sign of life: %s", error)

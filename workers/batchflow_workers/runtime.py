@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchflow.calls import CallOutcome, Operation
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import Credential
-from batchflow.openai_api import OpenAIApi, connect_openai
+from batchflow.openai_client.api import OpenAIApi, connect_openai
+from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.queue import Sender
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import JobStore, commands, telemetry
+from batchflow.store import JobStore, metrics, records
 from batchflow.store.command import Command
 
 logger = logging.getLogger(__name__)
@@ -41,20 +41,20 @@ class Runtime:
 
     def _count_call(self, operation: Operation, outcome: CallOutcome, seconds: float) -> None:
         self.count(
-            telemetry.count("openai_calls", operation, outcome),
-            *telemetry.observation("openai_call", seconds, operation),
+            metrics.count("openai_calls", operation, outcome),
+            *metrics.observation("openai_call", seconds, operation),
         )
 
     def update(
         self,
         job_id: str,
         source: str,
-        fields: Mapping[str, commands.Value] | None = None,
+        fields: Mapping[str, records.Value] | None = None,
         *,
         to: JobState | None = None,
         due_in_s: float | None = None,
-    ) -> commands.Updated:
+    ) -> records.Updated:
         """Change a live job, see ``commands.update``."""
         return self.store.run(
-            commands.update(job_id, source=source, to=to, due_in_s=due_in_s, fields=fields)
+            records.update(job_id, source=source, to=to, due_in_s=due_in_s, fields=fields)
         )

@@ -8,13 +8,12 @@ from typing import Any, Final
 from celery import Celery
 from kombu.exceptions import KombuError
 
-from batchflow import keys
-from batchflow.backlog import backlogs
 from batchflow.cli.checks.findings import Finding, Level, Look, in_thread
 from batchflow.cli.text import count, duration
-from batchflow.queue import Queue, all_queues, make_app
+from batchflow.queue import Queue, all_queues, make_app, queue_name
+from batchflow.queue.lengths import queue_lengths
 from batchflow.settings import Settings
-from batchflow.store import commands, telemetry
+from batchflow.store import heartbeats, records
 
 #: How long the broker may take, in seconds.
 _PATIENCE_S: Final = 6.0
@@ -44,7 +43,7 @@ async def queues(look: Look) -> Iterable[Finding]:
     """How much waits in them."""
     app = make_app(look.settings)
     names = all_queues(look.settings)
-    found = await in_thread(partial(backlogs, app, names, patience_s=_PATIENCE_S))
+    found = await in_thread(partial(queue_lengths, app, names, patience_s=_PATIENCE_S))
     findings = []
     for name, backlog in found.items():
         seen = count(backlog.messages, "message") if backlog.messages else "empty"
@@ -60,8 +59,8 @@ async def queues(look: Look) -> Iterable[Finding]:
 
 async def workers(look: Look) -> Iterable[Finding]:
     """Who takes messages from each queue, by the workers' own signs of life."""
-    now_s = await look.store.run(commands.time())
-    alive = [each for each in await look.store.run(telemetry.workers()) if each.lives(now_s)]
+    now_s = await look.store.run(records.time())
+    alive = [each for each in await look.store.run(heartbeats.workers()) if each.lives(now_s)]
     on_queue = {
         queue: [worker.name for worker in alive if queue in worker.queues] for queue in Queue
     }
@@ -76,15 +75,15 @@ async def workers(look: Look) -> Iterable[Finding]:
 
 async def beat(look: Look) -> Iterable[Finding]:
     """Its last tick that a worker has carried out."""
-    now_s = await look.store.run(commands.time())
-    swept_s = (await look.store.run(telemetry.pulse())).get("sweep")
+    now_s = await look.store.run(records.time())
+    swept_s = (await look.store.run(heartbeats.last_seen())).get("sweep")
     seen = f"last sweep {duration(now_s - swept_s)} ago" if swept_s else "there was no sweep yet"
     late_s = max(_LATE_SWEEP_S, _MISSED_SWEEPS * look.settings.sweep_interval_s)
     if swept_s and now_s - swept_s < late_s:
         return [Finding(Level.OK, "beat", seen)]
     advice = (
         "Start beat: celery -A batchflow_workers beat. A worker on "
-        f"{keys.queue(look.settings.key_prefix, Queue.POLL)} carries its ticks out."
+        f"{queue_name(look.settings.key_prefix, Queue.POLL)} carries its ticks out."
     )
     return [Finding(Level.PROBLEM, "beat", seen, advice)]
 
@@ -100,7 +99,7 @@ def _connect(app: Celery) -> tuple[str, float]:
 
 
 def _on_queue(settings: Settings, queue: Queue, names: list[str], strangers: int) -> Finding:
-    name = keys.queue(settings.key_prefix, queue)
+    name = queue_name(settings.key_prefix, queue)
     what = f"workers on {queue}"
     if names:
         return Finding(Level.OK, what, f"{len(names)}: {', '.join(sorted(names))}")
@@ -121,6 +120,6 @@ def _by_celery(settings: Settings) -> dict[str, int]:
         return {}
     names = [[queue["name"] for queue in found] for found in answers.values()]
     return {
-        queue: sum(keys.queue(settings.key_prefix, queue) in found for found in names)
+        queue: sum(queue_name(settings.key_prefix, queue) in found for found in names)
         for queue in Queue
     }

@@ -8,8 +8,8 @@ from typing import Final
 import httpx2
 
 from batchflow.cli.checks.findings import Finding, Level, Look
-from batchflow.openai_api import base_url
-from batchflow.store import commands
+from batchflow.openai_client.api import base_url
+from batchflow.store import records
 
 #: Beyond this the ages that people see are wrong, in seconds.
 _NOTICED_S: Final = 5.0
@@ -21,7 +21,7 @@ _TIMEOUT_S: Final = 8.0
 async def redis(look: Look) -> Iterable[Finding]:
     """Redis' clock, by which all of Batchflow goes."""
     began_s = time.time()
-    theirs_s = await look.store.run(commands.time())
+    theirs_s = await look.store.run(records.time())
     return [_compared("Redis", theirs_s, theirs_s, began_s)]
 
 

@@ -27,7 +27,7 @@ LIMIT_S: Final = 15.0
 
 #: In the order in which things depend on each other.
 _CHECKS: Final[tuple[tuple[str, tuple[Check, ...]], ...]] = (
-    ("Redis", (redis_server.answers, redis_server.server, redis_server.records)),
+    ("Redis", (redis_server.answers, redis_server.server, redis_server.record_encoding)),
     ("Clocks", (clocks.redis, clocks.openai)),
     ("Celery", (celery_side.broker, celery_side.queues, celery_side.workers, celery_side.beat)),
     ("Jobs", (jobs.overdue, jobs.polls)),

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from batchflow_workers.allowed import allowed_uris, local_path, shown
+from batchflow_workers.files.uri_allowlist import allowed_uris, local_path, shown
 from flytekit import FlyteContextManager
 
 from batchflow.cli.checks.findings import Finding, Level, Look, in_thread
 from batchflow.queue import Queue
-from batchflow.store import commands, telemetry
+from batchflow.store import heartbeats, records
 
 #: What is written for a moment. Always the same name: at most one can ever be left behind.
 _PROBE: Final = ".batchflow-doctor"
@@ -38,11 +38,11 @@ async def places(look: Look) -> Iterable[Finding]:
 
 
 async def _moves_files_here(look: Look) -> bool:
-    now_s = await look.store.run(commands.time())
+    now_s = await look.store.run(records.time())
     host = socket.gethostname()
     return any(
         worker.lives(now_s) and Queue.FILES in worker.queues and worker.name.endswith(f"@{host}")
-        for worker in await look.store.run(telemetry.workers())
+        for worker in await look.store.run(heartbeats.workers())
     )
 
 

@@ -7,8 +7,8 @@ import httpx2
 
 from batchflow.cli.checks.findings import Finding, Level, Look
 from batchflow.errors import InvalidInput
-from batchflow.openai_webhooks import check_url
-from batchflow.webhook import WEBHOOK_PATH
+from batchflow.openai_client.webhook_endpoints import check_url
+from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 
 _TIMEOUT_S: Final = 8.0
 #: As many as `openssl rand -hex 16` makes.

@@ -5,9 +5,9 @@ from typing import Final
 
 from batchflow.cli.checks.findings import Finding, Level, Look
 from batchflow.cli.text import count, duration
-from batchflow.overview.summary import summarize
+from batchflow.overview.snapshot import summarize
 from batchflow.states import JobKind, JobState
-from batchflow.store import commands, telemetry
+from batchflow.store import index, records
 
 #: A job that is due for longer is overdue: in sweep intervals, and at least in seconds.
 _MISSED_SWEEPS: Final = 10
@@ -19,8 +19,8 @@ _STALE_S: Final = 120.0
 
 async def overdue(look: Look) -> Iterable[Finding]:
     """Whether sweeps find what is due in time."""
-    now_s = await look.store.run(commands.time())
-    due_s = await look.store.run(telemetry.first_due())
+    now_s = await look.store.run(records.time())
+    due_s = await look.store.run(index.first_due())
     late_s = now_s - due_s if due_s is not None else 0.0
     limit_s = max(_OVERDUE_S, _MISSED_SWEEPS * look.settings.sweep_interval_s)
     if late_s < limit_s:

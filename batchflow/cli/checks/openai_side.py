@@ -10,8 +10,8 @@ from batchflow.cli.checks.findings import Finding, Level, Look, in_thread
 from batchflow.cli.text import count, duration
 from batchflow.errors import CredentialMissing, CredentialRefused, OpenAIError
 from batchflow.jobs import Credential
-from batchflow.openai_api import connect_openai
-from batchflow.store import backoff, commands, telemetry
+from batchflow.openai_client.api import connect_openai
+from batchflow.store import backoff, index, records
 from batchflow.store.backoff import Backoff
 from batchflow.store.command import Command
 
@@ -25,7 +25,7 @@ _LONG_WAIT_S: Final = 20.0
 
 async def known(look: Look) -> dict[str, Credential]:
     """The credentials that jobs have named, by name, or the default one."""
-    named = await look.store.run(telemetry.credentials())
+    named = await look.store.run(index.credentials())
     default = Credential()
     return dict(sorted(named.items())) or {str(default): default}
 
@@ -34,7 +34,7 @@ async def credentials(look: Look) -> Iterable[Finding]:
     """Try each, and say which ones the workers have given up for now."""
     everything = await known(look)
     found = dict(islice(everything.items(), MOST_CREDENTIALS))
-    now_s = await look.store.run(commands.time())
+    now_s = await look.store.run(records.time())
     ask: list[Command[Backoff | None]] = [backoff.current(name, now_s) for name in found]
     waits = await look.store.run_all(ask)
     tried = await asyncio.gather(*(_try(credential) for credential in found.values()))

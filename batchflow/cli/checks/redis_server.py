@@ -9,8 +9,8 @@ from redis.exceptions import ResponseError
 
 from batchflow.cli.checks.findings import Finding, Level, Look
 from batchflow.errors import StoreUnavailable
-from batchflow.store import commands
-from batchflow.store import server as redis_says
+from batchflow.store import records
+from batchflow.store import redis_server as redis_says
 
 #: ``ZRANGE ... BYLEX REV LIMIT`` and ``ZMSCORE`` came with it.
 _OLDEST: Final = (6, 2)
@@ -29,7 +29,7 @@ async def answers(look: Look) -> Iterable[Finding]:
     try:
         for _ in range(_TRIES):
             began = time.perf_counter()
-            await look.store.run(commands.time())
+            await look.store.run(records.time())
             took_ms.append((time.perf_counter() - began) * 1_000)
             await asyncio.sleep(0)
     except StoreUnavailable as error:
@@ -53,7 +53,7 @@ async def server(look: Look) -> Iterable[Finding]:
     return [_version(info), _persistence(info), _eviction(info), _memory(info)]
 
 
-async def records(look: Look) -> Iterable[Finding]:
+async def record_encoding(look: Look) -> Iterable[Finding]:
     """Whether it keeps a job's record in its compact form."""
     try:
         found = await look.store.run(redis_says.config("hash-max-*-value"))

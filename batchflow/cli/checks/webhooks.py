@@ -10,10 +10,10 @@ from batchflow.cli.text import count, duration
 from batchflow.errors import CredentialMissing, CredentialRefused, OpenAIError
 from batchflow.gateway.signature import parse_secrets
 from batchflow.jobs import Credential
-from batchflow.openai_webhooks import connect_webhooks
+from batchflow.openai_client.webhook_endpoints import connect_webhooks
+from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
 from batchflow.settings import Settings
-from batchflow.store import commands, telemetry
-from batchflow.webhook import BATCH_EVENTS, WEBHOOK_PATH
+from batchflow.store import heartbeats, metrics, records
 
 _POLLS_DO = "Polling finds every end, only later."
 
@@ -38,11 +38,11 @@ async def endpoints(look: Look) -> Iterable[Finding]:
 
 async def deliveries(look: Look) -> Iterable[Finding]:
     """When the last genuine one came, and whether others were refused."""
-    now_s = await look.store.run(commands.time())
-    last_s = (await look.store.run(telemetry.pulse())).get("webhook")
+    now_s = await look.store.run(records.time())
+    last_s = (await look.store.run(heartbeats.last_seen())).get("webhook")
     if last_s:
         return [Finding(Level.OK, "deliveries", f"the last one {duration(now_s - last_s)} ago")]
-    counters = await look.store.run(telemetry.counters())
+    counters = await look.store.run(metrics.counters())
     refused = int(counters.get(("webhook_deliveries", "rejected"), 0))
     if not refused:
         return [Finding(Level.NOTE, "deliveries", "none came yet")]

@@ -24,8 +24,8 @@ from batchflow.gateway.guard.origin import (
 )
 from batchflow.gateway.guard.sessions import SESSION_S, Session, Sessions
 from batchflow.hosts import is_loopback
+from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.settings import Settings
-from batchflow.webhook import WEBHOOK_PATH
 
 #: What machines call that have no token: OpenAI, whose signature is checked, and probes. They may
 #: know this machine by any name.

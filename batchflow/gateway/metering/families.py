@@ -10,12 +10,12 @@ from itertools import product
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from batchflow.backlog import Backlog
-from batchflow.calls import NO_KEY, CallOutcome, Operation
 from batchflow.gateway.metering.fleet import Fleet
 from batchflow.gateway.metering.series import SECONDS, Labels, counted, counter, gauge, histogram
 from batchflow.gateway.webhooks import Result
+from batchflow.openai_client.calls import NO_KEY, CallOutcome, Operation
 from batchflow.queue import Queue
+from batchflow.queue.lengths import QueueLength
 from batchflow.states import TRANSITIONS, JobKind, JobState
 
 #: The ``from`` of a job that was not there before.
@@ -26,9 +26,11 @@ class Families(Collector):
     """All metrics of a moment. Without the fleet Redis is away, without the backlogs the broker;
     then what only they know is left out."""
 
-    def __init__(self, fleet: Fleet | None, backlogs: Mapping[Queue, Backlog] | None) -> None:
+    def __init__(
+        self, fleet: Fleet | None, queue_lengths: Mapping[Queue, QueueLength] | None
+    ) -> None:
         self._fleet = fleet
-        self._backlogs = backlogs
+        self._backlogs = queue_lengths
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client."""
@@ -173,18 +175,22 @@ def _of_webhooks(fleet: Fleet) -> Iterator[Metric]:
     )
 
 
-def _of_queues(backlogs: Mapping[Queue, Backlog]) -> Iterator[Metric]:
+def _of_queues(queue_lengths: Mapping[Queue, QueueLength]) -> Iterator[Metric]:
     yield gauge(
         "queue_messages",
         "Messages in a queue that no worker has taken.",
-        {(queue,): backlog.messages for queue, backlog in backlogs.items()},
+        {(queue,): backlog.messages for queue, backlog in queue_lengths.items()},
         ("queue",),
     )
     yield gauge(
         "queue_oldest_message_age",
         "How long the oldest message has waited; nothing if the queue is empty, or the broker is "
         "not Redis.",
-        {(q,): backlog.oldest_s for q, backlog in backlogs.items() if backlog.oldest_s is not None},
+        {
+            (q,): backlog.oldest_s
+            for q, backlog in queue_lengths.items()
+            if backlog.oldest_s is not None
+        },
         ("queue",),
         unit=SECONDS,
     )

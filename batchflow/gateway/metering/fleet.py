@@ -7,7 +7,15 @@ from itertools import product
 from typing import Any
 
 from batchflow.states import LIVE, JobKind, JobState
-from batchflow.store import AsyncJobStore, backoff, commands, lines, listing, telemetry
+from batchflow.store import (
+    AsyncJobStore,
+    backoff,
+    heartbeats,
+    index,
+    metrics,
+    quota_queues,
+    records,
+)
 from batchflow.store.command import Command
 
 
@@ -35,20 +43,20 @@ async def read_fleet(store: AsyncJobStore) -> Fleet:
     """Read what there is; raises StoreUnavailable."""
     live = sorted(product(JobKind, LIVE))
     first: list[Command[Any]] = [
-        commands.time(),
-        listing.counts(),
-        telemetry.counters(),
-        telemetry.pulse(),
-        telemetry.workers(),
-        telemetry.first_due(),
-        telemetry.credentials(),
-        lines.names(),
-        *(listing.longest_listed(kind, state) for kind, state in live),
+        records.time(),
+        index.counts(),
+        metrics.counters(),
+        heartbeats.last_seen(),
+        heartbeats.workers(),
+        index.first_due(),
+        index.credentials(),
+        quota_queues.names(),
+        *(index.oldest_entry(kind, state) for kind, state in live),
     ]
     found = await store.run_all(first)
     now_s, jobs, counters, pulse, workers, due_s, credentials, waiting, *oldest = found
     backoffs: list[Command[Any]] = [backoff.current(name, now_s) for name in credentials]
-    lengths: list[Command[Any]] = [lines.length(line) for line in waiting]
+    lengths: list[Command[Any]] = [quota_queues.length(line) for line in waiting]
     answers = await store.run_all([*backoffs, *lengths])
     oldest_s: dict[JobKind, float] = {}
     for (kind, _), listed in zip(live, oldest, strict=True):

@@ -14,13 +14,12 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from batchflow import keys
-from batchflow.backlog import Backlog, backlogs
 from batchflow.errors import StoreUnavailable
 from batchflow.gateway.backend import AppBackend, Backend
 from batchflow.gateway.metering.families import Families
 from batchflow.gateway.metering.fleet import Fleet, read_fleet
-from batchflow.queue import Queue, QueueUnavailable
+from batchflow.queue import Queue, QueueUnavailable, queue_name
+from batchflow.queue.lengths import QueueLength, queue_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +45,11 @@ async def _fleet(backend: Backend) -> Fleet | None:
         return None
 
 
-async def _queues(backend: Backend) -> Mapping[Queue, Backlog] | None:
-    names = {queue: keys.queue(backend.settings.key_prefix, queue) for queue in Queue}
-    look = asyncio.to_thread(backlogs, backend.celery, list(names.values()), patience_s=_BROKER_S)
+async def _queues(backend: Backend) -> Mapping[Queue, QueueLength] | None:
+    names = {queue: queue_name(backend.settings.key_prefix, queue) for queue in Queue}
+    look = asyncio.to_thread(
+        queue_lengths, backend.celery, list(names.values()), patience_s=_BROKER_S
+    )
     try:
         async with asyncio.timeout(_BROKER_S):
             found = await look

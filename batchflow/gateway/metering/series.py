@@ -13,7 +13,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from batchflow.store import telemetry
+from batchflow.store import metrics
 
 #: Every name begins with it.
 _PREFIX = "batchflow_"
@@ -61,13 +61,13 @@ def histogram(
     known: Iterable[Labels] = (),
 ) -> Metric:
     """Durations: those that were observed under the name ``stored``, see telemetry."""
-    bounds_s = (*telemetry.BOUNDS_S[stored], math.inf)
+    bounds_s = (*metrics.BOUNDS_S[stored], math.inf)
     buckets = {found: [0.0] * len(bounds_s) for found in known}
-    for found, number in counted(counters, stored + telemetry.BUCKET, len(labels) + 1).items():
+    for found, number in counted(counters, stored + metrics.BUCKET, len(labels) + 1).items():
         numbers = buckets.setdefault(found[:-1], [0.0] * len(bounds_s))
         # An older release may have had other bounds.
         numbers[bisect_left(bounds_s, float(found[-1]))] += number
-    sums = counted(counters, stored + telemetry.SUM, len(labels))
+    sums = counted(counters, stored + metrics.SUM, len(labels))
     family = HistogramMetricFamily(_PREFIX + name, text, labels=labels, unit=SECONDS)
     for found, numbers in buckets.items():
         family.add_metric(found, _cumulative(bounds_s, numbers), sums.get(found, 0.0))

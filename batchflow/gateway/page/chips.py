@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from batchflow.gateway.page.query import JobsQuery
-from batchflow.overview.summary import Summary
+from batchflow.overview.snapshot import Summary
 from batchflow.states import LIVE, JobKind, JobState
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from batchflow.gateway.page.display import ago, between, count, number, rounded, short_id, utc
 from batchflow.gateway.page.query import JobsQuery
-from batchflow.overview.summary import BAD, Summary
+from batchflow.overview.snapshot import BAD, Summary
 from batchflow.queue import Queue
 from batchflow.states import JobKind, JobState
 

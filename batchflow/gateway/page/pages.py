@@ -25,13 +25,13 @@ from batchflow.gateway.page.templating import render
 from batchflow.gateway.page.waits import waiting
 from batchflow.jobs import Job, is_job_id, is_openai_id
 from batchflow.links import execution_page
-from batchflow.overview.cancelling import cancel_job
-from batchflow.overview.listing import MOST_READ, find_job, list_jobs
-from batchflow.overview.summary import summarize
-from batchflow.overview.timeline import timeline
+from batchflow.overview.cancellation import cancel_job
+from batchflow.overview.history import timeline
+from batchflow.overview.job_list import MOST_READ, find_job, list_jobs
+from batchflow.overview.snapshot import summarize
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import phase_of
-from batchflow.store import commands, leases
+from batchflow.store import leases, records
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ async def show_job(
     return render(
         request,
         "job.html",
-        now=datetime.fromtimestamp(await backend.store.run(commands.time()), UTC),
+        now=datetime.fromtimestamp(await backend.store.run(records.time()), UTC),
         job=job,
         events=timeline(job),
         phase=phase_of(job.kind, job.state, job.stage),

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from batchflow.overview.listing import Filter
+from batchflow.overview.job_list import Filter
 from batchflow.states import JobKind, JobState
 
 #: Nobody types a longer one, and it comes back in every link of the page.

@@ -7,7 +7,7 @@ from typing import Final
 
 from batchflow.gateway.page.display import between, count
 from batchflow.gateway.page.query import JobsQuery
-from batchflow.overview.summary import Summary, Wait
+from batchflow.overview.snapshot import Summary, Wait
 from batchflow.queue import QUEUE_OF, STEP_OF, Queue, Step
 from batchflow.states import LIVE, JobKind, JobState
 

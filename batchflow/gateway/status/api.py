@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from batchflow.gateway.backend import AppBackend
 from batchflow.gateway.guard.access import check_csrf
 from batchflow.gateway.status.models import SHOWS_TOKEN, CancelAnswer, JobPage, problems
-from batchflow.overview.cancelling import cancel_job
-from batchflow.overview.listing import Filter, find_job, list_jobs
-from batchflow.overview.summary import Summary, summarize
-from batchflow.overview.views import JobDetails, JobView
+from batchflow.overview.cancellation import cancel_job
+from batchflow.overview.job_list import Filter, find_job, list_jobs
+from batchflow.overview.job_view import JobDetails, JobView
+from batchflow.overview.snapshot import Summary, summarize
 from batchflow.states import JobKind, JobState
 
 #: Jobs on a page.

@@ -7,8 +7,8 @@ from fastapi import Depends
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
-from batchflow.overview.cancelling import CancelOutcome
-from batchflow.overview.views import JobView
+from batchflow.overview.cancellation import CancelOutcome
+from batchflow.overview.job_view import JobView
 
 
 class _Frozen(BaseModel):

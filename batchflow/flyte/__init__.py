@@ -1,1 +1,0 @@
-"""The Flyte side: task classes and ``create_batch``, for workflow authors."""

@@ -1,0 +1,1 @@
+"""The flytekit tasks and ``create_batch``, for workflow authors."""

@@ -1,0 +1,190 @@
+"""The Flyte tasks, with the names, arguments, types and outputs of Flyte's OpenAI plugin."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flytekit import Resources, kwtypes
+from flytekit.configuration import SerializationSettings
+from flytekit.core.base_task import PythonTask
+from flytekit.core.interface import Interface
+from flytekit.core.python_customized_container_task import PythonCustomizedContainerTask
+from flytekit.extend.backend.base_connector import AsyncConnectorExecutorMixin
+from flytekit.models.literals import LiteralMap
+from flytekit.models.security import Secret
+from flytekit.types.file import JSONLFile
+
+from batchflow.flyte1.executors import DownloadJSONFilesExecutor, UploadJSONLFileExecutor
+from batchflow.flyte1.images import OpenAIFileDefaultImages
+from batchflow.flyte1.local import prepare
+from batchflow.flyte1.results import BatchResult
+from batchflow.job_requests.batch_config import check_batch_config
+
+BATCH_TASK_TYPE = "openai-batch"
+UPLOAD_TASK_TYPE = "openai-batch-upload-file"
+DOWNLOAD_TASK_TYPE = "openai-batch-download-files"
+
+
+class _ThroughConnector(AsyncConnectorExecutorMixin):  # type: ignore[misc]  # flytekit is untyped
+    """A local execution goes through the connector, as one on a cluster does."""
+
+    def execute(self, **kwargs: Any) -> LiteralMap:
+        prepare(self.local_secret)
+        return super().execute(**kwargs)
+
+    @property
+    def local_secret(self) -> Secret | None:
+        """The secret whose key the task needs, if it names one."""
+        return None
+
+
+class BatchEndpointTask(_ThroughConnector, PythonTask):  # type: ignore[misc]  # as above
+    """Runs an OpenAI batch on an uploaded file and returns the batch as a dict.
+
+    Input ``input_file_id: str``, output ``result: dict``: ``openai.types.Batch.to_dict()``.
+    """
+
+    _TASK_TYPE = BATCH_TASK_TYPE
+
+    def __init__(
+        self,
+        name: str,
+        config: dict[str, Any],
+        openai_organization: str | None = None,
+        accept_partial: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        :param name: unique name of the task.
+        :param config: parameters of ``batches.create``: ``completion_window`` (default ``24h``),
+            ``endpoint`` (default ``/v1/chat/completions``), ``metadata``, ``output_expires_after``.
+            ``model`` is recorded and shown, and not sent: each request names its own.
+        :param openai_organization: the OpenAI organization that the batch belongs to.
+        :param accept_partial: whether a batch that expired at OpenAI counts as a success if it has
+            output, which the download task then fetches.
+        :raises InvalidInput: when the config can't work.
+        """
+        check_batch_config(config)
+        super().__init__(
+            name=name,
+            task_type=self._TASK_TYPE,
+            interface=Interface(
+                inputs=kwtypes(input_file_id=str),
+                outputs=kwtypes(result=dict),
+            ),
+            **kwargs,
+        )
+        self._openai_organization = openai_organization
+        self._config = config
+        self._accept_partial = accept_partial
+
+    def get_custom(self, settings: SerializationSettings) -> dict[str, Any]:
+        """What the connector gets to know of this task."""
+        custom = {"openai_organization": self._openai_organization, "config": self._config}
+        # Absent when it is off, so that custom is what the old plugin's is.
+        return {**custom, "accept_partial": True} if self._accept_partial else custom
+
+
+@dataclass
+class OpenAIFileConfig:
+    """Which API key and organization a transfer uses."""
+
+    secret: Secret
+    openai_organization: str | None = None
+
+    def to_custom(self) -> dict[str, Any]:
+        """What the connector gets to know: the secret's name, never its value."""
+        return {
+            "openai_organization": self.openai_organization,
+            "secret_arg": {
+                "group": self.secret.group,
+                "key": self.secret.key,
+                "group_version": self.secret.group_version,
+                "mount_requirement": self.secret.mount_requirement.value,
+            },
+        }
+
+
+class _TransferTask(
+    _ThroughConnector,
+    PythonCustomizedContainerTask[OpenAIFileConfig],  # type: ignore[misc]  # as above
+):
+    def __init__(
+        self,
+        name: str,
+        task_config: OpenAIFileConfig,
+        container_image: str,
+        **kwargs: Any,
+    ) -> None:
+        # The container is for platforms that don't route the task type to the connector.
+        super().__init__(
+            name=name,
+            task_config=task_config,
+            container_image=container_image,
+            requests=Resources(mem="700Mi"),
+            secret_requests=[task_config.secret],
+            **kwargs,
+        )
+
+    def get_custom(self, settings: SerializationSettings) -> dict[str, Any]:
+        """What the connector gets to know of this task."""
+        custom: dict[str, Any] = self.task_config.to_custom()
+        return custom
+
+    @property
+    def local_secret(self) -> Secret | None:
+        secret: Secret = self.task_config.secret
+        return secret
+
+
+class UploadJSONLFileTask(_TransferTask):
+    """Uploads a JSONL file to OpenAI, checked line by line, and returns its file id.
+
+    Input ``jsonl_in: JSONLFile`` (an ``Iterator[JSON]`` works, too), output ``result: str``.
+    """
+
+    _UPLOAD_JSONL_FILE_TASK_TYPE = UPLOAD_TASK_TYPE
+
+    def __init__(
+        self,
+        name: str,
+        task_config: OpenAIFileConfig,
+        container_image: str = OpenAIFileDefaultImages.find_image_for(),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            name=name,
+            task_config=task_config,
+            container_image=container_image,
+            task_type=self._UPLOAD_JSONL_FILE_TASK_TYPE,
+            executor_type=UploadJSONLFileExecutor,
+            interface=Interface(inputs=kwtypes(jsonl_in=JSONLFile), outputs=kwtypes(result=str)),
+            **kwargs,
+        )
+
+
+class DownloadJSONFilesTask(_TransferTask):
+    """Fetches the output and error files of a batch, whichever of the two exist.
+
+    Input ``batch_endpoint_result: dict``, output ``result: BatchResult``.
+    """
+
+    _DOWNLOAD_JSON_FILES_TASK_TYPE = DOWNLOAD_TASK_TYPE
+
+    def __init__(
+        self,
+        name: str,
+        task_config: OpenAIFileConfig,
+        container_image: str = OpenAIFileDefaultImages.find_image_for(),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            name=name,
+            task_config=task_config,
+            container_image=container_image,
+            task_type=self._DOWNLOAD_JSON_FILES_TASK_TYPE,
+            executor_type=DownloadJSONFilesExecutor,
+            interface=Interface(
+                inputs=kwtypes(batch_endpoint_result=dict), outputs=kwtypes(result=BatchResult)
+            ),
+            **kwargs,
+        )

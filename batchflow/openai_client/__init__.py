@@ -1,0 +1,1 @@
+"""Calls to OpenAI: one client per credential, and errors of our own."""

@@ -1,0 +1,106 @@
+"""The Celery app that all processes share, and how they enqueue steps.
+
+A message carries ids only; the truth is in the job's record. So a message may be lost, repeated or
+late.
+"""
+
+import time
+from functools import partial
+from typing import Any, Final
+
+import kombu
+from celery import Celery
+from celery.signals import before_task_publish
+from kombu.exceptions import OperationalError
+
+from batchflow.errors import BatchflowError
+from batchflow.queue.redis_transport import install
+from batchflow.queue.steps import (
+    QUEUE_OF,
+    SENT_AT,
+    SOFT_SHUTDOWN_S,
+    STEP_LIMIT_S,
+    VISIBILITY_TIMEOUT_S,
+    Queue,
+    Step,
+    queue_name,
+)
+from batchflow.redis_url import broker
+from batchflow.settings import Settings
+
+_STEPS: Final = frozenset[str](Step)
+
+
+class QueueUnavailable(BatchflowError):
+    """Raised when the broker doesn't take a message; the sweep sends it later."""
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery app that sends and receives Batchflow's messages."""
+    name_of = partial(queue_name, settings.key_prefix)
+    install()
+    broker_url, broker_options = broker(settings.require_broker_url())
+    app = Celery("batchflow", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        # The job's record is the result.
+        result_backend=None,
+        task_ignore_result=True,
+        task_default_queue=name_of(Queue.SUBMIT),
+        # A worker that is given no -Q works on all of them.
+        task_queues=[kombu.Queue(name, routing_key=name) for name in all_queues(settings)],
+        task_routes={step: {"queue": name_of(queue)} for step, queue in QUEUE_OF.items()},
+        # A message whose worker dies is handed to another one.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_time_limit=STEP_LIMIT_S,
+        worker_prefetch_multiplier=1,
+        worker_soft_shutdown_timeout=SOFT_SHUTDOWN_S,
+        # For Flower and celery-exporter.
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            # Whoever sends does not wait for a broker that is away: kombu would, for six seconds.
+            "max_retries": 1,
+            "interval_start": 0.2,
+            **broker_options,
+        },
+        # The schedule is in the code; nothing is worth a file on disk.
+        beat_scheduler="celery.beat:Scheduler",
+        timezone="UTC",
+    )
+    return app
+
+
+@before_task_publish.connect
+def _stamp(sender: str, headers: dict[str, Any], **_: object) -> None:
+    """Ours, whoever sends them: beat does so by itself."""
+    if sender in _STEPS:
+        headers[SENT_AT] = time.time()
+
+
+def all_queues(settings: Settings) -> list[str]:
+    """The names of all queues."""
+    return [queue_name(settings.key_prefix, queue) for queue in Queue]
+
+
+class Sender:
+    """Sends steps to the workers."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def send(self, step: Step, *args: Any, expires_s: float | None = None) -> None:
+        """Queue a step; raises QueueUnavailable when the broker is away."""
+        try:
+            self._app.send_task(step, args=args, expires=expires_s, retry=False, ignore_result=True)
+        except (OperationalError, OSError) as error:
+            raise QueueUnavailable(f"Celery's broker can't be reached: {error}") from error

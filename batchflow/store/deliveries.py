@@ -1,0 +1,24 @@
+"""Webhooks that were delivered, as commands."""
+
+from batchflow.store import keys
+from batchflow.store.command import Command
+
+
+def was_delivered(webhook_id: str) -> Command[bool]:
+    """Whether a webhook was taken before."""
+    return Command("EXISTS", [keys.delivery(webhook_id)], [], bool)
+
+
+def remember(webhook_id: str) -> Command[bool]:
+    """Remember a webhook for longer than OpenAI sends it again."""
+    return Command("SET", [keys.delivery(webhook_id)], ["1", "EX", keys.DELIVERY_TTL_S], bool)
+
+
+def mark_webhooks_active(credential: str) -> Command[bool]:
+    """Note that a webhook came for a batch of this credential."""
+    return Command("SET", [keys.pushed(credential)], ["1", "EX", keys.PUSHED_TTL_S], bool)
+
+
+def webhooks_active(credential: str) -> Command[bool]:
+    """Whether webhooks come for the batches of this credential."""
+    return Command("EXISTS", [keys.pushed(credential)], [], bool)

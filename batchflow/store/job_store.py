@@ -1,0 +1,172 @@
+"""The two stores: the same commands over a blocking and over an asyncio Redis client."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, TypeVar
+
+from redis import Redis, exceptions
+from redis.asyncio import Redis as AsyncRedis
+
+from batchflow.errors import StoreUnavailable
+from batchflow.jobs import JobStatus
+from batchflow.store import keys
+from batchflow.store.command import Command
+from batchflow.store.loader import DataLoader
+from batchflow.store.records import job_statuses
+
+T = TypeVar("T")
+
+_SCRIPTS = resources.files("batchflow.store") / "lua"
+_SHARED = "_shared"
+
+#: How long the asyncio store waits for an answer, its own retries included. Flyte gives a call
+#: ten seconds, in which there may be two commands.
+ANSWER_S = 4.0
+
+
+def script_source(name: str) -> str:
+    """A Lua command as Redis gets it: what all share, then its own file."""
+    return "".join((_SCRIPTS / f"{part}.lua").read_text("utf-8") for part in (_SHARED, name))
+
+
+def script_names() -> list[str]:
+    """The Lua commands that there are."""
+    files = (path.name for path in _SCRIPTS.iterdir() if path.name.endswith(".lua"))
+    return sorted({name.removesuffix(".lua") for name in files} - {_SHARED})
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Redis' failures that pass by themselves become StoreUnavailable; bugs stay what they are."""
+    try:
+        yield
+    except (exceptions.RedisError, OSError) as error:
+        ours = _ours(error)
+        if ours is error:
+            raise
+        raise ours from error
+
+
+def _ours(error: Exception) -> Exception:
+    """A failure that passes by itself, in our terms; a bug as it is."""
+    if isinstance(error, exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
+        return StoreUnavailable(f"Redis can't write now: {error}")
+    if isinstance(error, exceptions.ResponseError):
+        return error
+    # The client's message names the address and never the password.
+    return StoreUnavailable(f"Redis can't be reached: {error}")
+
+
+async def _in_time(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work at Redis, but not for long.
+
+    It is a task of its own, which nobody waits for when the time is up: with Python 3.11 its
+    cancellation can get lost in ``asyncio.wait_for``, by which the client sends.
+    """
+    task = asyncio.ensure_future(work)
+    # What becomes of it later is nobody's matter.
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    try:
+        done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
+        if not done:
+            raise _no_answer()
+        with _translated():
+            return task.result()
+    finally:
+        task.cancel()
+
+
+def _no_answer() -> StoreUnavailable:
+    return StoreUnavailable(f"Redis can't be reached: no answer within {ANSWER_S:g} s.")
+
+
+class JobStore:
+    """The job store for workers and the command line; blocks."""
+
+    def __init__(self, redis: "Redis", prefix: str) -> None:
+        self.redis = redis
+        self._prefix = prefix
+        self._scripts = {
+            name: redis.register_script(script_source(name)) for name in script_names()
+        }
+
+    def run(self, command: Command[T]) -> T:
+        """Carry out a command."""
+        with _translated():
+            return command.parse(self._send(command, self.redis))
+
+    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+        """Carry out many commands in one round trip; they are not one transaction."""
+        with _translated(), self.redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                self._send(command, pipeline)
+            answers = pipeline.execute()
+        return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
+
+    def _send(self, command: Command[T], client: Any) -> Any:
+        names = [keys.full(self._prefix, name) for name in command.keys]
+        if command.is_script:
+            return self._scripts[command.name](keys=names, args=list(command.args), client=client)
+        return client.execute_command(command.name, *command.options, *names, *command.args)
+
+
+class AsyncJobStore:
+    """The job store for the connector and the gateway. It belongs to one event loop."""
+
+    def __init__(self, redis: "AsyncRedis", prefix: str) -> None:
+        self.redis = redis
+        self._prefix = prefix
+        self._scripts = {
+            name: redis.register_script(script_source(name)) for name in script_names()
+        }
+        self._commands: DataLoader[Command[Any], Any] = DataLoader(self._run_each)
+        self._job_statuses: DataLoader[str, JobStatus | None] = DataLoader(
+            lambda job_ids: self.run_alone(job_statuses(job_ids))
+        )
+
+    async def run(self, command: Command[T]) -> T:
+        """Carry out a command, in one round trip with others that are given meanwhile."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                answer: T = await self._commands.ask(command)
+        except TimeoutError as error:
+            raise _no_answer() from error
+        return answer
+
+    async def run_alone(self, command: Command[T]) -> T:
+        """Carry out a command on a connection of its own: one that waits, or asks for many."""
+        return command.parse(await _in_time(self._send(command, self.redis)))
+
+    async def standing(self, job_id: str) -> JobStatus | None:
+        """What Flyte is told of a job."""
+        return await self._job_statuses.ask(job_id)
+
+    async def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+        """Carry out many commands in one round trip; they are not one transaction."""
+        answers = await _in_time(self._pipelined(commands))
+        return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
+
+    async def _run_each(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """What came of each command, be it an error."""
+        answers = await _in_time(self._pipelined(commands, raise_on_error=False))
+        return [
+            _ours(raw) if isinstance(raw, Exception) else command.parse(raw)
+            for command, raw in zip(commands, answers, strict=True)
+        ]
+
+    async def _pipelined(
+        self, commands: Sequence[Command[Any]], *, raise_on_error: bool = True
+    ) -> list[Any]:
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                await self._send(command, pipeline)
+            return await pipeline.execute(raise_on_error=raise_on_error)
+
+    async def _send(self, command: Command[T], client: Any) -> Any:
+        names = [keys.full(self._prefix, name) for name in command.keys]
+        if command.is_script:
+            script = self._scripts[command.name]
+            return await script(keys=names, args=list(command.args), client=client)
+        return await client.execute_command(command.name, *command.options, *names, *command.args)

@@ -1,0 +1,229 @@
+"""A process that takes steps in children of its own, which it has die at a point that is asked for.
+
+It imports everything once, and then forks: a child costs milliseconds. Each line on its stdin is an
+order in JSON, each line on its stdout the answer. :class:`KillingWorker` is the other end.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batchflow_workers.polling import poll, sweep
+from batchflow_workers.runtime import Runtime
+from batchflow_workers.steps import cancel, download, submit, upload
+from batchflow_workers.steps.runner import take_step
+from celery import Celery
+
+from batchflow.queue import Sender, Step, make_app
+from batchflow.settings import load_settings
+from batchflow.store import connect, index
+from tests.kit.kill_points import Points
+
+#: A step that takes longer hangs.
+_STEP_S = 60.0
+_WORKER_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+class KillingWorker:
+    """Starts the process, and gives it orders."""
+
+    def __init__(self, env: Mapping[str, str], log: Path) -> None:
+        with log.open("ab") as stderr:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "tests.kit.killing_worker"],
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+
+    def step(
+        self, step: str, ids: Sequence[str], *, kill_at: str = "", prefix: str = ""
+    ) -> tuple[int, list[str]]:
+        """Take a step in a child; returns how it ended, -9 if it was killed, and its points."""
+        return self._job_request(
+            do="step", step=step, ids=list(ids), kill_at=kill_at, prefix=prefix
+        )
+
+    def stand_still(self, step: str, ids: Sequence[str], *, stop_at: str, prefix: str) -> int:
+        """Take a step in a child, which stops at a point; returns its pid."""
+        job_request = {"do": "step", "step": step, "ids": list(ids), "prefix": prefix}
+        return self._job_request(**job_request, stop_at=stop_at)[0]
+
+    def go_on(self, pid: int) -> int:
+        """Let that child go on; returns how it ended."""
+        return self._job_request(do="go on", pid=pid)[0]
+
+    def celery(self, step: str, ids: Sequence[str], *, kill_at: str) -> int:
+        """Send a step to a whole Celery worker, which has to die of it."""
+        return self._job_request(do="celery", step=step, ids=list(ids), kill_at=kill_at)[0]
+
+    def take_over(self, prefixes: Sequence[str]) -> None:
+        """Sweep, and take the steps that a sweep asks for, until all jobs have ended."""
+        self._job_request(do="take over", prefixes=list(prefixes))
+
+    def _job_request(self, **job_request: Any) -> tuple[int, list[str]]:
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._popen.stdin.write(json.dumps(job_request) + "\n")
+        self._popen.stdin.flush()
+        answer = self._popen.stdout.readline()
+        assert answer, "the killing worker has ended; see its log"
+        status, points = json.loads(answer)
+        return status, points
+
+    def stop(self) -> None:
+        """End it."""
+        self._popen.kill()
+        self._popen.communicate()
+
+
+def _obey() -> None:
+    _app()
+    # What is there already is never collected, so that a fork shares it.
+    gc.collect()
+    gc.freeze()
+    for line in sys.stdin:
+        job_request = json.loads(line)
+        if job_request["do"] == "go on":
+            os.kill(job_request["pid"], signal.SIGCONT)
+            _answer(_status_of(job_request["pid"]), "")
+            continue
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            _child(job_request, writer)
+        os.close(writer)
+        status = _status_of(pid)
+        with os.fdopen(reader) as told:
+            # One that stands still says nothing yet, and never will here.
+            _answer(status, "" if status > 0 else told.read())
+
+
+def _answer(status: int, points: str) -> None:
+    sys.stdout.write(json.dumps([status, json.loads(points or "[]")]) + "\n")
+    sys.stdout.flush()
+
+
+def _status_of(pid: int) -> int:
+    """How a child ended; its pid if it stands still."""
+    deadline = time.monotonic() + _STEP_S
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if ended and os.WIFSTOPPED(status):
+            return pid
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    # Not -9, which is what is waited for.
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
+    return -15
+
+
+def _child(job_request: dict[str, Any], writer: int) -> None:
+    # The answers have stdout; Celery would write its banner there.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        points = _carry_out(job_request)
+        with contextlib.suppress(BrokenPipeError):  # nobody listens to one that stood still
+            os.write(writer, json.dumps(points).encode())
+    except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _carry_out(job_request: dict[str, Any]) -> list[str]:
+    if job_request["do"] == "take over":
+        _take_over([_runtime(prefix) for prefix in job_request["prefixes"]])
+        return []
+    runtime = _runtime(job_request.get("prefix", ""))
+    points = Points(job_request.get("kill_at", ""), job_request.get("stop_at", ""))
+    patch = pytest.MonkeyPatch()
+    step, ids = Step(f"batchflow.{job_request['step']}"), job_request["ids"]
+    args = {Step.POLL: [ids, time.time()], Step.SWEEP: []}.get(step, ids)
+    if job_request["do"] == "step":
+        points.watch(patch)
+        _take(runtime, step, args)
+    else:
+        runtime.sender.send(step, *args)
+        points.watch(patch)
+        _app().worker_main(["worker", "-P", "solo", "--loglevel", "INFO", *_WORKER_OPTIONS])
+    return points.passed
+
+
+def _app() -> Celery:
+    """It needs settings that only this process has."""
+    app: Celery = importlib.import_module("batchflow_workers.app").app
+    return app
+
+
+def _runtime(prefix: str) -> Runtime:
+    settings = load_settings()
+    if prefix:
+        settings = settings.model_copy(update={"key_prefix": prefix})
+    return Runtime(settings, connect(settings), Sender(make_app(settings)))
+
+
+def _take(runtime: Runtime, step: Step, args: Sequence[Any]) -> None:
+    if step is Step.SWEEP:
+        sweep.sweep(runtime)
+    elif step is Step.POLL:
+        poll.poll(runtime, *args)
+    else:
+        take_step(runtime, step.rpartition(".")[2], args[0], _WORK[step])
+
+
+_WORK = {
+    Step.SUBMIT: submit.submit,
+    Step.CANCEL: cancel.cancel,
+    Step.UPLOAD: upload.upload,
+    Step.DOWNLOAD: download.download,
+}
+
+
+class _Collector(Sender):
+    """Keeps what is sent instead of sending it."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Step, tuple[Any, ...]]] = []
+
+    def send(self, step: Step, *args: Any, expires_s: float | None = None) -> None:
+        self.sent.append((step, args))
+
+
+def _take_over(runtimes: list[Runtime]) -> None:
+    """What Celery and beat do, in one process: sweep, then whatever was sent."""
+    while live := [runtime for runtime in runtimes if _live(runtime)]:
+        for runtime in live:
+            collector = _Collector()
+            collecting = replace(runtime, sender=collector)
+            _take(collecting, Step.SWEEP, [])
+            for step, args in collector.sent:
+                _take(collecting, step, args)
+        time.sleep(0.1)
+
+
+def _live(runtime: Runtime) -> int:
+    counts = runtime.store.run(index.counts())
+    return sum(number for (_, state), number in counts.items() if not state.terminal)
+
+
+if __name__ == "__main__":
+    _obey()

@@ -1,0 +1,217 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.protobuf import json_format, struct_pb2
+from pydantic import JsonValue
+
+from batchflow.errors import InvalidInput
+from batchflow.job_requests.build import (
+    batch_spec,
+    download_spec,
+    make_job_request,
+    next_generation,
+    upload_spec,
+)
+from batchflow.jobs import BatchSpec, Credential, Job, JobRequest, Spec, is_job_id
+from batchflow.states import JobState
+from batchflow.store.records import Created
+
+EXECUTION = "flytesnacks/development/f1/n0"
+LOCATION = "s3://bucket/metadata/f1/n0/data"
+CONFIG: dict[str, Any] = {"endpoint": "/v1/responses", "metadata": {"team": "a", "run": "7"}}
+CUSTOM: dict[str, Any] = {"openai_organization": "org-1", "config": CONFIG}
+SECRET = {"group": "openai", "key": "key", "group_version": "", "mount_requirement": 1}
+
+
+def job_request(
+    spec: Spec | None = None,
+    *,
+    execution: str = EXECUTION,
+    output_prefix: str = f"{LOCATION}/0",
+    attempt: int = 0,
+) -> JobRequest:
+    spec = spec or batch_spec(CUSTOM, "file-1")
+    return make_job_request(spec, execution=execution, output_prefix=output_prefix, attempt=attempt)
+
+
+def through_struct(custom: dict[str, Any]) -> dict[str, Any]:
+    """What a connector gets to see of a task's ``custom``."""
+    struct = json_format.ParseDict(custom, struct_pb2.Struct())
+    seen: dict[str, Any] = json_format.MessageToDict(struct)
+    return seen
+
+
+def backwards(value: JsonValue) -> JsonValue:
+    """The same dict, its keys in another order: a map on the wire has none."""
+    if not isinstance(value, dict):
+        return value
+    return {key: backwards(value[key]) for key in reversed(value)}
+
+
+# Specs
+
+
+def test_an_upload_names_its_secret() -> None:
+    spec = upload_spec({"openai_organization": "org-1", "secret_arg": SECRET}, "s3://b/in.jsonl")
+    assert spec.uri == "s3://b/in.jsonl"
+    assert spec.credential == Credential(organization="org-1", group="openai", key="key")
+
+
+def test_a_batch_uses_the_default_secret() -> None:
+    spec = batch_spec(through_struct(CUSTOM), "file-1")
+    assert spec.credential == Credential(organization="org-1")
+    assert spec.config == CONFIG
+
+
+def test_a_secret_may_have_no_key() -> None:
+    spec = upload_spec({"secret_arg": {"group": "openai", "key": None}}, "/in.jsonl")
+    assert spec.credential == Credential(group="openai", key=None)
+
+
+def test_a_download_takes_whichever_files_there_are() -> None:
+    spec = download_spec(
+        {"secret_arg": SECRET}, {"output_file_id": "file-2", "error_file_id": ""}, "s3://b/out"
+    )
+    assert (spec.output_file_id, spec.error_file_id) == ("file-2", None)
+    assert spec.destination == "s3://b/out"
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: upload_spec({}, ""), "The task can't be run as it is. uri: "),
+        (lambda: upload_spec({"secret_arg": "key"}, "/in"), "secret_arg must be a dict"),
+        (lambda: upload_spec({"secret_arg": {"key": "../x"}}, "/in"), "key: "),
+        (lambda: batch_spec({}, "../file"), "input_file_id: "),
+        (lambda: batch_spec({"config": {"n": 1}}, "file-1"), "unknown key 'n'"),
+        (lambda: batch_spec({"openai_organization": "a b"}, "file-1"), "organization: "),
+        (lambda: download_spec({}, {"output_file_id": 7}, "/out"), "output_file_id: "),
+        (lambda: download_spec({}, {}, ""), "destination: "),
+    ],
+)
+def test_a_task_that_cannot_work_is_refused(make: Callable[[], Spec], sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        make()
+
+
+def test_an_error_does_not_repeat_what_was_given() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        upload_spec({"secret_arg": {"key": "sk-proj-oops it was the key itself"}}, "/in")
+    assert "sk-proj" not in str(caught.value)
+
+
+# Identity
+
+
+def test_the_same_task_has_the_same_id() -> None:
+    first = job_request()
+    assert job_request() == first
+    assert is_job_id(first.job_id)
+    assert (first.execution, first.attempt, first.generation) == (EXECUTION, 0, 1)
+
+
+def test_the_attempt_is_no_part_of_the_identity() -> None:
+    later = job_request(output_prefix=f"{LOCATION}/1", attempt=1)
+    assert later.job_id == job_request().job_id
+    assert later.attempt == 1
+    assert job_request(output_prefix=f"{LOCATION}/1/", attempt=1).job_id == later.job_id
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        job_request(execution="flytesnacks/development/f1/n1"),
+        job_request(execution="flytesnacks/development/f2/n0"),
+        job_request(output_prefix=f"{LOCATION}/3/0"),
+        job_request(batch_spec(CUSTOM, "file-2")),
+        job_request(batch_spec({**CUSTOM, "config": {}}, "file-1")),
+        job_request(batch_spec({**CUSTOM, "openai_organization": "org-2"}, "file-1")),
+        job_request(batch_spec({**CUSTOM, "secret_arg": SECRET}, "file-1")),
+        job_request(upload_spec({}, "file-1")),
+    ],
+)
+def test_another_task_has_another_id(other: JobRequest) -> None:
+    assert other.job_id != job_request().job_id
+
+
+def test_the_elements_of_a_map_task_differ() -> None:
+    elements = [job_request(output_prefix=f"{LOCATION}/{n}/0").job_id for n in range(3)]
+    retried = [job_request(output_prefix=f"{LOCATION}/{n}/1", attempt=1).job_id for n in range(3)]
+    assert len(set(elements)) == 3
+    assert retried == elements
+
+
+def test_the_order_of_keys_is_no_part_of_the_identity() -> None:
+    turned = {**CUSTOM, "config": backwards(CONFIG)}
+    assert list(turned["config"]) != list(CONFIG)
+    assert job_request(batch_spec(turned, "file-1")).job_id == job_request().job_id
+
+
+def test_a_download_is_the_same_wherever_it_goes() -> None:
+    batch = {"output_file_id": "file-2"}
+    ids = {job_request(download_spec({}, batch, f"s3://raw/{n}")).job_id for n in range(2)}
+    assert len(ids) == 1
+
+
+def test_a_local_run_has_a_random_id() -> None:
+    assert job_request(execution="").job_id != job_request(execution="").job_id
+
+
+# Generations
+
+
+def found(given: JobRequest, state: JobState, *, attempt: int = 0, new: bool = False) -> Created:
+    """What the store answers to an order whose job is there."""
+    record = {"id": given.job_id, "state": state, "created_at": 0, "updated_at": 0, "source": ""}
+    job = Job.model_validate({**given.record(), **record, "attempt": attempt})
+    return Created(job, new)
+
+
+BAD_ENDS = [JobState.FAILED, JobState.RETRYABLE, JobState.CANCELLED]
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED])
+def test_a_later_attempt_adopts_what_is_live_or_succeeded(state: JobState) -> None:
+    later = job_request(attempt=1)
+    assert next_generation(later, found(later, state)) is None
+
+
+@pytest.mark.parametrize("state", BAD_ENDS)
+def test_a_later_attempt_begins_anew_after_a_bad_end(state: JobState) -> None:
+    later = job_request(attempt=1)
+    following = next_generation(later, found(later, state))
+    assert following is not None
+    assert following == later.model_copy(
+        update={"job_id": f"{later.job_id}-2", "generation": 2},
+    )
+    assert isinstance(following.spec, BatchSpec)
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_the_same_attempt_gets_what_it_had(state: JobState) -> None:
+    again = job_request(attempt=1)
+    assert next_generation(again, found(again, state, attempt=1)) is None
+
+
+def test_what_was_just_recorded_stands() -> None:
+    first = job_request(attempt=3)
+    assert next_generation(first, found(first, JobState.QUEUED, new=True)) is None
+
+
+def test_generations_follow_each_other() -> None:
+    first = job_request(attempt=9)
+    given, ids = first, [first.job_id]
+    for attempt in range(4):
+        following = next_generation(given, found(given, JobState.FAILED, attempt=attempt))
+        assert following is not None
+        given = following
+        ids.append(given.job_id)
+    assert ids[1:] == [f"{first.job_id}-{n}" for n in (2, 3, 4, 5)]
+    assert all(map(is_job_id, ids))
+
+
+def test_generations_end_somewhere() -> None:
+    last = job_request(attempt=1).model_copy(update={"generation": 1_000})
+    with pytest.raises(InvalidInput, match="has ended badly 1000 times"):
+        next_generation(last, found(last, JobState.FAILED))

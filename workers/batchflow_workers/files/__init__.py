@@ -1,0 +1,1 @@
+"""Files that workers read and write, and the bytes they transfer."""

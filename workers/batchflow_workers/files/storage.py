@@ -1,0 +1,154 @@
+"""Files where Flyte keeps them: any scheme that flytekit's file access knows."""
+
+import contextlib
+import errno
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from flytekit import FlyteContextManager
+
+from batchflow.errors import BlobUnavailable, InvalidInput
+from batchflow_workers.files.immutable_file import ImmutableFile
+from batchflow_workers.files.uri_allowlist import local_path, shown
+
+#: How much of a file elsewhere is fetched at a time.
+_BLOCK_BYTES = 4 << 20
+#: The same for sending, in the terms of those file systems that would else hold hundreds of MB in
+#: memory. They send some parts at once, or one.
+_SMALL_PARTS = {
+    "s3": {"chunksize": 5 << 20, "max_concurrency": 2},
+    "gs": {"chunksize": 8 << 20},
+}
+#: Begins the names of our files in the temporary folder.
+_SCRATCH = "batchflow-scratch-"
+
+
+@contextlib.contextmanager
+def source(uri: str, max_bytes: float) -> Iterator[IO[bytes]]:
+    """A file on this machine that has the bytes at ``uri``, open at its beginning.
+
+    What is on this machine already is not copied; that it stays what it was is made sure of. Of
+    what is larger than ``max_bytes`` and elsewhere, no more is copied than shows that it is.
+    Raises InvalidInput when there is no such file, else BlobUnavailable.
+    """
+    local = local_path(uri)
+    if local is None:
+        with _temporary(_SCRATCH) as copy:
+            for chunk in _remote_chunks(uri):
+                copy.write(chunk)
+                if copy.tell() > max_bytes:
+                    break
+            copy.seek(0)
+            yield copy
+    else:
+        with _open_local(uri, local) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def target(uri: str, owner: str) -> Iterator[IO[bytes]]:
+    """A file to be written, which is put at ``uri`` when the block ends well: whole, or not at
+    all. What was there is replaced.
+
+    ``owner`` is who writes there and nobody else does: what an earlier try was killed over is
+    deleted. Raises BlobUnavailable.
+    """
+    local = local_path(uri)
+    if local is None:
+        with _temporary(_SCRATCH) as file:
+            yield file
+            file.flush()
+            _put(file.name, uri)
+        return
+    try:
+        with _part_of(local, owner) as file:
+            yield file
+            file.flush()
+            path = Path(file.name)
+            path.chmod(0o644)
+            path.replace(local)
+    except OSError as error:
+        raise _unavailable("write", uri, error) from error
+
+
+def clear_scratch(older_than_s: float) -> None:
+    """Delete what workers that were killed have left."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
+
+
+def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """A file beside ``local``, so that it can take its place at once."""
+    local.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".batchflow-{owner}-"
+    for left in local.parent.glob(f"{prefix}*"):
+        left.unlink(missing_ok=True)
+    return _temporary(prefix, local.parent)
+
+
+@contextlib.contextmanager
+def _temporary(prefix: str, folder: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file for the time of a block, in the temporary folder unless another one is named.
+
+    It is opened once: ext4 writes a file that was truncated to the disk when it is closed, which
+    can take longer than the transfer.
+    """
+    with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
+        try:
+            yield file.file
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def _open_local(uri: str, local: Path) -> ImmutableFile:
+    try:
+        if not local.is_file():
+            # A folder; or a pipe or device, from which reading might never end.
+            raise FileNotFoundError(errno.ENOENT, "no regular file")
+        return ImmutableFile(local, uri)
+    except OSError as error:
+        raise _unreadable(uri, error) from error
+
+
+def _remote_chunks(uri: str) -> Iterator[bytes]:
+    try:
+        with _filesystem(uri).open(uri, "rb", block_size=_BLOCK_BYTES) as file:
+            while chunk := file.read(_BLOCK_BYTES):
+                yield chunk
+    except Exception as error:
+        raise _unreadable(uri, error) from error
+
+
+def _put(path: str, uri: str) -> None:
+    try:
+        filesystem = _filesystem(uri)
+        filesystem.put_file(path, uri, **_SMALL_PARTS.get(_name(filesystem), {}))
+    except Exception as error:
+        raise _unavailable("write", uri, error) from error
+
+
+def _filesystem(uri: str) -> Any:
+    return FlyteContextManager.current_context().file_access.get_filesystem_for_path(uri)
+
+
+def _name(filesystem: Any) -> str:
+    """Of the several that a file system may have, the first: of s3 and s3a, s3."""
+    protocol = filesystem.protocol
+    return str(protocol if isinstance(protocol, str) else protocol[0])
+
+
+def _unreadable(uri: str, error: Exception) -> InvalidInput | BlobUnavailable:
+    """There is no such file, and never will be; or it can't be read now."""
+    gone = isinstance(error, FileNotFoundError | IsADirectoryError)
+    if gone or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
+        return InvalidInput(f"There is no file {shown(uri)}.")
+    return _unavailable("read", uri, error)
+
+
+def _unavailable(verb: str, uri: str, error: Exception) -> BlobUnavailable:
+    return BlobUnavailable(f"Can't {verb} {shown(uri)} ({type(error).__name__}).")

@@ -1,0 +1,1 @@
+"""Polling of OpenAI: which jobs are due, and how to observe many batches with few calls."""

@@ -1,0 +1,1 @@
+"""The steps: Celery tasks that advance one job each."""
