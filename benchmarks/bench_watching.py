@@ -27,8 +27,8 @@ if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import httpx2
-from batchflow_workers.polling.schedule import until_tick_s
-from batchflow_workers.reconcile import next_poll_s
+from batchflow_workers.policy import Policy
+from batchflow_workers.schedule import until_tick_s, wait_s
 from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
 
 from batchflow.jobs import Credential
@@ -176,9 +176,15 @@ def _set_due(store: JobStore, settings: Settings, group: Watched) -> None:
     pipeline: Any = store.redis.pipeline(transaction=False)
     for job in group.jobs:
         now_s = time.time()
-        wait_s = next_poll_s(batch_of(job, "in_progress"), settings, pushed=group.webhooks)
-        due_s = now_s + until_tick_s(wait_s, settings.poll_interval_s, credential, now_s)
-        checked_at = due_s - wait_s if group.ages == _AGED else now_s
+        longest_s = wait_s(
+            batch_of(job, "in_progress"),
+            poll_interval_s=settings.poll_interval_s,
+            policy=Policy(),
+            now_s=now_s,
+            webhooks_active=group.webhooks,
+        )
+        due_s = now_s + until_tick_s(longest_s, settings.poll_interval_s, credential, now_s)
+        checked_at = due_s - longest_s if group.ages == _AGED else now_s
         job_id = job.job_request.job_id
         record = keys.full(settings.key_prefix, keys.job(job_id))
         pipeline.hset(record, "checked_at", f"{checked_at:.6f}")

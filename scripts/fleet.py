@@ -100,7 +100,7 @@ class Fleet:
                 self._progress(batch, 11, done, failed)
 
     def _outage(self) -> None:
-        message = "Waiting to ask OpenAI again. OpenAI answered 503: The server is overloaded."
+        message = "Waiting to call OpenAI again. OpenAI answered 503: The server is overloaded."
         for hours, done in ((2.2, 9_340), (0.45, 1_112)):
             ago_s = hours * _H_S
             batch = self._batch(
@@ -116,25 +116,28 @@ class Fleet:
 
     def _in_line(self) -> None:
         line = f"{_SHARED}|o4-mini"
-        places = ("it is the next one", "1 job is before it", "2 jobs are before it")
-        for minutes, place in zip((33, 32, 30), places, strict=True):
+        for minutes in (33, 32, 30):
             batch = self._batch(
                 minutes * _MIN_S, self._execution("judge-answers"), _SHARED, "o4-mini", 0
             )
-            self._at(minutes * _MIN_S - 9).update(
-                batch,
-                "submit",
-                {
-                    "openai_status": "failed",
-                    "batch_id": None,
-                    "waiting_since": f"{time.time() - minutes * _MIN_S:.6f}",
-                    "message": "Waiting for capacity: OpenAI's limit of enqueued tokens for "
-                    f"o4-mini is reached; {place}",
-                },
-            )
+            self._at(minutes * _MIN_S - 9)
             job = self._run(records.get(batch))
             if job:
-                self._run(quota_queues.join(line, job))
+                self._run(
+                    quota_queues.requeue(
+                        line,
+                        batch,
+                        of_batch=job.batch_id or records.NO_BATCH,
+                        openai_status="failed",
+                        model="o4-mini",
+                        source="submit",
+                        message="Waiting for quota: OpenAI's limit of enqueued tokens for o4-mini "
+                        "is reached",
+                        retry_in_s=300,
+                        longest_wait_s=1_440 * _MIN_S,
+                        waited_too_long="",
+                    )
+                )
 
     def _transfers(self) -> None:
         execution = self._execution("classify-reviews")
@@ -145,7 +148,7 @@ class Fleet:
             upload,
             "upload",
             {
-                "message": "Reading, checking and sending the file",
+                "message": "Validating and uploading the file",
                 "bytes_done": 61_400_000,
                 "bytes_total": 148_200_000,
             },
@@ -164,7 +167,7 @@ class Fleet:
             download,
             "download",
             {
-                "message": "Fetching the batch's files",
+                "message": "Downloading the batch's files",
                 "bytes_done": 212_700_000,
                 "bytes_total": 260_300_000,
             },
@@ -184,7 +187,7 @@ class Fleet:
                 "completed": 46_112,
                 "output_file_id": (output := self._openai_id("file-", 22)),
                 "message": "The batch expired at OpenAI before it was finished; 46112 of 50000 "
-                f"requests were done. What was done is kept: output file {output}.",
+                f"requests were completed. OpenAI keeps the results: output file {output}.",
             },
             to=JobState.FAILED,
             stage=Stage.ENDED,
@@ -232,7 +235,7 @@ class Fleet:
             {
                 "openai_status": "cancelled",
                 "completed": 212,
-                "message": "Cancelled by Flyte. 212 of 8640 requests were done.",
+                "message": "Cancelled by Flyte. 212 of 8640 requests were completed.",
             },
             to=JobState.CANCELLED,
             stage=Stage.ENDED,

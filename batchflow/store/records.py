@@ -44,6 +44,11 @@ class Updated:
     state: JobState | None
     cancel_requested: bool
 
+    @classmethod
+    def parse(cls, raw: Sequence[str]) -> "Updated":
+        """From the reply of update.lua or requeue.lua."""
+        return cls(UpdateOutcome(raw[0]), JobState(raw[1]) if raw[1] else None, bool(raw[2]))
+
 
 class Begun(StrEnum):
     """The answer to :func:`begin`."""
@@ -98,7 +103,7 @@ def create(
         fields["tries"] = "1"
     return Command(
         "create",
-        [*_job_keys(job_request.job_id), keys.BORN, keys.CREDENTIALS],
+        [*job_keys(job_request.job_id), keys.BORN, keys.CREDENTIALS],
         [
             job_request.job_id,
             state,
@@ -160,7 +165,7 @@ def update(
     allowed = LIVE if to is None else may_follow(to)
     return Command(
         "update",
-        [*_job_keys(job_id), *([keys.openai(str(made_at_openai))] if made_at_openai else [])],
+        [*job_keys(job_id), *([keys.openai(str(made_at_openai))] if made_at_openai else [])],
         [
             job_id,
             ",".join(sorted(allowed)),
@@ -200,7 +205,7 @@ def cancel(job_id: str, *, message: str, source: str) -> Command[Cancelled]:
     """Cancel a job: at once, or by way of OpenAI if its batch may be there."""
     return Command(
         "cancel",
-        _job_keys(job_id),
+        job_keys(job_id),
         [
             job_id,
             ",".join(sorted(LIVE)),
@@ -224,7 +229,7 @@ def purge(job_id: str, *, retention_s: float) -> Command[bool]:
     """Forget a job whose end is longer ago than the retention time."""
     return Command(
         "purge",
-        _job_keys(job_id),
+        job_keys(job_id),
         [job_id, ",".join(sorted(LIVE)), retention_s],
         bool,
         is_script=True,
@@ -265,7 +270,8 @@ def eviction_policy() -> Command[tuple[int, str]]:
     )
 
 
-def _job_keys(job_id: str) -> list[str]:
+def job_keys(job_id: str) -> list[str]:
+    """The keys of the commands that change a job, in the order that _shared.lua expects."""
     return [
         keys.job(job_id),
         keys.DUE,

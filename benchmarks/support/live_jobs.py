@@ -1,13 +1,16 @@
 """Live jobs in Redis, written by the product's own commands as connector and workers do."""
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from batchflow_workers.reconcile import observe
+from batchflow_workers.observation import Observation, classify
+from batchflow_workers.policy import Policy
+from batchflow_workers.reconcile import change
 from openai.types import Batch
 
 from batchflow.job_requests.build import make_job_request
@@ -15,6 +18,7 @@ from batchflow.jobs import BatchSpec, Credential, Job, JobRequest
 from batchflow.queue import LOST_MESSAGE_CHECK_S
 from batchflow.settings import Settings
 from batchflow.store import JobStore, keys, records
+from batchflow.store.command import Command
 from batchflow.store.index import IndexScope
 from benchmarks.support.stand_in import batch_json
 
@@ -88,16 +92,24 @@ def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
     for status in ("validating", "in_progress"):
         store.run_all(
             [
-                observe(
-                    _known(created.job),
-                    batch_of(live, status),
-                    source="submit" if status == "validating" else "poll",
-                    settings=settings,
-                    new=status == "validating",
-                )
+                _observed(_known(created.job), batch_of(live, status), settings)
                 for live, created in zip(jobs, made, strict=True)
             ]
         )
+
+
+def _observed(job: Job, batch: Batch, settings: Settings) -> Command[records.Updated]:
+    """What a poll, or the step that created the batch, would write."""
+    new = batch.status == "validating"
+    now_s, policy = time.time(), Policy()
+    return change(
+        Observation(job, batch, new=new),
+        classify(job, batch, policy=policy, now_s=now_s),
+        "submit" if new else "poll",
+        settings=settings,
+        policy=policy,
+        now_s=now_s,
+    )
 
 
 def credential_of(organization: str | None) -> Credential:

@@ -209,8 +209,8 @@ def test_openai_is_down_for_seconds(
     upload = start_upload(flyte, org, replace(node, node="n1"))
     waiting = upload.until(
         lambda answer: (
-            "Waiting to ask OpenAI again" in answer.message
-            or "Waiting to ask OpenAI again" in answer.custom_info.get("message", "")
+            "Waiting to call OpenAI again" in answer.message
+            or "Waiting to call OpenAI again" in answer.custom_info.get("message", "")
         ),
         "the outage to be told",
     )

@@ -265,7 +265,7 @@ def test_delete_cancels_the_batch_at_openai(
     run = task.follow()
     assert run.answer.phase == "FAILED"
     assert "Cancelled by Flyte" in run.answer.message
-    assert "of 4 requests were done" in run.answer.message
+    assert "of 4 requests were completed" in run.answer.message
     assert [batch["status"] for batch in emulator.batches(org)] == ["cancelled"]
     task.delete()
     assert task.get().message == run.answer.message

@@ -19,7 +19,7 @@ from batchflow.overview.job_list import MOST_READ
 from batchflow.queue import QUEUE_OF, Queue, Step
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState, Stage
-from batchflow.store import JobStore, backoff, heartbeats, keys, quota_queues, records
+from batchflow.store import JobStore, backoff, heartbeats, keys, records
 from tests.kit.browser import Scheme, Window, running_chromium, window
 from tests.kit.flyte_client import FlyteClient, Node, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
@@ -29,6 +29,7 @@ from tests.kit.population import populate
 from tests.kit.stack import Stack
 from tests.kit.stack_emulator import Emulator
 from tests.kit.stack_processes import Process, clean_environment, free_port
+from tests.kit.steps import wait_in_queue
 
 Fields = Mapping[str, records.Value]
 
@@ -346,7 +347,7 @@ def test_why_jobs_wait_is_said_in_words(gateway: Gateway, page: Page) -> None:
     gateway.store.run(
         backoff.extend(job.credential, message="OpenAI answers 503.", retry_after_s=200)
     )
-    gateway.store.run(quota_queues.join(f"{job.credential}|o4-mini", job))
+    wait_in_queue(gateway.store, f"{job.credential}|o4-mini", job.id)
     page.goto("/")
     waits = page.locator(".waits li")
     expect(waits.nth(0)).to_contain_text("For a worker on the queue submit 1 job")
@@ -700,7 +701,7 @@ def fill(store: JobStore) -> tuple[str, str]:
     job = store.run(records.get(made[JobKind.BATCH, JobState.RUNNING]))
     assert job is not None
     store.run(backoff.extend(job.credential, message="OpenAI answers 503."))
-    store.run(quota_queues.join(f"{job.credential}|", job))
+    wait_in_queue(store, f"{job.credential}|", job.id)
     store.run(heartbeats.beat("celery@one", ["submit", "poll"]))
     return job.id, made[JobKind.BATCH, JobState.FAILED]
 

@@ -138,7 +138,7 @@ def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: N
             place = replace(node, node=name)
             tasks = [*map(seen.note, start_all(flyte, f"{org}-{name}", place, result, file_id))]
             for task in tasks[:2] if name == "garbage" else tasks:
-                told(seen, task, "Waiting to ask OpenAI again")
+                told(seen, task, "Waiting to call OpenAI again")
             emulator.end_outages()
             for task in tasks:
                 task.delete()

@@ -40,10 +40,10 @@ from tests.kit.steps import lines
 #: What begins every message about a file's lines.
 ONE = "The input file has 1 problem, nothing was uploaded."
 MANY = "The input file has {} problems, nothing was uploaded."
-MAY_NOT = "The workers may not touch "
+MAY_NOT = "The workers may not access "
 NO_STR = "The task's input input_file_id must be a str."
 NO_DICT = "The task's input batch_endpoint_result must be a dict."
-ELSEWHERE = ". It has to begin with one of: s3://"
+ELSEWHERE = ". It must begin with one of: s3://"
 CHAINED = ": it leads through one file system into another ('::')."
 NO_URI = "it is neither an absolute path nor a URI such as s3://bucket/key."
 AS_IT_IS = "The task can't be run as it is. "
@@ -860,7 +860,7 @@ URIS: dict[str, tuple[str, str, str]] = {
     "https": ("https://example.org/in.jsonl", "", ELSEWHERE),
     "ftp": ("ftp://example.org/in.jsonl", "", ELSEWHERE),
     "sftp": ("sftp://example.org/in.jsonl", "", ELSEWHERE),
-    "github": ("github://org:repo@main/x", "github://main/x", ": it has a password in it."),
+    "github": ("github://org:repo@main/x", "github://main/x", ": it contains a password."),
     "data": (f"data:;base64,{base64.b64encode(GOOD_LINE).decode()[:40]}", "", f": {NO_URI}"),
     "memory": ("memory://in.jsonl", "", ELSEWHERE),
     "javascript": ("javascript:alert(1)", "", f": {NO_URI}"),
@@ -885,19 +885,19 @@ URIS: dict[str, tuple[str, str, str]] = {
     "half a scheme": ("s3:/bucket/in.jsonl", "", f": {NO_URI}"),
     "no slashes": ("s3:bucket/in.jsonl", "", f": {NO_URI}"),
     "a space before": (" s3://bucket/in.jsonl", "", f": {NO_URI}"),
-    "a parent": ("s3://bucket/a/../../other/in.jsonl", "", ": it has '..' in it."),
-    "an encoded parent": ("s3://bucket/%2e%2e/other", "", ": it has '..' in it."),
-    "a half encoded parent": ("gs://bucket/a/.%2E%2Fb", "", ": it has '..' in it."),
-    "a parent behind a fragment": ("s3://bucket/#/../x", "s3://bucket/", ": it has '..' in it."),
+    "a parent": ("s3://bucket/a/../../other/in.jsonl", "", ": it contains '..'."),
+    "an encoded parent": ("s3://bucket/%2e%2e/other", "", ": it contains '..'."),
+    "a half encoded parent": ("gs://bucket/a/.%2E%2Fb", "", ": it contains '..'."),
+    "a parent behind a fragment": ("s3://bucket/#/../x", "s3://bucket/", ": it contains '..'."),
     "a password": (
         f"s3://user:{PASSWORD}@bucket/in.jsonl",
         "s3://bucket/in.jsonl",
-        ": it has a password in it.",
+        ": it contains a password.",
     ),
     "a password with a slash": (
         f"s3://user:{PASSWORD}/x@bucket/in.jsonl",
         "s3://bucket/in.jsonl",
-        ": it has a password in it.",
+        ": it contains a password.",
     ),
     "a signature": (
         f"https://bucket.s3.amazonaws.com/in.jsonl?{SIGNATURE}",
@@ -968,7 +968,7 @@ def test_a_link_that_leads_out(bench: Bench, good: Task, tmp_path: Path) -> None
     (tmp_path / "chain").symlink_to(tmp_path / "folder")
     for name in ("file", "folder/passwd", "chain/passwd", "folder/no-such-file"):
         message = fails(bench, good, upload(f"{tmp_path}/{name}"), worker=True)
-        assert message.startswith(f"{MAY_NOT}{tmp_path}/{name}. It has to begin with one of: ")
+        assert message.startswith(f"{MAY_NOT}{tmp_path}/{name}. It must begin with one of: ")
     task = download({"output_file_id": "file-1"}, output_prefix=f"{tmp_path}/folder/0")
     assert fails(bench, good, task, worker=True).startswith(MAY_NOT)
 
@@ -978,7 +978,7 @@ def test_a_local_path_where_the_stack_is_not_local(
 ) -> None:
     remote = allowed_uris(settings(redis_url="rediss://redis.example.org:6379/0"))
     for uri in (f"{tmp_path}/in.jsonl", f"file://{tmp_path}/in.jsonl", "/in.jsonl"):
-        with pytest.raises(InvalidInput, match="It has to begin with one of: s3://") as caught:
+        with pytest.raises(InvalidInput, match="It must begin with one of: s3://") as caught:
             check_uri(uri, remote)
         assert clean(str(caught.value))
 

@@ -87,7 +87,7 @@ def test_a_worker_is_known_with_its_queues_until_it_ends(store: JobStore) -> Non
     assert (worker.name, worker.queues) == (WORKER, ("poll", "submit"))
     assert worker.lives(worker.seen_s + 59)
     assert not worker.lives(worker.seen_s + 61)
-    beats.end(WORKER)
+    beats.stop(WORKER)
     assert known(store) == []
 
 
@@ -100,7 +100,7 @@ def test_redis_is_not_told_each_time(store: JobStore, monkeypatch: pytest.Monkey
         beats.beat(WORKER)
     assert telling() == []
     assert known(store) == [first]
-    monkeypatch.setattr(heartbeat, "_EVERY_S", 0.0)
+    monkeypatch.setattr(heartbeat, "_INTERVAL_S", 0.0)
     beats.beat(WORKER)
     until(lambda: known(store) != [first], "the next heartbeat")
 
@@ -110,7 +110,7 @@ def test_a_worker_does_not_wait_for_a_redis_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(heartbeat, "_EVERY_S", 0.0)
+    monkeypatch.setattr(heartbeat, "_INTERVAL_S", 0.0)
     caplog.set_level(logging.WARNING)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0?socket_timeout=0.3"
@@ -124,5 +124,5 @@ def test_a_worker_does_not_wait_for_a_redis_that_hangs(
         assert len(set(telling()) - before) == 1
     # Now nobody listens any more.
     until(lambda: not telling(), "the end of its thread")
-    assert "No sign of life: Redis can't be reached" in caplog.text
-    beats.end(WORKER)
+    assert "No heartbeat: Redis can't be reached" in caplog.text
+    beats.stop(WORKER)

@@ -45,7 +45,6 @@ from batchflow.store import (
     connect_async,
     heartbeats,
     metrics,
-    quota_queues,
     records,
 )
 from batchflow.store.command import Command
@@ -53,7 +52,7 @@ from tests.kit.deliveries import SECRET
 from tests.kit.gateway import running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.stack_emulator import Emulator
-from tests.kit.steps import running_emulator
+from tests.kit.steps import running_emulator, wait_in_queue
 
 #: Nobody else has a client with it.
 KEY = f"sk-{uuid.uuid4().hex}"
@@ -355,7 +354,7 @@ def test_polls_that_stand_still(settings: MakeSettings, store: JobStore) -> None
 def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) -> None:
     job = store.run(records.get(_batch(store)))
     assert job
-    store.run(quota_queues.join("KEY|gpt-test", job))
+    wait_in_queue(store, "KEY|gpt-test", job.id)
     found = look(settings(), jobs.polls)["waiting"]
     assert found.level is WARNING
     assert "1 job" in found.seen

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from batchflow_connector.connectors import BatchEndpointConnector
 from batchflow_connector.resources import answer
-from batchflow_workers import quota
+from batchflow_workers.observation import Observation
+from batchflow_workers.reconcile import reconcile
 from flytekit.configuration import SerializationSettings
 from openai.types import Batch
 
@@ -168,7 +169,7 @@ def test_a_part_was_done(workers: Team, tmp_path: Path, status: str, message: st
     job = ended(workers, in_progress(workers), status, done_share=0.25)
     assert job.state is JobState.FAILED
     kept = f"output file {job.output_file_id}, error file {job.error_file_id}"
-    done = f"2 of {COUNT} requests were done. What was done is kept: {kept}."
+    done = f"2 of {COUNT} requests were completed. OpenAI keeps the results: {kept}."
     assert job.message == message + done
     told = details(workers, job)
     assert told["message"] == job.message
@@ -194,8 +195,8 @@ def test_a_part_was_done_before_flyte_cancelled_it(workers: Team, tmp_path: Path
     job = workers.job(job_id)
     assert job.state is JobState.CANCELLED
     assert 0 < job.completed < COUNT
-    done = f"Cancelled by Flyte. {job.completed} of {COUNT} requests were done."
-    assert job.message.startswith(f"{done} What was done is kept: output file ")
+    done = f"Cancelled by Flyte. {job.completed} of {COUNT} requests were completed."
+    assert job.message.startswith(f"{done} OpenAI keeps the results: output file ")
     files = downloaded(workers, details(workers, job), tmp_path)
     assert len(files["output_file"] or []) == job.completed
 
@@ -203,7 +204,10 @@ def test_a_part_was_done_before_flyte_cancelled_it(workers: Team, tmp_path: Path
 def test_nothing_was_done(workers: Team) -> None:
     job = ended(workers, in_progress(workers), "expired", done_share=0)
     assert job.state is JobState.FAILED
-    assert f"0 of {COUNT} requests were done. What was done is kept: error file " in job.message
+    assert (
+        f"0 of {COUNT} requests were completed. OpenAI keeps the results: error file "
+        in job.message
+    )
     assert "output_file_id" not in details(workers, job)
 
 
@@ -219,7 +223,7 @@ def test_an_expired_batch_with_output_is_a_success_for_who_accepts_a_part(
     job_id = in_progress(workers, accept_partial=True)
     job = ended(workers, job_id, "expired", done_share=0.5)
     assert job.state is JobState.SUCCEEDED
-    assert f"; 4 of {COUNT} requests were done. " in job.message
+    assert f"; 4 of {COUNT} requests were completed. " in job.message
     assert job.result is not None
     assert job.result["status"] == "expired"
     files = downloaded(workers, job.result, tmp_path)
@@ -283,14 +287,14 @@ def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Team) -> None:
     see(workers, job_id, shown.model_copy(update={"output_file_id": "file-out"}))
     job = workers.job(job_id)
     assert job.state is JobState.FAILED
-    assert job.message.endswith(" What was done is kept: output file file-out.")
+    assert job.message.endswith(" OpenAI keeps the results: output file file-out.")
 
 
 def see(workers: Team, job_id: str, batch: Batch) -> None:
     """A poll sees this of a job's batch."""
     job = workers.runtime.store.run(records.get(job_id))
     assert job is not None
-    quota.record(workers.runtime, [(job, batch)], "poll")
+    reconcile(workers.runtime, [Observation(job, batch)], "poll")
 
 
 def test_links_lead_to_the_page_of_the_job(workers: Team) -> None:

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 from batchflow_workers.steps import explain, refresh
-from batchflow_workers.steps.runner import take_step
+from batchflow_workers.steps.runner import run_step
 
 from batchflow.overview.snapshot import Summary, summarize
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import backoff, connect_async, heartbeats, metrics, records
-from batchflow.store import quota_queues as store_lines
+from batchflow.store import backoff, connect_async, heartbeats, metrics, quota_queues, records
 from tests.kit.runtime import Team, team
 from tests.kit.stack_emulator import Emulator
-from tests.kit.steps import lines
+from tests.kit.steps import lines, wait_in_queue
 
 POLL_S = 10
 
@@ -38,7 +37,7 @@ def end(workers: Team, job_id: str, status: str = "completed", **job_request: ob
 
 def tell(workers: Team, job_id: str) -> None:
     """What a worker does when a webhook has come."""
-    take_step(workers.runtime, refresh.SOURCE, job_id, refresh.refresh)
+    run_step(workers.runtime, refresh.SOURCE, job_id, refresh.refresh)
 
 
 def summary(workers: Team) -> Summary:
@@ -187,14 +186,14 @@ def test_the_summary_says_what_jobs_wait_for(workers: Team) -> None:
     job = workers.job(workers.submitted())
     store, credential = workers.runtime.store, str(job.spec.credential)
     store.run(backoff.extend(credential, message="OpenAI answered 503.", retry_after_s=60))
-    store.run(store_lines.join(f"{credential}|gpt-test", job))
+    wait_in_queue(store, f"{credential}|gpt-test", job.id)
     outage, line = summary(workers).waits
     assert (outage.reason, outage.what) == ("openai", credential)
     assert outage.message == "OpenAI answered 503."
     assert outage.until is not None
     assert (line.reason, line.what, line.jobs) == ("capacity", f"{credential}|gpt-test", 1)
     store.run(backoff.clear(credential))
-    store.run(store_lines.leave(f"{credential}|gpt-test", job.id))
+    store.run(quota_queues.advance(f"{credential}|gpt-test", job.id, batch_ended=False))
     assert summary(workers).waits == ()
 
 

@@ -3,17 +3,18 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
 import openai
 import pytest
-from batchflow_workers.polling import scan
+from batchflow_workers.observation import Observation
+from batchflow_workers.policy import Policy
 from batchflow_workers.polling.poll import poll
-from batchflow_workers.polling.scan import Mark
-from batchflow_workers.polling.sweep import CLAIM, sweep
-from batchflow_workers.quota import record
+from batchflow_workers.polling.scan import Cursor
+from batchflow_workers.polling.sweep import sweep
+from batchflow_workers.reconcile import reconcile
 from batchflow_workers.runtime import Runtime
 from openai.types import Batch
 
@@ -28,6 +29,7 @@ from tests.kit.job_requests import a_job_request
 from tests.kit.steps import Notes
 
 DAY_S = 86_400
+CLAIMED_JOBS = Policy().claimed_jobs
 HOUR_S = 3_600
 CREDENTIAL, OTHER = (Credential(organization=name) for name in ("org-1", "org-2"))
 POLL_S = 15
@@ -121,8 +123,8 @@ class Workers:
             batch = self.server.made(
                 f"{number}_{age_s}_{new.job.id}", age_s, metadata={"batchflow_job": new.job.id}
             )
-            seen.append((new.job, Batch.model_validate(batch)))
-        record(self.runtime, seen, "submit", new=True)
+            seen.append(Observation(new.job, Batch.model_validate(batch), new=True))
+        reconcile(self.runtime, seen, "submit")
         pipeline: Any = store.redis.pipeline(transaction=False)
         for job_request, age_s in zip(job_requests, ages_s, strict=True):
             created_at = f"{time.time() - max(age_s, job_age_s):.6f}"
@@ -313,7 +315,7 @@ def test_thousands_that_are_due_are_one_poll(workers: Workers) -> None:
     ids = workers.submitted([n / 100 for n in range(2_500)])
     workers.make_due(ids)
     [named] = workers.sweep()
-    assert len(named) <= CLAIM
+    assert len(named) <= CLAIMED_JOBS
     lease_s = workers.runtime.settings.lease_s
     assert min(workers.due_in_s(ids)) > lease_s + 15, "the poll comes to the last ones late"
     began_s = workers.runtime.store.run(records.time())
@@ -341,7 +343,7 @@ def test_thousands_that_are_due_hold_up_no_other_credential(workers: Workers) ->
 def test_what_is_due_again_while_a_sweep_goes_on_is_asked_for(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crowd = workers.submitted([60 + n / 100 for n in range(CLAIM)])
+    crowd = workers.submitted([60 + n / 100 for n in range(CLAIMED_JOBS)])
     few = workers.submitted([1, 2, 3], credential=OTHER)
     workers.make_due(crowd)
     messages: list[tuple[Any, ...]] = []
@@ -378,7 +380,7 @@ def test_what_was_seen_since_it_was_due_is_not_asked_for_again(workers: Workers)
 def test_a_long_poll_lets_others_have_its_worker(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "_LONGEST_S", 0)
+    workers.runtime = replace(workers.runtime, policy=Policy(longest_scan_s=0))
     ids = workers.submitted([n / 10 for n in range(250)])
     due_since_s = workers.runtime.store.run(records.time())
     messages: list[tuple[Any, ...]] = [(ids, due_since_s)]
@@ -389,7 +391,7 @@ def test_a_long_poll_lets_others_have_its_worker(
 
     monkeypatch.setattr(workers.notes, "send", send)
     for left, since_s, *begin in messages:
-        poll(workers.runtime, left, since_s, Mark(*begin))
+        poll(workers.runtime, left, since_s, Cursor(*begin))
     assert [len(message[0]) for message in messages] == [250, 150, 50]
     assert workers.server.calls == (3, 0)
     due_s = workers.due_in_s(ids)
@@ -402,7 +404,7 @@ def test_a_long_poll_whose_rest_the_broker_does_not_take_loses_nothing(
     def away(*_: object) -> None:
         raise QueueUnavailable("away")
 
-    monkeypatch.setattr(scan, "_LONGEST_S", 0)
+    workers.runtime = replace(workers.runtime, policy=Policy(longest_scan_s=0))
     monkeypatch.setattr(workers.notes, "send", away)
     ids = workers.submitted([n / 10 for n in range(150)])
     workers.make_due(ids)

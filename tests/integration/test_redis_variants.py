@@ -5,13 +5,14 @@ import contextlib
 import datetime
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from batchflow_workers.polling import sweep
+from batchflow_workers.policy import Policy
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -432,8 +433,8 @@ def old_team(
     key_prefix: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Team]:
-    monkeypatch.setattr(sweep, "_PURGE", 5)
     with team(emulator, settings, key_prefix, monkeypatch, retention_s=60) as workers:
+        workers.runtime = replace(workers.runtime, policy=Policy(purged_jobs=5))
         yield workers
 
 

@@ -16,8 +16,9 @@ import pytest
 from batchflow_workers import lease
 from batchflow_workers.files import storage, transfer_progress
 from batchflow_workers.files.validating_reader import AHEAD_BYTES, ValidatingReader
+from batchflow_workers.policy import Policy
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.steps.runner import MAX_FAILURES, take_step
+from batchflow_workers.steps.runner import run_step
 
 from batchflow.jobs import Credential, Job
 from batchflow.openai_client import api
@@ -36,7 +37,8 @@ from tests.kit.steps import LINE, Notes, Steps, lines
 
 OTHER_KEY = "sk-test-another-key"
 CREATE = ["batches.create"]
-WAITING = "Waiting to ask OpenAI again. "
+POLICY = Policy()
+WAITING = "Waiting to call OpenAI again. "
 LIVE = (JobState.QUEUED, JobState.RUNNING)
 
 
@@ -189,7 +191,7 @@ def test_after_a_lost_reply_nothing_is_made_before_it_can_be_seen(
     steps.pass_time()
     with steps.calls(batches_create=0, batches_list=0):
         steps.step(job_id)
-    assert steps.job(job_id).message == "Finding out whether OpenAI has this batch already"
+    assert steps.job(job_id).message == "Checking whether OpenAI already has this batch"
     assert steps.due_in_s(job_id) == pytest.approx(600, abs=10)
     steps.change(job_id, tried_at=0)
     with steps.calls(batches_create=0, batches_list=1):
@@ -354,7 +356,7 @@ def test_a_step_that_hangs_does_not_keep_its_job(
             time.sleep(0.02)
         assert got is hangs
 
-    take_step(steps.runtime, "test", job_id, work)
+    run_step(steps.runtime, "test", job_id, work)
     assert steps.job(job_id).message == ""
 
 
@@ -362,7 +364,7 @@ def test_a_step_without_a_job_does_nothing(steps: Steps) -> None:
     def work(_: Runtime, __: Job) -> None:
         pytest.fail("there is nothing to do")
 
-    take_step(steps.runtime, "test", a_job_request().job_id, work)
+    run_step(steps.runtime, "test", a_job_request().job_id, work)
 
 
 def test_a_step_that_keeps_breaking_is_given_up(steps: Steps) -> None:
@@ -372,19 +374,19 @@ def test_a_step_that_keeps_breaking_is_given_up(steps: Steps) -> None:
         raise ZeroDivisionError
 
     delays_s = []
-    for failure in range(1, MAX_FAILURES):
-        take_step(steps.runtime, "test", job_id, broken)
-        message = f"Batchflow's test step broke: ZeroDivisionError (try {failure} of 8)"
+    for failure in range(1, POLICY.max_failures):
+        run_step(steps.runtime, "test", job_id, broken)
+        message = f"Batchflow's test step failed with ZeroDivisionError (try {failure} of 8)"
         assert (steps.job(job_id).state, steps.job(job_id).message) == (JobState.QUEUED, message)
         delays_s.append(round(steps.due_in_s(job_id)))
     assert delays_s == [2, 4, 8, 16, 32, 64, 128]
-    take_step(steps.runtime, "test", job_id, broken)
+    run_step(steps.runtime, "test", job_id, broken)
     assert steps.job(job_id).state is JobState.RETRYABLE
 
 
 def test_a_success_forgets_earlier_failures(steps: Steps) -> None:
     job_id = steps.batch()
-    steps.change(job_id, failures=MAX_FAILURES - 1)
+    steps.change(job_id, failures=POLICY.max_failures - 1)
     steps.step(job_id)
     assert steps.job(job_id).failures == 0
 
@@ -606,10 +608,13 @@ def test_a_file_that_changes_while_it_is_checked_and_sent_is_not_sent(
     whole = path.read_bytes()
     job_id = steps.upload(str(path))
     with monkeypatch.context() as patch:
-        when(patch, ValidatingReader, "look_ahead", lambda: change(path))
+        when(patch, ValidatingReader, "validate_ahead", lambda: change(path))
         steps.step(job_id)
     job = steps.job(job_id)
-    assert job.message == f"{path} was changed while it was being read. (try 1 of {MAX_FAILURES})"
+    assert (
+        job.message
+        == f"{path} was changed while it was being read. (try 1 of {POLICY.max_failures})"
+    )
     assert (job.state, sent_for(steps, job_id)) == (JobState.RUNNING, [])
     # The next try checks again, and finds that nothing has arrived.
     path.write_bytes(whole)
@@ -627,7 +632,7 @@ def test_a_file_that_is_replaced_after_the_check_is_sent_as_it_was(
     other = file.with_name("other.jsonl")
     other.write_bytes(b"no json\n")
     when(
-        monkeypatch, ValidatingReader, "look_ahead", lambda: other.exists() and other.replace(file)
+        monkeypatch, ValidatingReader, "validate_ahead", lambda: other.exists() and other.replace(file)
     )
     job_id = steps.upload(str(file))
     steps.step(job_id)
@@ -698,10 +703,10 @@ def test_a_file_within_the_look_ahead_is_not_sent_before_all_of_it_is_checked(
 def test_an_upload_says_how_far_it_is(
     steps: Steps, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer_progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(transfer_progress, "_INTERVAL_S", 0.0)
     job_id = steps.upload(str(large))
     seen: list[Job] = []
-    when(monkeypatch, ValidatingReader, "look_ahead", lambda: seen.append(steps.job(job_id)))
+    when(monkeypatch, ValidatingReader, "validate_ahead", lambda: seen.append(steps.job(job_id)))
     steps.step(job_id)
     size_bytes = large.stat().st_size
     under_way = [job for job in seen if 0 < job.bytes_done < size_bytes]
@@ -761,7 +766,7 @@ def test_the_workers_own_files_are_none_of_an_authors_business(steps: Steps, uri
     with steps.calls(files_create=0):
         steps.step(job_id)
     assert steps.job(job_id).state is JobState.FAILED
-    assert "The workers may not touch" in steps.job(job_id).message
+    assert "The workers may not access" in steps.job(job_id).message
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["arrived", "never arrived"])
@@ -906,7 +911,7 @@ def test_a_folder_that_can_not_be_written_is_tried_again(
     steps.step(job_id)
     where = f"{tmp_path}/out/output_file.jsonl"
     assert steps.job(job_id).message == (
-        f"Can't write {where} (FileExistsError). (try 1 of {MAX_FAILURES})"
+        f"Can't write {where} (FileExistsError). (try 1 of {POLICY.max_failures})"
     )
 
 
@@ -937,7 +942,7 @@ def test_a_batch_is_cancelled_at_openai(steps: Steps) -> None:
     job = poll_to_its_end(steps, job_id)
     assert (job.state, job.openai_status) == (JobState.CANCELLED, "cancelled")
     assert job.message.startswith("Cancelled by Flyte. ")
-    assert "of 3 requests were done" in job.message
+    assert "of 3 requests were completed" in job.message
 
 
 def poll_to_its_end(steps: Steps, job_id: str) -> Job:
@@ -1081,7 +1086,7 @@ def test_a_batch_that_openai_does_not_know(
     steps.poll(unknown, known)
     assert steps.job(unknown).state is state
     if state is JobState.FAILED:
-        assert "OpenAI no longer knows the batch batch_unknown." in steps.job(unknown).message
+        assert "OpenAI no longer has the batch batch_unknown." in steps.job(unknown).message
     assert steps.job(known).state is JobState.SUCCEEDED
 
 
@@ -1146,7 +1151,7 @@ def test_a_job_beyond_the_token_limit_waits_and_goes_again(steps: Steps) -> None
     poll_until(steps, first, lambda job: job.batch_id is None)
     job = steps.job(first)
     assert job.state in LIVE
-    assert job.message.startswith("Waiting for capacity: OpenAI's limit of enqueued tokens")
+    assert job.message.startswith("Waiting for quota: OpenAI's limit of enqueued tokens")
     steps.step(second)
     assert len(ours(steps)) == 1, "a later job overtakes"
     steps.step(first)

@@ -58,7 +58,7 @@ class Points:
         self._watch_queue(patch)
         self._watch_files(patch)
         # How often a transfer tells Redis depends on the clock.
-        patch.setattr(transfer_progress, "_EVERY_S", float("inf"))
+        patch.setattr(transfer_progress, "_INTERVAL_S", float("inf"))
 
     def _watch_redis(self, patch: pytest.MonkeyPatch) -> None:
         run, run_all = JobStore.run, JobStore.run_all

@@ -23,7 +23,7 @@ import pytest
 from batchflow_workers.polling import poll, sweep
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps import cancel, download, submit, upload
-from batchflow_workers.steps.runner import take_step
+from batchflow_workers.steps.runner import run_step
 from celery import Celery
 
 from batchflow.queue import Sender, Step, make_app
@@ -187,7 +187,7 @@ def _take(runtime: Runtime, step: Step, args: Sequence[Any]) -> None:
     elif step is Step.POLL:
         poll.poll(runtime, *args)
     else:
-        take_step(runtime, step.rpartition(".")[2], args[0], _WORK[step])
+        run_step(runtime, step.rpartition(".")[2], args[0], _WORK[step])
 
 
 _WORK = {

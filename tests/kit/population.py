@@ -16,7 +16,7 @@ NODES = ("n0-up", "n1-batch", "n2-down")
 MESSAGES = (
     "OpenAI works on it.",
     "Line 3: 'custom_id' is not a text",
-    "Waiting to ask OpenAI again: HTTP 503",
+    "Waiting to call OpenAI again: HTTP 503",
     "Größe überschritten — 200 MB",
     "İstanbul\tand a tab",
 )

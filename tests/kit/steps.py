@@ -10,12 +10,13 @@ from typing import Any
 from batchflow_workers.polling import poll, sweep
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps import cancel, download, submit, upload
-from batchflow_workers.steps.runner import take_step
+from batchflow_workers.steps.runner import run_step
 
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Job, JobRequest, UploadSpec
 from batchflow.queue import Sender, Step
 from batchflow.states import JobKind
-from batchflow.store import keys, records
+from batchflow.store import JobStore, keys, records
+from batchflow.store.command import Command
 from tests.kit.job_requests import a_job_request
 from tests.kit.stack_emulator import Emulator
 
@@ -56,6 +57,15 @@ def running_emulator(api_key: str) -> Iterator[Emulator]:
         finally:
             process.terminate()
             process.wait(timeout=20)
+
+
+def wait_in_queue(store: JobStore, queue: str, job_id: str) -> None:
+    """Put a job into a quota queue and leave its record as it is."""
+    job = store.run(records.get(job_id))
+    assert job is not None
+    created_at = job.created_at.timestamp()
+    store.run(Command("ZADD", [keys.waiting(queue)], [created_at, job_id], bool))
+    store.run(Command("SADD", [keys.LINES], [queue], bool))
 
 
 class Notes(Sender):
@@ -134,7 +144,7 @@ class Steps:
         }
         for job_id in job_ids:
             source, do = work[self.job(job_id).kind]
-            take_step(self.runtime, source, job_id, do)
+            run_step(self.runtime, source, job_id, do)
 
     def ask_to_cancel(self, job_id: str) -> records.Cancelled:
         """What the connector does when Flyte deletes the task."""
@@ -142,7 +152,7 @@ class Steps:
         return self.runtime.store.run(command)
 
     def cancel(self, job_id: str) -> None:
-        take_step(self.runtime, cancel.SOURCE, job_id, cancel.cancel)
+        run_step(self.runtime, cancel.SOURCE, job_id, cancel.cancel)
 
     def poll(self, *job_ids: str) -> None:
         poll.poll(self.runtime, list(job_ids))

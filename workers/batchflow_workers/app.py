@@ -1,4 +1,4 @@
-"""The Celery app: its tasks, and what beat sends when."""
+"""The Celery app: its tasks, and the beat schedule."""
 
 import logging
 from typing import Any
@@ -13,10 +13,10 @@ from batchflow.store import connect, warn_of_eviction
 from batchflow_workers.files.storage import clear_scratch
 from batchflow_workers.heartbeat import Heartbeat
 from batchflow_workers.polling import poll, sweep
-from batchflow_workers.polling.scan import Mark
+from batchflow_workers.polling.scan import Cursor
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps import cancel, download, explain, refresh, submit, upload
-from batchflow_workers.steps.runner import take_step
+from batchflow_workers.steps.runner import run_step
 from batchflow_workers.thread_pool import ThreadPool
 
 logger = logging.getLogger(__name__)
@@ -26,23 +26,23 @@ try:
     app = make_app(_settings)
     _store = connect(_settings)
 except InvalidSettings as error:
-    # Celery would show a traceback for what is an operator's slip.
+    # Celery would show a traceback for an operator's mistake.
     raise SystemExit(str(error)) from None
 
 _runtime = Runtime(_settings, _store, Sender(app))
 
 
 def _queues() -> list[str]:
-    """What this worker takes messages from; an operator may change it with `celery control`."""
-    begins = queue_name(_settings.key_prefix, "")
-    return sorted(name.removeprefix(begins) for name in app.amqp.queues.consume_from)
+    """The queues of this worker now; an operator may change them with `celery control`."""
+    prefix = queue_name(_settings.key_prefix, "")
+    return sorted(name.removeprefix(prefix) for name in app.amqp.queues.consume_from)
 
 
 _heartbeat = Heartbeat(_store, _queues)
 
 
 @worker_init.connect
-def _before_work(sender: Any, **_: object) -> None:
+def _on_worker_init(sender: Any, **_: object) -> None:
     if sender.pool_cls is TaskPool:
         sender.pool_cls = ThreadPool
     clear_scratch(STEP_LIMIT_S)
@@ -53,20 +53,20 @@ def _before_work(sender: Any, **_: object) -> None:
 
 
 @heartbeat_sent.connect
-def _while_it_lives(sender: Any, **_: object) -> None:
+def _on_heartbeat(sender: Any, **_: object) -> None:
     _heartbeat.beat(sender.eventer.hostname)
 
 
 @worker_shutdown.connect
-def _after_work(sender: Any, **_: object) -> None:
-    _heartbeat.end(sender.hostname)
+def _on_worker_shutdown(sender: Any, **_: object) -> None:
+    _heartbeat.stop(sender.hostname)
 
 
 app.conf.beat_schedule = {
     "sweep": {
         "task": Step.SWEEP.value,
         "schedule": _settings.sweep_interval_s,
-        # Ticks that nobody took in time are not worth keeping.
+        # A tick that no worker took in time is of no use.
         "options": {"expires": max(10.0, 2 * _settings.sweep_interval_s)},
     }
 }
@@ -74,32 +74,32 @@ app.conf.beat_schedule = {
 
 @app.task(name=Step.SUBMIT)
 def submit_step(job_id: str) -> None:
-    take_step(_runtime, submit.SOURCE, job_id, submit.submit)
+    run_step(_runtime, submit.SOURCE, job_id, submit.submit)
 
 
 @app.task(name=Step.CANCEL)
 def cancel_step(job_id: str) -> None:
-    take_step(_runtime, cancel.SOURCE, job_id, cancel.cancel)
+    run_step(_runtime, cancel.SOURCE, job_id, cancel.cancel)
 
 
 @app.task(name=Step.UPLOAD)
 def upload_step(job_id: str) -> None:
-    take_step(_runtime, upload.SOURCE, job_id, upload.upload)
+    run_step(_runtime, upload.SOURCE, job_id, upload.upload)
 
 
 @app.task(name=Step.DOWNLOAD)
 def download_step(job_id: str) -> None:
-    take_step(_runtime, download.SOURCE, job_id, download.download)
+    run_step(_runtime, download.SOURCE, job_id, download.download)
 
 
 @app.task(name=Step.POLL)
 def poll_step(ids: list[str], due_since_s: float, after: str | None = None, calls: int = 0) -> None:
-    poll.poll(_runtime, ids, due_since_s, Mark(after, calls))
+    poll.poll(_runtime, ids, due_since_s, Cursor(after, calls))
 
 
 @app.task(name=Step.REFRESH)
 def refresh_step(job_id: str) -> None:
-    take_step(_runtime, refresh.SOURCE, job_id, refresh.refresh)
+    run_step(_runtime, refresh.SOURCE, job_id, refresh.refresh)
 
 
 @app.task(name=Step.EXPLAIN)

@@ -1,4 +1,4 @@
-"""A worker's sign of life. It follows Celery's own, and so tells that messages are being taken."""
+"""A worker's heartbeat in Redis. It follows Celery's own, so it shows that messages are taken."""
 
 import logging
 import threading
@@ -10,44 +10,44 @@ from batchflow.store import JobStore, heartbeats
 
 logger = logging.getLogger(__name__)
 
-#: Celery beats every two seconds; so often is enough.
-_EVERY_S = 10.0
-#: How long a worker that ends waits for its last sign to be through.
-_LAST_S = 1.0
+#: Celery's own heartbeat comes every two seconds; fewer writes are enough.
+_INTERVAL_S = 10.0
+#: How long a worker that stops waits for its last heartbeat to be written.
+_LAST_BEAT_S = 1.0
 
 
 class Heartbeat:
-    """Tells Redis that a worker lives, from a thread: the worker waits for nothing."""
+    """Writes heartbeats from a thread, so that the worker does not wait for Redis."""
 
     def __init__(self, store: JobStore, queues: Callable[[], Sequence[str]]) -> None:
         self._store = store
         self._queues = queues
-        self._told_at = -_EVERY_S
-        self._telling: threading.Thread | None = None
+        self._beat_at = -_INTERVAL_S
+        self._writer: threading.Thread | None = None
 
     def beat(self, worker: str) -> None:
-        """The worker lives. Told at most every ten seconds, and once at a time."""
-        if time.monotonic() - self._told_at < _EVERY_S:
+        """Write a heartbeat, unless the last one was recent or is still being written."""
+        if time.monotonic() - self._beat_at < _INTERVAL_S:
             return
-        if self._telling and self._telling.is_alive():
+        if self._writer and self._writer.is_alive():
             return
-        self._told_at = time.monotonic()
-        self._telling = threading.Thread(
-            target=self._tell, args=(worker, self._queues()), name="heartbeat", daemon=True
+        self._beat_at = time.monotonic()
+        self._writer = threading.Thread(
+            target=self._write, args=(worker, self._queues()), name="heartbeat", daemon=True
         )
-        self._telling.start()
+        self._writer.start()
 
-    def end(self, worker: str) -> None:
-        """The worker ends; nobody needs to miss it."""
-        if self._telling:
-            self._telling.join(_LAST_S)
+    def stop(self, worker: str) -> None:
+        """Remove a worker that stops."""
+        if self._writer:
+            self._writer.join(_LAST_BEAT_S)
         try:
             self._store.run(heartbeats.remove(worker, self._queues()))
         except StoreUnavailable as error:
-            logger.info("Redis is not told that this worker ends: %s", error)
+            logger.info("This worker stays in Redis' list of workers for a while: %s", error)
 
-    def _tell(self, worker: str, queues: Sequence[str]) -> None:
+    def _write(self, worker: str, queues: Sequence[str]) -> None:
         try:
             self._store.run(heartbeats.beat(worker, queues))
         except StoreUnavailable as error:
-            logger.warning("No sign of life: %s", error)
+            logger.warning("No heartbeat: %s", error)

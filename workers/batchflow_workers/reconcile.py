@@ -1,61 +1,116 @@
-"""What a batch as OpenAI shows it means for its job. The poll, the submit step and every other
-reader of batches write through here."""
+"""Write what OpenAI reports about batches into the records of their jobs, and act on it.
+
+Every observation goes through :func:`reconcile`: it is classified, written, and acted on. The
+write is guarded by the record's state, stage and batch, so late and repeated observations do no
+harm.
+"""
 
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import orjson
-from openai.types import Batch
 
-from batchflow.jobs import BatchSpec, Job
 from batchflow.settings import Settings
-from batchflow.states import JobState, Stage, stage_of, state_of
-from batchflow.store import records
+from batchflow.states import JobState, Stage
+from batchflow.store import deliveries, metrics, records
 from batchflow.store.command import Command
-from batchflow_workers.polling.schedule import spacing, until_tick_s
-
-#: For so long a batch that ended may be without the file id that its counts call for. Other
-#: servers than OpenAI write failed requests into the output file, and name no error file.
-_OUTPUT_LAG_S = 600
-_ERRORS_LAG_S = 15
-#: How many of OpenAI's errors a message quotes.
-_QUOTED_ERRORS = 10
-#: A batch is asked about at most this many times less often than a young one.
-_SLOWEST = 8
-#: After this share of a batch's age it is asked about again.
-_AGE_SHARE = 0.1
-#: A batch that OpenAI has yet to begin with is asked about after this at the latest, in seconds.
-#: It may fail before its webhook finds the job's record.
-_BEGINNING_S = 30
-#: So many times less often is asked about a batch whose end a webhook will tell, and at most.
-_PUSHED = 4
-_PUSHED_SLOWEST = 40
+from batchflow_workers import quota, schedule
+from batchflow_workers.observation import (
+    Classification,
+    Observation,
+    classify,
+    ended_at_s,
+    message_of,
+    result_of,
+)
+from batchflow_workers.policy import Policy
+from batchflow_workers.runtime import Runtime
 
 
-def observe(
-    job: Job,
-    batch: Batch,
-    *,
+def reconcile(
+    runtime: Runtime, observations: Sequence[Observation], source: str, *, calls: float = 1
+) -> list[records.Updated]:
+    """Classify, write and act on observations that share a credential.
+
+    ``calls`` is how many calls it takes to observe all batches that were due with these.
+    """
+    if not observations:
+        return []
+    # Jobs that join a quota queue together do so in the queue's order, so that each message has
+    # the right position.
+    observations = sorted(observations, key=lambda observation: observation.job.created_at)
+    webhooks_active = runtime.store.run(
+        deliveries.webhooks_active(str(observations[0].job.spec.credential))
+    )
+    now_s = time.time()
+    found = [classify(o.job, o.batch, policy=runtime.policy, now_s=now_s) for o in observations]
+    updates = runtime.store.run_all(
+        [
+            change(
+                observation,
+                classification,
+                source,
+                settings=runtime.settings,
+                policy=runtime.policy,
+                now_s=now_s,
+                webhooks_active=webhooks_active,
+                calls=calls,
+            )
+            for observation, classification in zip(observations, found, strict=True)
+        ]
+    )
+    _count_ended(runtime, observations, updates, source)
+    quota.advance(runtime, _moves(observations, found, updates))
+    return updates
+
+
+def change(
+    observation: Observation,
+    found: Classification,
     source: str,
+    *,
     settings: Settings,
-    new: bool = False,
-    pushed: bool = False,
+    policy: Policy,
+    now_s: float,
+    webhooks_active: bool = False,
     calls: float = 1,
 ) -> Command[records.Updated]:
-    """The change that an observation makes. It is guarded: late and repeated ones do no harm.
+    """The change that an observation makes to its job's record."""
+    job, batch = observation.job, observation.batch
+    if found.over_quota:
+        return quota.requeue(observation, source, settings, policy)
+    if found.files_pending:
+        due_in_s = schedule.until_tick_s(
+            settings.poll_interval_s, settings.poll_interval_s, str(job.spec.credential), now_s
+        )
+    else:
+        due_in_s = schedule.due_in_s(
+            batch,
+            str(job.spec.credential),
+            poll_interval_s=settings.poll_interval_s,
+            policy=policy,
+            now_s=now_s,
+            webhooks_active=webhooks_active,
+            calls=calls,
+        )
+    return records.update(
+        job.id,
+        source=source,
+        to=found.state,
+        of_batch=records.NO_BATCH if observation.new else batch.id,
+        # A rebuilt record claims a stage that its batch may not have reached yet.
+        stage=max(found.stage, job.stage) if observation.new else found.stage,
+        due_in_s=None if found.state.terminal else due_in_s,
+        fields=_fields(observation, found),
+    )
 
-    ``new`` says that the batch was made, or found again, just now; else it must be the job's.
-    ``pushed`` says that OpenAI's webhooks come for it, and ``calls`` how many it takes to ask about
-    it and all that are due with it.
-    """
-    state = _state(job, batch)
-    stage = Stage.FINISHING if _lagging(batch) else stage_of(batch.status)
-    done = state is JobState.SUCCEEDED
-    counts = batch.request_counts
-    fields: dict[str, str | int | None] = {
+
+def _fields(observation: Observation, found: Classification) -> dict[str, records.Value]:
+    job, batch, counts = observation.job, observation.batch, observation.batch.request_counts
+    fields: dict[str, records.Value] = {
         "batch_id": batch.id,
         "openai_status": str(batch.status),
-        "message": _message(job, batch, state),
+        "message": message_of(job, batch, found),
         "failures": None,
         "total": counts.total if counts else 0,
         "completed": counts.completed if counts else 0,
@@ -64,136 +119,65 @@ def observe(
     for name in ("output_file_id", "error_file_id", "expires_at"):
         if value := getattr(batch, name, None):
             fields[name] = str(value)
-    if state.terminal and batch.usage:
+    if found.state.terminal and batch.usage:
         fields["input_tokens"] = batch.usage.input_tokens
         fields["output_tokens"] = batch.usage.output_tokens
     if batch.model and not job.model:
-        # OpenAI names the exact version of what was asked for; lines are for what was asked for.
+        # OpenAI reports the exact version of the model; quota queues go by what was asked for.
         fields["model"] = batch.model
-    if stage_of(batch.status) >= Stage.IN_PROGRESS:
+    if found.admitted:
         fields["waiting_since"] = None
-    if done:
-        fields["result"] = orjson.dumps(_result(job, batch)).decode()
-    return records.update(
-        job.id,
-        source=source,
-        to=state,
-        of_batch=records.NO_BATCH if new else batch.id,
-        # A record that was made again claims a stage that its batch may have yet to reach.
-        stage=max(stage, job.stage) if new else stage,
-        due_in_s=None
-        if state.terminal
-        else until_tick_s(
-            next_poll_s(batch, settings, pushed=pushed, calls=calls),
-            settings.poll_interval_s,
-            str(job.spec.credential),
-            time.time(),
-        ),
-        fields=fields,
-    )
+    if found.state is JobState.SUCCEEDED:
+        fields["result"] = orjson.dumps(result_of(job, batch)).decode()
+    return fields
 
 
-def next_poll_s(
-    batch: Batch, settings: Settings, *, pushed: bool = False, calls: float = 1
-) -> float:
-    """In how many seconds to ask again, at the latest: often while a batch is young and few are
-    due with it, less often later, and seldom when its end will be told."""
-    interval_s = settings.poll_interval_s
-    if _lagging(batch):
-        return interval_s
-    if stage_of(batch.status) < Stage.IN_PROGRESS:
-        interval_s = min(interval_s, _BEGINNING_S)
-    age_s = time.time() - batch.created_at
-    told = pushed and stage_of(batch.status) is Stage.IN_PROGRESS
-    fastest, slowest = (_PUSHED, _PUSHED_SLOWEST) if told else (1, _SLOWEST)
-    fastest = max(fastest, min(spacing(calls), _PUSHED_SLOWEST))
-    return max(interval_s * fastest, min(age_s * _AGE_SHARE, interval_s * slowest))
+def _moves(
+    observations: Sequence[Observation],
+    found: Sequence[Classification],
+    updates: Sequence[records.Updated],
+) -> list[quota.Move]:
+    """The quota queues that move on: of batches that were admitted just now or have ended."""
+    moves = []
+    for observation, classification, updated in zip(observations, found, updates, strict=True):
+        if classification.over_quota:
+            ended = bool(
+                updated.state
+                and updated.state.terminal
+                and updated.outcome is not records.UpdateOutcome.STALE
+            )
+            admitted = False
+        else:
+            ended = classification.stage is Stage.ENDED or classification.files_pending
+            admitted = classification.admitted and observation.job.stage < Stage.IN_PROGRESS
+        if ended or admitted:
+            moves += quota.moves_of(observation, batch_ended=ended)
+    return moves
 
 
-def ended_at(batch: Batch) -> int | None:
-    """When OpenAI says that a batch ended, epoch seconds; None if it hasn't."""
-    return batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
-
-
-def _state(job: Job, batch: Batch) -> JobState:
-    if _lagging(batch):
-        return JobState.RUNNING
-    state = state_of(batch.status)
-    if batch.status == "cancelled" and job.cancel_requested:
-        return JobState.CANCELLED
-    accepts = isinstance(job.spec, BatchSpec) and job.spec.accept_partial
-    if batch.status == "expired" and batch.output_file_id and accepts:
-        return JobState.SUCCEEDED
-    return state
-
-
-def _lagging(batch: Batch) -> bool:
-    """Whether a batch has ended and the file ids that its counts call for have yet to appear."""
-    ended = {
-        "completed": batch.completed_at,
-        "expired": batch.expired_at,
-        "cancelled": batch.cancelled_at,
-    }
-    if batch.status not in ended:
-        return False
-    counts = batch.request_counts
-    completed, failed, total = (
-        (counts.completed, counts.failed, counts.total) if counts else (0, 0, 1)
-    )
-    nothing_yet = batch.status == "completed" and not (batch.output_file_id or batch.error_file_id)
-    if (completed and not batch.output_file_id) or (nothing_yet and total):
-        lag_s = _OUTPUT_LAG_S
-    elif failed and not batch.error_file_id:
-        lag_s = _ERRORS_LAG_S
-    else:
-        return False
-    return time.time() - (ended[batch.status] or batch.created_at) < lag_s
-
-
-def _result(job: Job, batch: Batch) -> dict[str, Any]:
-    result = batch.to_dict(mode="json")
-    asked = job.spec.config.get("metadata") if isinstance(job.spec, BatchSpec) else None
-    if asked:
-        # One of 16 pairs had to give way to ours.
-        result["metadata"] = {**asked, **(batch.metadata or {})}
-    return dict(result)
-
-
-def _message(job: Job, batch: Batch, state: JobState) -> str:
-    counts = batch.request_counts
-    done, total = (counts.completed, counts.total) if counts else (0, 0)
-    part = f"{done} of {total} requests were done"
-    kept = ", ".join(
-        f"{name} file {file_id}"
-        for name, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id))
-        if file_id
-    )
-    kept = f" What was done is kept: {kept}." if kept else ""
-    match batch.status, state:
-        case "completed" | "expired" | "cancelled", JobState.RUNNING:
-            waits = f"The batch is {batch.status}; waiting for OpenAI to show its files"
-            return job.message if job.cancel_requested else waits
-        case "failed", _:
-            return f"OpenAI refused the batch. {errors_of(batch)}{kept}"
-        case "expired", _:
-            return f"The batch expired at OpenAI before it was finished; {part}.{kept}"
-        case "cancelled", JobState.CANCELLED:
-            return f"{job.message or 'Cancelled.'} {part[0].upper()}{part[1:]}.{kept}"
-        case "cancelled", _:
-            return f"The batch was cancelled at OpenAI; {part}.{kept}"
-    return job.message if job.cancel_requested else ""
-
-
-def errors_of(batch: Batch) -> str:
-    """Why OpenAI says that a batch failed, in a sentence or a few."""
-    errors = (batch.errors.data if batch.errors else None) or []
-    quoted = [
-        f"line {error.line}: {error.message or error.code}"
-        if error.line is not None
-        else str(error.message or error.code)
-        for error in errors[:_QUOTED_ERRORS]
+def _count_ended(
+    runtime: Runtime,
+    observations: Sequence[Observation],
+    updates: Sequence[records.Updated],
+    source: str,
+) -> None:
+    """Count the tokens of batches that this observation ended, and how long their end took to be
+    noticed."""
+    ended = [
+        observation.batch
+        for observation, updated in zip(observations, updates, strict=True)
+        if updated.outcome is records.UpdateOutcome.APPLIED
+        and updated.state
+        and updated.state.terminal
     ]
-    more = len(errors) - len(quoted)
-    if more > 0:
-        quoted.append(f"and {more} more")
-    return "; ".join(quoted) or "It gave no reason."
+    if not ended:
+        return
+    counted: list[Command[float]] = []
+    now_s = runtime.store.run(records.time())
+    for batch in ended:
+        if batch.usage:
+            counted.append(metrics.count("tokens", "input", by=batch.usage.input_tokens))
+            counted.append(metrics.count("tokens", "output", by=batch.usage.output_tokens))
+        if ended_s := ended_at_s(batch):
+            counted += metrics.observation("knowing", now_s - ended_s, source)
+    runtime.store.run_all(counted)

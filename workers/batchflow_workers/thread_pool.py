@@ -1,4 +1,4 @@
-"""Celery's pool of threads, with an end: a worker that is told to stop must not stay for hours."""
+"""A thread pool for Celery whose steps can be ended: a worker must stop when it is asked to."""
 
 import logging
 import os
@@ -10,16 +10,14 @@ logger = logging.getLogger(__name__)
 
 
 class ThreadPool(TaskPool):
-    """Threads that end with their process when Celery wants a step ended."""
+    """Threads that end with their process when Celery ends a step."""
 
     def terminate_job(self, pid: int, signal: int | None = None) -> NoReturn:
-        """Leave the process: a shutdown's time is up, or somebody has revoked a step.
+        """Exit: the time for a shutdown is over, or an operator revoked a step.
 
-        Celery's own pool raises an error here and then waits for its threads. A step can be killed
+        Celery's own pool raises an error here and then waits for its threads. A step may be killed
         at any point, so nothing is lost.
         """
-        logger.warning(
-            "Steps in threads end with their process; other workers take them up where they are"
-        )
+        logger.warning("Exiting with steps in threads; other workers continue them")
         logging.shutdown()
         os._exit(os.EX_OK)

@@ -1,4 +1,4 @@
-"""A file that is checked first and sent after: what is sent must be what was checked."""
+"""A local file that must not change between its validation and its upload."""
 
 import io
 import os
@@ -9,28 +9,28 @@ from batchflow_workers.files.uri_allowlist import shown
 
 
 class ImmutableFile(io.FileIO):
-    """A local file, open for reading, that ends in BlobUnavailable once somebody has written to it.
+    """A local file, open for reading, whose ``read`` raises BlobUnavailable once it has changed.
 
-    Each reading looks at the file's length and time after it: so nothing is handed out that was
-    not there when the file was opened, and a request that sends it breaks off before its end.
-    Another file under the same name changes nothing: this one stays open.
+    The length and the modification time are compared after each read, so that no content is handed
+    out that was not there when the file was opened. A new file under the same name does not matter:
+    this one stays open.
     """
 
     def __init__(self, path: Path, uri: str) -> None:
         super().__init__(path)
         self._uri = uri
-        self._opened_as = self._version()
+        self._opened_version = self._version()
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to so many bytes; none at the end."""
+        """Up to ``size`` bytes; none at the end."""
         try:
             data = super().read(size)
-            now = self._version()
+            version = self._version()
         except OSError as error:
             raise BlobUnavailable(
                 f"Can't read {shown(self._uri)} ({type(error).__name__})."
             ) from error
-        if now != self._opened_as:
+        if version != self._opened_version:
             raise BlobUnavailable(f"{shown(self._uri)} was changed while it was being read.")
         return data
 

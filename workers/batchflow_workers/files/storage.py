@@ -1,4 +1,4 @@
-"""Files where Flyte keeps them: any scheme that flytekit's file access knows."""
+"""Files in Flyte's storage: local paths and any scheme that flytekit's file access supports."""
 
 import contextlib
 import errno
@@ -14,25 +14,24 @@ from batchflow.errors import BlobUnavailable, InvalidInput
 from batchflow_workers.files.immutable_file import ImmutableFile
 from batchflow_workers.files.uri_allowlist import local_path, shown
 
-#: How much of a file elsewhere is fetched at a time.
+#: How much of a remote file is read at a time.
 _BLOCK_BYTES = 4 << 20
-#: The same for sending, in the terms of those file systems that would else hold hundreds of MB in
-#: memory. They send some parts at once, or one.
+#: Options for writing, by file system, where the default would hold hundreds of MB in memory.
 _SMALL_PARTS = {
     "s3": {"chunksize": 5 << 20, "max_concurrency": 2},
     "gs": {"chunksize": 8 << 20},
 }
-#: Begins the names of our files in the temporary folder.
+#: The prefix of our files in the temporary folder.
 _SCRATCH = "batchflow-scratch-"
 
 
 @contextlib.contextmanager
 def source(uri: str, max_bytes: float) -> Iterator[IO[bytes]]:
-    """A file on this machine that has the bytes at ``uri``, open at its beginning.
+    """Open the file at ``uri`` for reading; a remote file is copied to this machine first.
 
-    What is on this machine already is not copied; that it stays what it was is made sure of. Of
-    what is larger than ``max_bytes`` and elsewhere, no more is copied than shows that it is.
-    Raises InvalidInput when there is no such file, else BlobUnavailable.
+    A local file is not copied, and reading it fails if it changes meanwhile. Of a remote file
+    larger than ``max_bytes``, only a little more than that is copied. Raises InvalidInput if there
+    is no such file, otherwise BlobUnavailable.
     """
     local = local_path(uri)
     if local is None:
@@ -50,10 +49,9 @@ def source(uri: str, max_bytes: float) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def target(uri: str, owner: str) -> Iterator[IO[bytes]]:
-    """A file to be written, which is put at ``uri`` when the block ends well: whole, or not at
-    all. What was there is replaced.
+    """Open a file for writing that replaces the one at ``uri`` as a whole if the block succeeds.
 
-    ``owner`` is who writes there and nobody else does: what an earlier try was killed over is
+    ``owner`` is the job, which alone writes there: files that its earlier tries left behind are
     deleted. Raises BlobUnavailable.
     """
     local = local_path(uri)
@@ -75,7 +73,7 @@ def target(uri: str, owner: str) -> Iterator[IO[bytes]]:
 
 
 def clear_scratch(older_than_s: float) -> None:
-    """Delete what workers that were killed have left."""
+    """Delete temporary files that killed workers left behind."""
     for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > older_than_s:
@@ -83,7 +81,7 @@ def clear_scratch(older_than_s: float) -> None:
 
 
 def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-    """A file beside ``local``, so that it can take its place at once."""
+    """A file beside ``local``, so that it can replace it atomically."""
     local.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".batchflow-{owner}-"
     for left in local.parent.glob(f"{prefix}*"):
@@ -93,10 +91,10 @@ def _part_of(local: Path, owner: str) -> contextlib.AbstractContextManager[IO[by
 
 @contextlib.contextmanager
 def _temporary(prefix: str, folder: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file for the time of a block, in the temporary folder unless another one is named.
+    """A file that is deleted after the block, in the temporary folder by default.
 
-    It is opened once: ext4 writes a file that was truncated to the disk when it is closed, which
-    can take longer than the transfer.
+    It is opened only once: ext4 writes a truncated file to the disk when it is closed, which can
+    take longer than the transfer.
     """
     with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
         try:
@@ -108,8 +106,8 @@ def _temporary(prefix: str, folder: Path | None = None) -> Iterator[IO[bytes]]:
 def _open_local(uri: str, local: Path) -> ImmutableFile:
     try:
         if not local.is_file():
-            # A folder; or a pipe or device, from which reading might never end.
-            raise FileNotFoundError(errno.ENOENT, "no regular file")
+            # A folder; or a pipe or device, which may never end.
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
         return ImmutableFile(local, uri)
     except OSError as error:
         raise _unreadable(uri, error) from error
@@ -137,13 +135,13 @@ def _filesystem(uri: str) -> Any:
 
 
 def _name(filesystem: Any) -> str:
-    """Of the several that a file system may have, the first: of s3 and s3a, s3."""
+    """The first name of a file system, such as s3 for s3 and s3a."""
     protocol = filesystem.protocol
     return str(protocol if isinstance(protocol, str) else protocol[0])
 
 
 def _unreadable(uri: str, error: Exception) -> InvalidInput | BlobUnavailable:
-    """There is no such file, and never will be; or it can't be read now."""
+    """InvalidInput if the file does not exist; BlobUnavailable if it may become readable."""
     gone = isinstance(error, FileNotFoundError | IsADirectoryError)
     if gone or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
         return InvalidInput(f"There is no file {shown(uri)}.")

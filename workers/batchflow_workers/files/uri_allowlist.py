@@ -1,7 +1,7 @@
-"""Which URIs a worker reads and writes: an allow-list, since a workflow's author chooses them.
+"""The URIs that workers may read and write: an allow-list, because workflow authors choose URIs.
 
 A worker can reach what an author must not: its own files, API keys under ``/etc/secrets``, the
-cloud's metadata service. So only what is on the list is touched.
+cloud's metadata service.
 """
 
 import os
@@ -16,25 +16,25 @@ from batchflow.hosts import is_loopback
 from batchflow.redis_url import is_sentinel
 from batchflow.settings import Settings
 
-#: Object stores that flytekit's file access knows; what a worker may do there, its own
-#: credentials decide.
+#: Object stores that flytekit's file access supports; a worker's own credentials decide what it
+#: may do there.
 OBJECT_STORES = ("s3://", "s3a://", "gs://", "gcs://", "abfs://", "abfss://", "az://", "adl://")
 
 _FILE = "file://"
-#: A scheme, and what follows it. fsspec takes what has no such beginning for a local path.
+#: A scheme, and what follows it. To fsspec, a URI without a scheme is a local path.
 _REMOTE = re.compile(r"([a-z][a-z0-9+.-]*://)(.*)", re.DOTALL)
-#: How fsspec is told to go through one file system into another.
+#: What chains file systems in fsspec.
 _CHAIN = "::"
-#: User and password after a scheme, whatever they are made of; the same after half a scheme; a
-#: token alone. Azure's ``abfs://container@account`` is none of them.
+#: A user and password after a scheme, or after half a scheme, or a token alone. Azure's
+#: ``abfs://container@account`` is not matched.
 _LOGIN = re.compile(
     r"(?<=://)[^/@]*:[^@]*@|^[^/:@]*:/?[^/@]*@|(?<!abfs://)(?<!abfss://)(?<=://)[^/?#@]*@"
 )
 
 
 def allowed_uris(settings: Settings) -> tuple[str, ...]:
-    """The list in force: the operator's, or object stores, and on a local stack the temporary
-    and the current folder, too."""
+    """The allowed prefixes: the operator's, or by default object stores, and on a local stack also
+    the temporary and the current folder."""
     if settings.allowed_uris is not None:
         return settings.allowed_uris
     if not _is_local_stack(settings):
@@ -44,22 +44,22 @@ def allowed_uris(settings: Settings) -> tuple[str, ...]:
 
 
 def check_uri(uri: str, allowed: Iterable[str]) -> None:
-    """Raise InvalidInput unless the URI begins with one of those that are allowed.
+    """Raise InvalidInput unless the URI begins with an allowed prefix.
 
-    A local path counts as what it really is: without symbolic links and ``..``.
+    A local path is compared after symbolic links and ``..`` are resolved.
     """
     if fault := _fault(uri):
-        raise InvalidInput(f"The workers may not touch {shown(uri)}: {fault}.")
+        raise InvalidInput(f"The workers may not access {shown(uri)}: {fault}.")
     allowed = tuple(allowed)
     if not any(_is_within(uri, prefix) for prefix in allowed):
         raise InvalidInput(
-            f"The workers may not touch {shown(uri)}. It has to begin with one of: "
+            f"The workers may not access {shown(uri)}. It must begin with one of: "
             f"{', '.join(allowed)}. The operator sets them with BATCHFLOW_ALLOWED_URIS."
         )
 
 
 def shown(uri: str) -> str:
-    """A URI for people: without the password or signature that it may carry."""
+    """A URI for messages, without a password or signature."""
     text = uri
     if local_path(uri) is None:
         text = re.split(r"[?#]", _LOGIN.sub("", uri), maxsplit=1)[0]
@@ -67,26 +67,26 @@ def shown(uri: str) -> str:
 
 
 def local_path(uri: str) -> Path | None:
-    """The absolute path that a URI means on this machine, or None if it means another place."""
+    """The absolute path that a URI means on this machine, or None if it is remote."""
     path = uri.removeprefix(_FILE)
     return Path(path) if path.startswith("/") else None
 
 
 def _fault(uri: str) -> str | None:
-    """Why a URI is refused whatever is allowed, if it is."""
+    """Why a URI is refused regardless of the allow-list, or None."""
     if any(character < " " for character in uri):
-        return "it has a control character in it"
+        return "it contains a control character"
     if _CHAIN in uri:
-        return f"it leads through one file system into another ('{_CHAIN}')"
+        return f"it chains file systems ('{_CHAIN}')"
     if local_path(uri) is not None:
         return None
     remote = _REMOTE.fullmatch(uri)
     if remote is None or remote[1] == _FILE:
         return "it is neither an absolute path nor a URI such as s3://bucket/key"
     if ".." in re.split(r"[/\\?#]", unquote(remote[2])):
-        return "it has '..' in it"
+        return "it contains '..'"
     if re.match(r"[^/@]*:[^@]*@", remote[2]):
-        return "it has a password in it"
+        return "it contains a password"
     return None
 
 
@@ -95,13 +95,13 @@ def _is_within(uri: str, prefix: str) -> bool:
     if path is not None or folder is not None:
         if path is None or folder is None:
             return False
-        # Not Path.resolve(), which breaks on a link that leads to itself.
+        # Path.resolve() raises an error for a link that points to itself.
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
     return f"{uri}/".startswith(prefix if prefix.endswith("/") else f"{prefix}/")
 
 
 def _is_local_stack(settings: Settings) -> bool:
-    """Whether Redis is on this machine: then so are the tasks that wait for it."""
+    """Whether Redis is on this machine; then the tasks are, too."""
     url = settings.require_redis_url()
     if is_sentinel(url):
         return False

@@ -1,4 +1,4 @@
-"""Ask OpenAI about many batches of one credential at once, as cheaply as it can be done."""
+"""Observe many batches of one credential with as few calls to OpenAI as possible."""
 
 import logging
 import math
@@ -18,36 +18,31 @@ from batchflow.jobs import Credential, Job
 from batchflow.openai_client.api import OpenAIApi, job_of
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import JobState, Stage
-from batchflow.store import backoff, heartbeats, records
+from batchflow.store import heartbeats, records
+from batchflow_workers.backoff import back_off, backoff_message, clear_backoff, current_backoff
 from batchflow_workers.lease import lease
-from batchflow_workers.polling.scan import Mark, Scan
-from batchflow_workers.quota import record
+from batchflow_workers.observation import Observation
+from batchflow_workers.polling.scan import Cursor, Scan
+from batchflow_workers.reconcile import reconcile
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.steps.runner import back_off, backed_off, end, waiting_for_openai
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "poll"
 
-#: OpenAI may not know a batch for a moment after it has made it.
-_UNKNOWN_GRACE_S = 600
-#: While another poll asks with their credential, jobs are put off for this; for longer if they
-#: are many, so that putting them off is never the workers' main occupation.
-_BUSY_S = 1.0
-_BUSY_PER_JOB_S = 0.01
-_TOP = Mark()
+_START = Cursor()
 
 
 def poll(
-    runtime: Runtime, ids: list[str], due_since_s: float = math.inf, begin: Mark = _TOP
+    runtime: Runtime, ids: list[str], due_since_s: float = math.inf, cursor: Cursor = _START
 ) -> None:
-    """Observe these jobs' batches. They share a credential; one poll at a time asks with it.
+    """Observe the batches of these jobs, which share a credential. One poll at a time uses it.
 
-    What was observed after ``due_since_s`` (epoch seconds) is no longer due: the message is late,
-    or repeated, or another poll's pages have shown it. A long poll sends what is left to the end of
-    the queue, and where it is to ``begin``.
+    A batch that was observed after ``due_since_s``, epoch seconds, is no longer due: the message is
+    late or repeated, or another poll's page showed it. A long poll enqueues another one for the
+    jobs that are left, with the cursor to continue from.
     """
-    left: list[str] = []
+    remaining: list[str] = []
     try:
         jobs = [
             job
@@ -58,92 +53,95 @@ def poll(
         if not jobs:
             return
         credential = jobs[0].spec.credential
-        with lease(runtime.store, f"poll:{credential}", runtime.settings.lease_s) as ours:
-            if not ours:
-                _put_off(runtime, jobs, max(_BUSY_S, len(jobs) * _BUSY_PER_JOB_S))
-            elif waits := backed_off(runtime, credential):
-                _put_off(runtime, jobs, waits.seconds_left, waits.message)
+        with lease(runtime.store, f"poll:{credential}", runtime.settings.lease_s) as acquired:
+            if not acquired:
+                policy = runtime.policy
+                per_job_s = len(jobs) * policy.busy_credential_per_job_s
+                _postpone(runtime, jobs, max(policy.busy_credential_s, per_job_s))
+            elif pause := current_backoff(runtime, credential):
+                _postpone(runtime, jobs, pause.seconds_left, pause.message)
             else:
-                left, begin = _ask(runtime, credential, jobs, begin)
-        if left:
-            runtime.sender.send(Step.POLL, left, due_since_s, *begin)
+                remaining, cursor = _scan(runtime, credential, jobs, cursor)
+        if remaining:
+            runtime.sender.send(Step.POLL, remaining, due_since_s, *cursor)
     except StoreUnavailable as error:
         logger.warning("No poll: %s", error)
     except QueueUnavailable as error:
-        # What is left is due again when its hold ends.
-        logger.warning("The poll stopped half-way: %s", error)
+        # The remaining jobs are due again when their hold ends.
+        logger.warning("The poll was interrupted: %s", error)
 
 
-def _ask(
-    runtime: Runtime, credential: Credential, jobs: list[Job], begin: Mark
-) -> tuple[list[str], Mark]:
-    """Returns what is left if it takes long, and where to go on with it."""
-    due = {str(job.batch_id): job for job in sorted(jobs, key=_place, reverse=True)}
+def _scan(
+    runtime: Runtime, credential: Credential, jobs: list[Job], cursor: Cursor
+) -> tuple[list[str], Cursor]:
+    """Returns the jobs that remain if the scan takes long, and the cursor to continue from."""
+    due = {str(job.batch_id): job for job in sorted(jobs, key=_list_order, reverse=True)}
     try:
         api = runtime.openai(credential)
-        walk = Scan(api, due, partial(_retrieved, runtime, api), begin)
-        for batches in walk:
-            _write(runtime, due, batches, walk)
-        runtime.store.run(backoff.clear(str(credential)))
+        scan = Scan(api, due, partial(_retrieve, runtime, api), cursor, runtime.policy)
+        for batches in scan:
+            _reconcile(runtime, due, batches, scan)
+        clear_backoff(runtime, credential)
         runtime.store.run(heartbeats.record_event("poll"))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
-        # An outage changes nothing but the message and checked_at.
+        # An outage changes the message and `checked_at`, and nothing else.
         delay_s = back_off(runtime, credential, error)
-        _put_off(runtime, list(due.values()), delay_s, waiting_for_openai(error))
-        return [], begin
-    return [job.id for job in due.values()], walk.mark
+        _postpone(runtime, list(due.values()), delay_s, backoff_message(error))
+        return [], cursor
+    return [job.id for job in due.values()], scan.cursor
 
 
-def _place(job: Job) -> datetime:
-    """Orders jobs as their batches are in OpenAI's list: by when those were made, which may be long
-    after the job was, and always as long before they expire."""
+def _list_order(job: Job) -> datetime:
+    """Orders jobs as OpenAI's list orders their batches: by creation, which may be long after the
+    job's, and which is always the same time before they expire."""
     return job.expires_at or job.created_at
 
 
-def _write(runtime: Runtime, due: dict[str, Job], batches: list[Batch], walk: Scan) -> None:
-    """Write what was seen: of the jobs that are due, and of those a page showed for free."""
-    made_by = {
+def _reconcile(runtime: Runtime, due: dict[str, Job], batches: list[Batch], scan: Scan) -> None:
+    """Reconcile the batches of a page: those that are due, and others of live jobs."""
+    job_ids = {
         batch.id: due.pop(batch.id).id if batch.id in due else job_of(batch) for batch in batches
     }
-    live = _live(runtime, [job_id for job_id in made_by.values() if job_id])
+    live = _live_jobs(runtime, [job_id for job_id in job_ids.values() if job_id])
     jobs = {job.batch_id: job for job in live}
-    seen = [(jobs[batch.id], batch) for batch in batches if batch.id in jobs]
-    record(runtime, seen, SOURCE, calls=walk.calls)
+    observed = [Observation(jobs[batch.id], batch) for batch in batches if batch.id in jobs]
+    reconcile(runtime, observed, SOURCE, calls=scan.total_calls)
 
 
-def _live(runtime: Runtime, ids: list[str]) -> list[Job]:
-    """Those jobs that are live, as they are now: the walk may be a long one. Most that a page shows
-    may have ended long ago."""
-    lives = runtime.store.run(records.live(ids)) if ids else []
-    live = [job_id for job_id, is_live in zip(ids, lives, strict=True) if is_live]
+def _live_jobs(runtime: Runtime, ids: list[str]) -> list[Job]:
+    """The live jobs among these as they are now, since a scan may be long. Most jobs on a page may
+    have ended long ago, so the records of others are not read."""
+    are_live = runtime.store.run(records.live(ids)) if ids else []
+    live = [job_id for job_id, is_live in zip(ids, are_live, strict=True) if is_live]
     found = runtime.store.run_all([records.get(job_id) for job_id in live])
     return [job for job in found if job and not job.terminal]
 
 
-def _retrieved(runtime: Runtime, api: OpenAIApi, batch_id: str, job: Job) -> Batch | None:
+def _retrieve(runtime: Runtime, api: OpenAIApi, batch_id: str, job: Job) -> Batch | None:
     try:
         return api.retrieve_batch(batch_id)
     except OpenAIRefused as error:
-        made_at = max(job.created_at, job.tried_at or job.created_at)
+        created_at = max(job.created_at, job.tried_at or job.created_at)
         now_s = runtime.store.run(records.time())
-        if now_s - made_at.timestamp() < _UNKNOWN_GRACE_S:
-            _put_off(runtime, [job], runtime.settings.poll_interval_s)
+        if now_s - created_at.timestamp() < runtime.policy.unknown_batch_grace_s:
+            _postpone(runtime, [job], runtime.settings.poll_interval_s)
         else:
-            message = f"OpenAI no longer knows the batch {batch_id}. {error}"
-            end(runtime, job.id, SOURCE, JobState.FAILED, message)
+            message = f"OpenAI no longer has the batch {batch_id}. {error}"
+            runtime.end(job.id, SOURCE, JobState.FAILED, message)
         return None
 
 
-def _put_off(runtime: Runtime, jobs: list[Job], delay_s: float, message: str | None = None) -> None:
-    fields = {} if message is None else {"message": message}
+def _postpone(
+    runtime: Runtime, jobs: list[Job], delay_s: float, message: str | None = None
+) -> None:
     runtime.store.run_all(
         [
             records.update(
                 job.id,
                 source=SOURCE,
-                stage=Stage.NONE if message is not None else None,
+                stage=None if message is None else Stage.NONE,
                 due_in_s=delay_s,
-                fields=fields,
+                fields={} if message is None else {"message": message},
             )
             for job in jobs
         ]

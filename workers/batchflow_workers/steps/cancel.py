@@ -1,9 +1,10 @@
-"""Cancel a batch at OpenAI, if it got that far."""
+"""Cancel a job's batch at OpenAI."""
 
 import logging
 
 from batchflow.jobs import Job
-from batchflow_workers.quota import record
+from batchflow_workers.observation import Observation
+from batchflow_workers.reconcile import reconcile
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps import submit
 
@@ -13,13 +14,14 @@ SOURCE = "cancel"
 
 
 def cancel(runtime: Runtime, job: Job) -> None:
-    """Tell OpenAI. The job ends when OpenAI says that the batch has, with what was done by then."""
+    """Ask OpenAI to cancel the batch. The job ends when OpenAI reports that the batch has."""
     if not job.cancel_requested:
         return
     if not job.batch_id:
-        # Perhaps a request whose reply was lost has made it: the submit step looks, and makes none.
+        # A request whose reply was lost may have created it: the submit step searches for it, and
+        # creates none.
         submit.submit(runtime, job)
         return
     batch = runtime.openai(job.spec.credential).cancel_batch(job.batch_id)
     logger.info("%s: asked OpenAI to cancel %s, which is %s", job.id, batch.id, batch.status)
-    record(runtime, [(job, batch)], SOURCE)
+    reconcile(runtime, [Observation(job, batch)], SOURCE)

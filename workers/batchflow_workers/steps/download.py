@@ -1,4 +1,4 @@
-"""Bring a batch's output and error files to the place that Flyte gave."""
+"""Download a batch's output and error files to the location that Flyte gave."""
 
 import logging
 from typing import IO
@@ -10,10 +10,9 @@ from batchflow.jobs import DownloadSpec, Job
 from batchflow.openai_client.api import OpenAIApi
 from batchflow.states import JobState
 from batchflow_workers.files.storage import target
-from batchflow_workers.files.transfer_progress import Progress
+from batchflow_workers.files.transfer_progress import TransferProgress
 from batchflow_workers.files.uri_allowlist import allowed_uris, check_uri
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.steps.runner import end
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +20,13 @@ SOURCE = "download"
 
 
 def download(runtime: Runtime, job: Job) -> None:
-    """Fetch whichever of the two files there are. Repeating it replaces them with the same."""
+    """Download the files that the batch has. A repetition replaces them with the same."""
     if not isinstance(job.spec, DownloadSpec):
         return
     check_uri(job.spec.destination, allowed_uris(runtime.settings))
     api = runtime.openai(job.spec.credential)
-    progress = Progress(runtime, job, SOURCE)
-    progress.tell(message="Fetching the batch's files")
+    progress = TransferProgress(runtime, job, SOURCE)
+    progress.write(message="Downloading the batch's files")
     result: dict[str, str | None] = {}
     for name, file_id in (
         ("output_file", job.spec.output_file_id),
@@ -35,10 +34,9 @@ def download(runtime: Runtime, job: Job) -> None:
     ):
         uri = f"{job.spec.destination.rstrip('/')}/{name}.jsonl" if file_id else None
         if file_id and uri:
-            _fetch(api, file_id, uri, job.id, progress)
+            _download(api, file_id, uri, job.id, progress)
         result[name] = uri
-    end(
-        runtime,
+    runtime.end(
         job.id,
         SOURCE,
         JobState.SUCCEEDED,
@@ -49,7 +47,9 @@ def download(runtime: Runtime, job: Job) -> None:
     )
 
 
-def _fetch(api: OpenAIApi, file_id: str, uri: str, owner: str, progress: Progress) -> None:
+def _download(
+    api: OpenAIApi, file_id: str, uri: str, owner: str, progress: TransferProgress
+) -> None:
     with target(uri, owner) as file:
         received = 0
         with api.file_content(file_id) as (length, chunks):
@@ -68,11 +68,11 @@ def _fetch(api: OpenAIApi, file_id: str, uri: str, owner: str, progress: Progres
                 outcome_unknown=False,
             )
         if received and not _holds_results(file):
-            # A gateway's own page, with status 200 and a length that fits it.
+            # For example a proxy's own page, with status 200 and a matching length.
             raise OpenAIUnavailable(
-                f"OpenAI sent something that is no result as {file_id}.", outcome_unknown=False
+                f"OpenAI sent {file_id} without any results in it.", outcome_unknown=False
             )
-    logger.info("Fetched %s, %d bytes", file_id, received)
+    logger.info("Downloaded %s, %d bytes", file_id, received)
 
 
 def _holds_results(file: IO[bytes]) -> bool:

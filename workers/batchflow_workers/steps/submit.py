@@ -1,4 +1,4 @@
-"""Make a job's batch at OpenAI, exactly once."""
+"""Create a job's batch at OpenAI, at most once."""
 
 import logging
 from typing import Any
@@ -10,10 +10,11 @@ from batchflow.openai_client.api import OpenAIApi, job_of
 from batchflow.openai_client.metadata import JOB_KEY, MAX_PAIRS
 from batchflow.states import JobState
 from batchflow.store import records
-from batchflow_workers.at_most_once import earliest, sending, still_settling
-from batchflow_workers.quota import has_to_wait, out_of_tokens, record, with_model
+from batchflow_workers.at_most_once import counted_try, search_not_before, until_searchable_s
+from batchflow_workers.observation import Observation, is_over_quota
+from batchflow_workers.quota import has_to_wait, with_model
+from batchflow_workers.reconcile import reconcile
 from batchflow_workers.runtime import Runtime
-from batchflow_workers.steps.runner import end, postpone
 
 logger = logging.getLogger(__name__)
 
@@ -26,77 +27,76 @@ _NOT_SENT = frozenset({"model"})
 
 
 def submit(runtime: Runtime, job: Job) -> None:
-    """Create the batch, or find the one that an earlier try made."""
+    """Create the batch, or find the one that an earlier try created."""
     spec = job.spec
     if not isinstance(spec, BatchSpec) or job.batch_id:
         return
     api = runtime.openai(spec.credential)
     if job.tries:
-        if wait_s := still_settling(runtime, job):
-            postpone(
-                runtime, job.id, SOURCE, wait_s, "Finding out whether OpenAI has this batch already"
+        if wait_s := until_searchable_s(runtime, job):
+            runtime.postpone(
+                job.id, SOURCE, wait_s, "Checking whether OpenAI already has this batch"
             )
             return
         if batch := _find(runtime, api, job):
-            logger.info("%s: an earlier try had made %s", job.id, batch.id)
-            _record(runtime, job, batch)
+            logger.info("%s: found %s, which an earlier try created", job.id, batch.id)
+            _reconcile(runtime, job, batch)
             return
     job = with_model(runtime, job, SOURCE)
     if not job.cancel_requested and has_to_wait(runtime, job, SOURCE):
         return
     begun, _ = runtime.store.run(records.begin(job.id, tries=job.tries))
     if begun is records.Begun.CANCELLED:
-        end(runtime, job.id, SOURCE, JobState.CANCELLED, job.message or "Cancelled.")
+        runtime.end(job.id, SOURCE, JobState.CANCELLED, job.message or "Cancelled.")
         return
     if begun is not records.Begun.BEGUN:
         return
-    with sending(runtime, job, SOURCE):
+    with counted_try(runtime, job, SOURCE):
         batch = api.create_batch(
             input_file_id=spec.input_file_id, config=_parameters(job.id, spec.config)
         )
-    logger.info("%s: made %s", job.id, batch.id)
-    _record(runtime, job, batch)
+    logger.info("%s: created %s", job.id, batch.id)
+    _reconcile(runtime, job, batch)
 
 
 def _find(runtime: Runtime, api: OpenAIApi, job: Job) -> Batch | None:
-    """The batch that an earlier try has made and that OpenAI did not turn away for its limit.
+    """The batch that an earlier try created, unless OpenAI refused it for the token limit.
 
-    What the pages show of other jobs that look for theirs is recorded on the way: after Redis was
-    emptied one search finds them all.
+    Batches of other jobs on the same pages are adopted on the way: after Redis was emptied, one
+    search finds them all.
     """
-    for page in api.batch_pages(not_before=earliest(job)):
-        made_by = {job_id: batch for batch in reversed(page) if (job_id := job_of(batch))}
-        mine = made_by.pop(job.id, None)
-        _adopt(runtime, made_by)
-        if mine:
-            return None if out_of_tokens(mine) else mine
+    for page in api.batch_pages(not_before=search_not_before(job)):
+        by_job = {job_id: batch for batch in reversed(page) if (job_id := job_of(batch))}
+        own = by_job.pop(job.id, None)
+        _adopt(runtime, by_job)
+        if own:
+            return None if is_over_quota(own) else own
     return None
 
 
-def _adopt(runtime: Runtime, made_by: dict[str, Batch]) -> None:
-    """Record batches whose jobs look for them."""
-    if not made_by:
+def _adopt(runtime: Runtime, by_job: dict[str, Batch]) -> None:
+    """Record the batches of jobs that still have to search for theirs."""
+    if not by_job:
         return
-    jobs = runtime.store.run_all([records.get(job_id) for job_id in made_by])
+    jobs = runtime.store.run_all([records.get(job_id) for job_id in by_job])
     found = [
-        (job, made_by[job.id])
+        Observation(job, by_job[job.id], new=True)
         for job in jobs
         if job and not job.terminal and job.tries and not job.batch_id
-        if not out_of_tokens(made_by[job.id])
+        if not is_over_quota(by_job[job.id])
     ]
-    if found:
-        record(runtime, found, SOURCE, new=True)
+    reconcile(runtime, found, SOURCE)
 
 
-def _record(runtime: Runtime, job: Job, batch: Batch) -> None:
-    [updated] = record(runtime, [(job, batch)], SOURCE, new=True)
+def _reconcile(runtime: Runtime, job: Job, batch: Batch) -> None:
+    [updated] = reconcile(runtime, [Observation(job, batch, new=True)], SOURCE)
     if updated.cancel_requested:
-        # The wish came while the request was out.
+        # The cancellation was requested while the batch was being created.
         runtime.update(job.id, SOURCE, due_in_s=0)
 
 
 def _parameters(job_id: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What the call gets: the user's config, our defaults, and the job's id in the metadata."""
+    """The parameters of the call: the user's config, our defaults, and the job id as metadata."""
     parameters = {
         **_DEFAULTS,
         **{
@@ -106,11 +106,11 @@ def _parameters(job_id: str, config: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if expiry := parameters.get("output_expires_after"):
-        # A protobuf Struct, as which the config travels, knows no whole numbers.
+        # The config travels as a protobuf Struct, which has no integers.
         parameters["output_expires_after"] = {**expiry, "seconds": int(expiry["seconds"])}
     metadata = dict(parameters.get("metadata") or {})
     if len(metadata) >= MAX_PAIRS:
-        # All 16 are in the job's record and in the task's result.
+        # The job's record and the task's result have all 16.
         del metadata[max(metadata)]
     parameters["metadata"] = {**metadata, JOB_KEY: job_id}
     return parameters

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batchflow_workers import quota
+from batchflow_workers.observation import Observation
+from batchflow_workers.reconcile import reconcile
 
 from batchflow.jobs import Job
 from batchflow.openai_client import api
@@ -15,16 +16,15 @@ from batchflow.openai_client.api import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import keys, records
-from batchflow.store import quota_queues as store_lines
 from batchflow.store.records import Cancelled
 from tests.kit.job_requests import a_job_request
 from tests.kit.runtime import Team, team
 from tests.kit.stack_emulator import Emulator
-from tests.kit.steps import lines
+from tests.kit.steps import lines, wait_in_queue
 
 MODEL = "gpt-test"
 CONFIG = {"model": MODEL}
-WAITING = f"Waiting for capacity: OpenAI's limit of enqueued tokens for {MODEL} is reached; "
+WAITING = f"Waiting for quota: OpenAI's limit of enqueued tokens for {MODEL} is reached; "
 #: Nothing goes again by itself during a test with this poll interval.
 SLOW = 60.0
 #: Poll intervals after which the first in line tries again by itself.
@@ -97,8 +97,8 @@ def end(workers: Team, job_id: str) -> None:
 
 
 def message(ahead: int) -> str:
-    places = {0: "it is next", 1: "1 job is before it"}
-    return WAITING + places.get(ahead, f"{ahead} jobs are before it")
+    places = {0: "it is next", 1: "1 job is ahead of it"}
+    return WAITING + places.get(ahead, f"{ahead} jobs are ahead of it")
 
 
 def waits(job: Job) -> bool:
@@ -346,16 +346,14 @@ def test_a_refusal_ends_a_job_that_is_to_be_cancelled(workers: Team, seen: str) 
     """Whether the job was read before or after the wish came."""
     job_id = workers.submitted(config=CONFIG)
     behind = workers.batch(config=CONFIG)
-    workers.runtime.store.run(
-        store_lines.join(f"{workers.credential()}|{MODEL}", workers.job(behind))
-    )
+    wait_in_queue(workers.runtime.store, f"{workers.credential()}|{MODEL}", behind)
     job = workers.job(job_id)
     assert workers.ask_to_cancel(job_id) is Cancelled.REQUESTED
     if seen == "after":
         job = workers.job(job_id)
     workers.emulator.end(str(job.batch_id), "failed", code="token_limit_exceeded")
     batch = connect_openai(job.spec.credential, 5).retrieve_batch(str(job.batch_id))
-    quota.record(workers.runtime, [(job, batch)], "poll")
+    reconcile(workers.runtime, [Observation(job, batch)], "poll")
     workers.work()
     assert workers.job(job_id).state is JobState.CANCELLED
     assert workers.job(job_id).message.startswith("Cancelled")
@@ -388,9 +386,7 @@ def test_it_fails_only_after_the_time_that_it_is_to_wait(workers: Team) -> None:
     refuse(workers, job_id)
     job = workers.job(job_id)
     assert job.state is JobState.FAILED
-    assert job.message.startswith(
-        "OpenAI had no capacity for 1 hours. Enqueued token limit reached"
-    )
+    assert job.message.startswith("OpenAI had no quota within 1 h. Enqueued token limit reached")
     assert line_of(workers) == [behind]
     workers.work()
     assert len(workers.batches_of(behind)) == 2
@@ -420,7 +416,7 @@ def test_a_late_look_at_the_batch_before_does_no_harm(workers: Team, admitted: b
     now, line = workers.job(job_id), line_of(workers)
     assert line == ([] if admitted else [job_id])
     for job in (before, now):
-        quota.record(workers.runtime, [(job, batch)], "poll")
+        reconcile(workers.runtime, [Observation(job, batch)], "poll")
     assert workers.job(job_id) == now
     assert line_of(workers) == line
     assert now.batch_id != before.batch_id

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any, cast
 
 import fakeredis
 import pytest
-from batchflow_workers.reconcile import next_poll_s, observe
+from batchflow_workers.observation import Observation, classify
+from batchflow_workers.policy import Policy
+from batchflow_workers.reconcile import change
+from batchflow_workers.schedule import wait_s
 from openai.types import Batch
 from redis import Redis
 
@@ -17,6 +19,7 @@ from batchflow.states import JobState, Phase, Stage, phase_of
 from batchflow.store import JobStore, records
 
 POLL_S = 10
+POLICY = Policy()
 SETTINGS = Settings(poll_interval_s=POLL_S)
 NOW = int(time.time())
 PAIRS = {f"key-{n:02}": f"value {n}" for n in range(16)}
@@ -57,13 +60,6 @@ def existing(store: JobStore, job_request: JobRequest) -> Job:
 Observed = Callable[..., Job]
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is NOW, however long the tests have been running."""
-    stopped = SimpleNamespace(time=lambda: float(NOW))
-    monkeypatch.setattr("batchflow_workers.reconcile.time", stopped)
-
-
 @pytest.fixture
 def observed() -> Iterator[Observed]:
     """What a new job becomes with these batches seen, in this order."""
@@ -90,8 +86,16 @@ def observed() -> Iterator[Observed]:
                 store.run(records.cancel(job_request.job_id, message=message, source="delete"))
             for shown in batches:
                 job = existing(store, job_request)
-                new = not job.batch_id
-                store.run(observe(job, shown, source="poll", settings=SETTINGS, new=new))
+                store.run(
+                    change(
+                        Observation(job, shown, new=not job.batch_id),
+                        classify(job, shown, policy=POLICY, now_s=NOW),
+                        "poll",
+                        settings=SETTINGS,
+                        policy=POLICY,
+                        now_s=NOW,
+                    )
+                )
             return existing(store, job_request)
 
         yield see
@@ -185,8 +189,8 @@ def test_files_that_appear_later_end_the_wait(observed: Observed) -> None:
 @pytest.mark.parametrize(
     ("shown", "message"),
     [
-        (None, "OpenAI refused the batch. It gave no reason."),
-        (errors(0), "OpenAI refused the batch. It gave no reason."),
+        (None, "OpenAI refused the batch. OpenAI gave no reason."),
+        (errors(0), "OpenAI refused the batch. OpenAI gave no reason."),
         (errors(2), "OpenAI refused the batch. line 1: Problem 1.; line 2: Problem 2."),
         (
             {"data": [{"code": "empty_file", "line": None, "message": None}]},
@@ -216,8 +220,8 @@ def test_expired_says_what_was_done_and_where_it_is(observed: Observed) -> None:
     )
     assert job.state is JobState.FAILED
     assert job.message == (
-        "The batch expired at OpenAI before it was finished; 4 of 10 requests were done. "
-        "What was done is kept: output file file-2, error file file-3."
+        "The batch expired at OpenAI before it was finished; 4 of 10 requests were completed. "
+        "OpenAI keeps the results: output file file-2, error file file-3."
     )
     assert (job.output_file_id, job.error_file_id) == ("file-2", "file-3")
 
@@ -235,8 +239,12 @@ def test_expired_with_output_is_a_success_for_who_accepts_a_part(
 @pytest.mark.parametrize(
     ("cancelled", "state", "message"),
     [
-        (True, JobState.CANCELLED, "Cancelled by Flyte. 2 of 5 requests were done."),
-        (False, JobState.FAILED, "The batch was cancelled at OpenAI; 2 of 5 requests were done."),
+        (True, JobState.CANCELLED, "Cancelled by Flyte. 2 of 5 requests were completed."),
+        (
+            False,
+            JobState.FAILED,
+            "The batch was cancelled at OpenAI; 2 of 5 requests were completed.",
+        ),
     ],
 )
 def test_cancelled_here_or_elsewhere(
@@ -245,7 +253,7 @@ def test_cancelled_here_or_elsewhere(
     shown = {"request_counts": counts(5, 2), "output_file_id": "file-2"}
     job = observed(batch("cancelling"), batch("cancelled", **shown), cancelled=cancelled)
     assert job.state is state
-    assert job.message == f"{message} What was done is kept: output file file-2."
+    assert job.message == f"{message} OpenAI keeps the results: output file file-2."
 
 
 def test_a_batch_that_finished_before_it_was_cancelled_has_succeeded(observed: Observed) -> None:
@@ -289,7 +297,7 @@ def test_the_result_has_all_of_the_users_metadata(observed: Observed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age_s", "wait_s"),
+    ("age_s", "longest_s"),
     [
         (-60, POLL_S),
         (0, POLL_S),
@@ -299,14 +307,14 @@ def test_the_result_has_all_of_the_users_metadata(observed: Observed) -> None:
         (86_400, 8 * POLL_S),
     ],
 )
-def test_old_batches_are_asked_about_less_often(age_s: int, wait_s: float) -> None:
+def test_old_batches_are_polled_less_often(age_s: int, longest_s: float) -> None:
     aged = batch("in_progress")
     aged.created_at = NOW - age_s
-    assert next_poll_s(aged, SETTINGS) == pytest.approx(wait_s, abs=0.3)
+    assert wait_s(aged, poll_interval_s=POLL_S, policy=POLICY, now_s=NOW) == longest_s
 
 
 @pytest.mark.parametrize(
-    ("status", "age_s", "pushed", "calls", "polls"),
+    ("status", "age_s", "webhooks_active", "calls", "polls"),
     [
         ("in_progress", 0, False, 10, 4),
         ("validating", 0, True, 10, 4),
@@ -316,13 +324,19 @@ def test_old_batches_are_asked_about_less_often(age_s: int, wait_s: float) -> No
         ("in_progress", 0, True, 10, 4),
         ("in_progress", 0, True, 100, 16),
         ("in_progress", 86_400, True, 100, 40),
-        # Its file ids are a moment away.
-        ("completed", 0, False, 1_000, 1),
     ],
 )
-def test_batches_are_asked_about_less_often_where_it_takes_many_calls(
-    status: str, age_s: int, pushed: bool, calls: int, polls: int
+def test_batches_are_polled_less_often_where_it_takes_many_calls(
+    status: str, age_s: int, webhooks_active: bool, calls: int, polls: int
 ) -> None:
     aged = batch(status)
     aged.created_at = NOW - age_s
-    assert next_poll_s(aged, SETTINGS, pushed=pushed, calls=calls) == polls * POLL_S
+    longest_s = wait_s(
+        aged,
+        poll_interval_s=POLL_S,
+        policy=POLICY,
+        now_s=NOW,
+        webhooks_active=webhooks_active,
+        calls=calls,
+    )
+    assert longest_s == polls * POLL_S

@@ -3,14 +3,12 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from batchflow_workers import reconcile
-from batchflow_workers.polling.scan import Mark, Scan
-from batchflow_workers.polling.schedule import spacing, until_tick_s
-from batchflow_workers.reconcile import next_poll_s
+from batchflow_workers.policy import Policy
+from batchflow_workers.polling.scan import Cursor, Scan
+from batchflow_workers.schedule import due_in_s, interval_factor, until_tick_s
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -20,6 +18,7 @@ from batchflow.openai_client.api import PAGE, OpenAIApi
 from batchflow.settings import Settings
 
 SETTINGS = Settings()
+POLICY = Policy()
 CREDENTIAL = "KEY@org-1"
 NOW_S = 1_800_000_000.0
 DAY_S, MINUTE_S = 86_400, 60
@@ -62,7 +61,7 @@ def test_whoever_waits_as_long_soon_comes_together(
     ("calls", "intervals"), [(0.5, 1), (1, 1), (2, 2), (4, 2), (5, 4), (16, 4), (17, 8), (256, 16)]
 )
 def test_four_times_the_calls_are_made_half_as_often(calls: float, intervals: int) -> None:
-    assert spacing(calls) == intervals
+    assert interval_factor(calls) == intervals
 
 
 # An hour
@@ -108,17 +107,14 @@ def a_batch(batch_id: str, created_at: int) -> Batch:
 class Polling:
     """A credential's batches are polled, with sweep and poll as workers do them."""
 
-    def __init__(
-        self, account: Account, monkeypatch: pytest.MonkeyPatch, *, pushed: bool = False
-    ) -> None:
+    def __init__(self, account: Account, *, webhooks_active: bool = False) -> None:
         self.account = account
-        self.pushed = pushed
+        self.webhooks_active = webhooks_active
         self.unmade = [b for b in account.ours if b.created_at > NOW_S]
         self.live: dict[str, Batch] = {}
         self.checked_at: dict[str, float] = {}
         self.due_at: dict[str, float] = {}
         self.ages_s: list[float] = []
-        monkeypatch.setattr(reconcile, "time", SimpleNamespace(time=lambda: account.now_s))
         for batch in account.ours:
             if batch.created_at <= NOW_S and not account.has_ended(batch):
                 self._submitted(batch)
@@ -144,14 +140,15 @@ class Polling:
         due = [b for i, b in self.live.items() if self.due_at[i] <= self.account.now_s]
         due.sort(key=lambda batch: -batch.created_at)
         wanted: dict[str, Any] = {batch.id: batch for batch in due}
-        walk = Scan(cast(OpenAIApi, self.account), wanted, self.account.retrieve, Mark())
-        for batches in walk:
+        api = cast(OpenAIApi, self.account)
+        scan = Scan(api, wanted, self.account.retrieve, Cursor(), POLICY)
+        for batches in scan:
             self.account.now_s += CALL_S
             for batch in batches:
                 wanted.pop(batch.id, None)
             for batch in batches:
                 if batch.id in self.live:
-                    self._see(batch, walk.calls)
+                    self._see(batch, scan.total_calls)
 
     def _see(self, batch: Batch, calls: float = 1) -> None:
         now_s = self.account.now_s
@@ -160,9 +157,15 @@ class Polling:
         if self.account.has_ended(batch):
             del self.live[batch.id], self.due_at[batch.id]
             return
-        wait_s = next_poll_s(batch, SETTINGS, pushed=self.pushed, calls=calls)
-        left_s = until_tick_s(wait_s, SETTINGS.poll_interval_s, CREDENTIAL, now_s)
-        self.due_at[batch.id] = now_s + left_s
+        self.due_at[batch.id] = now_s + due_in_s(
+            batch,
+            CREDENTIAL,
+            poll_interval_s=SETTINGS.poll_interval_s,
+            policy=POLICY,
+            now_s=now_s,
+            webhooks_active=self.webhooks_active,
+            calls=calls,
+        )
 
 
 def evenly(count: int, since_s: float, until_s: float = 0) -> list[float]:
@@ -194,7 +197,7 @@ def test_polling_makes_a_hundredth_of_the_old_plugins_calls(
     strangers: int,
     oldest_s: float,
 ) -> None:
-    polling = Polling(Account(ages_s, lasts_s, strangers), monkeypatch)
+    polling = Polling(Account(ages_s, lasts_s, strangers))
     # At first all are asked about once.
     polling.go_on(5)
     a_minute = [polling.go_on(10) for _ in range(4)]

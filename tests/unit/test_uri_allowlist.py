@@ -39,16 +39,16 @@ NEVER: dict[str, tuple[str, str]] = {
     "chained behind": ("s3://bucket::file:///etc/passwd", "('::')"),
     "chained without a path": ("s3::file:///etc/passwd", "('::')"),
     "chained on a path": ("/tmp/a::file:///etc/passwd", "('::')"),
-    "parent": ("s3://bucket/a/../b", "it has '..'"),
-    "parent at the end": ("s3://bucket/a/..", "it has '..'"),
-    "parent of a bucket": ("s3://../bucket", "it has '..'"),
-    "parent, encoded": ("s3://bucket/a/%2e%2E/b", "it has '..'"),
-    "parent and slash, encoded": ("https://example.org/a%2f..%2fb", "it has '..'"),
-    "parent behind a backslash": ("https://example.org/a\\..\\b", "it has '..'"),
-    "parent behind a fragment": ("s3://bucket/a#/../b", "it has '..'"),
-    "parent behind a query": ("s3://bucket/a?/../b", "it has '..'"),
-    "a password": ("s3://user:hunter2@bucket/in.jsonl", "it has a password"),
-    "a password with a slash": ("s3://user:hunt/er2@bucket/in.jsonl", "it has a password"),
+    "parent": ("s3://bucket/a/../b", "it contains '..'"),
+    "parent at the end": ("s3://bucket/a/..", "it contains '..'"),
+    "parent of a bucket": ("s3://../bucket", "it contains '..'"),
+    "parent, encoded": ("s3://bucket/a/%2e%2E/b", "it contains '..'"),
+    "parent and slash, encoded": ("https://example.org/a%2f..%2fb", "it contains '..'"),
+    "parent behind a backslash": ("https://example.org/a\\..\\b", "it contains '..'"),
+    "parent behind a fragment": ("s3://bucket/a#/../b", "it contains '..'"),
+    "parent behind a query": ("s3://bucket/a?/../b", "it contains '..'"),
+    "a password": ("s3://user:hunter2@bucket/in.jsonl", "it contains a password"),
+    "a password with a slash": ("s3://user:hunt/er2@bucket/in.jsonl", "it contains a password"),
 }
 
 
@@ -117,7 +117,7 @@ def test_a_prefix_ends_where_a_name_ends(prefix: str, uri: str, within: bool) ->
     if within:
         check_uri(uri, allowed)
         return
-    with pytest.raises(InvalidInput, match="The workers may not touch "):
+    with pytest.raises(InvalidInput, match="The workers may not access "):
         check_uri(uri, allowed)
 
 
@@ -130,7 +130,7 @@ def test_the_sentence_names_what_is_allowed_and_who_sets_it() -> None:
     with pytest.raises(InvalidInput) as caught:
         check_uri("https://example.org/in.jsonl?signature=abc", iter(["s3://a/", "/data/"]))
     assert str(caught.value) == (
-        "The workers may not touch https://example.org/in.jsonl. It has to begin with one of: "
+        "The workers may not access https://example.org/in.jsonl. It must begin with one of: "
         "s3://a/, /data/. The operator sets them with BATCHFLOW_ALLOWED_URIS."
     )
 
@@ -225,7 +225,7 @@ def test_on_another_stack_local_paths_are_refused(redis_url: str, tmp_path: Path
     allowed = allowed_uris(settings(redis_url))
     assert allowed == OBJECT_STORES
     for uri in (f"{tmp_path}/in.jsonl", f"file://{tmp_path}/in.jsonl"):
-        with pytest.raises(InvalidInput, match="It has to begin with one of: s3://, "):
+        with pytest.raises(InvalidInput, match="It must begin with one of: s3://, "):
             check_uri(uri, allowed)
 
 
