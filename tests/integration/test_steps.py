@@ -632,7 +632,10 @@ def test_a_file_that_is_replaced_after_the_check_is_sent_as_it_was(
     other = file.with_name("other.jsonl")
     other.write_bytes(b"no json\n")
     when(
-        monkeypatch, ValidatingReader, "validate_ahead", lambda: other.exists() and other.replace(file)
+        monkeypatch,
+        ValidatingReader,
+        "validate_ahead",
+        lambda: other.exists() and other.replace(file),
     )
     job_id = steps.upload(str(file))
     steps.step(job_id)
