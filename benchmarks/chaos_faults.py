@@ -18,7 +18,7 @@ import httpx2
 from redis import RedisError
 
 from benchmarks.chaos_stack import ChaosStack
-from tests.kit.stack_processes import Process
+from tests.kit.processes import Process
 
 #: Seconds between two faults.
 PAUSE_S = (0.4, 1.6)

@@ -9,10 +9,11 @@ from pathlib import Path
 import grpc
 from redis import Redis, RedisError
 
+from batchflow.stack.commands import free_port
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient
+from tests.kit.processes import BIN, Process, clean_environment
 from tests.kit.stack import KEY_VARIABLES
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import BIN, Process, clean_environment, free_port
 
 SETTINGS = {
     "BATCHFLOW_POLL_INTERVAL_S": "0.5",

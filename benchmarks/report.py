@@ -15,9 +15,9 @@ from benchmarks.support import chart, operators, results
 from benchmarks.support.results import Bar, Result, number
 
 #: In the order of the README.
-NAMES = ("asking", "starting", "watching", "size", "files", "knowing")
+NAMES = ("get_throughput", "create_burst", "polling_cost", "size", "files", "completion_latency")
 #: For operators alone: it compares with nothing, and has no bar.
-WORKING = "working"
+SUBMIT_THROUGHPUT = "submit_throughput"
 
 _ROOT = Path(__file__).resolve().parent.parent
 _README = _ROOT / "README.md"
@@ -31,11 +31,11 @@ class NoMarkers(Exception):
 
 def main() -> int:
     """Draw the charts and write the tables."""
-    paths = {name: results.COMMITTED / f"{name}.json" for name in (*NAMES, WORKING)}
+    paths = {name: results.COMMITTED / f"{name}.json" for name in (*NAMES, SUBMIT_THROUGHPUT)}
     measured = [results.read(path) for path in paths.values() if path.exists()]
     for result in measured:
         chart.draw(result, _IMAGES)
-    shown = [result for result in measured if result.name != WORKING]
+    shown = [result for result in measured if result.name != SUBMIT_THROUGHPUT]
     missing = [name for name in NAMES if not paths[name].exists()]
     try:
         _write(_README, {"bench": markdown(shown, missing)})
@@ -76,7 +76,7 @@ def markdown(measured: list[Result], missing: list[str]) -> str:
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
     lines += ["", _machine(measured), ""]
-    lines += [f"![{r.chart.title}](docs/images/bench-{r.name}.svg)" for r in measured]
+    lines += [f"![{r.chart.title}](docs/images/{r.chart_file})" for r in measured]
     return "\n".join(lines)
 
 

@@ -3,7 +3,6 @@
 import importlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ import pytest
 import redis
 
 from batchflow.settings import Settings, load_settings
+from batchflow.stack.commands import free_port
 
 #: How long a fresh redis-server may take to answer.
 REDIS_START_S = 20.0
@@ -42,13 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"Several tests have the same id: {', '.join(twice)}")
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + REDIS_START_S
     with redis.Redis.from_url(url) as client:
@@ -68,7 +61,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if binary is None:
         pytest.fail("These tests need a real Redis: install `redis-server` and put it on PATH.")
     folder: Path = tmp_path_factory.mktemp("redis")
-    port = _free_port()
+    port = free_port()
     command = [binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
     command += ["--save", "", "--appendonly", "no", "--logfile", str(folder / "redis.log")]
     server = subprocess.Popen(command)

@@ -22,16 +22,16 @@ class Capacity:
 
     def gets_per_s(self) -> float:
         """`GetTask` that one connector answers."""
-        return min(m.median for m in self.all("asking", "GetTask per second"))
+        return min(m.median for m in self.all("get_throughput", "GetTask per second"))
 
     def get_s(self) -> float:
         """How long such an answer takes, with the fewest callers that were measured."""
-        found = self.all("asking", "median time of an answer")
+        found = self.all("get_throughput", "median time of an answer")
         return min(found, key=lambda m: _leading(m.case)).median / 1000
 
     def creates_per_s(self) -> float:
         """`CreateTask` that one connector answers."""
-        return min(m.median for m in self.all("starting", "CreateTask per second"))
+        return min(m.median for m in self.all("create_burst", "CreateTask per second"))
 
     def submits_per_s(self) -> float:
         """Submits of one worker process with the pool and concurrency that we recommend."""
@@ -43,7 +43,7 @@ class Capacity:
 
     def polling_share(self) -> float:
         """The share of a core that polling one live batch takes, as an average of all measured."""
-        found = self.all("watching", "worker's CPU per minute")[-1]
+        found = self.all("polling_cost", "worker's CPU per minute")[-1]
         return found.median / 60 / _number_in(found.case)
 
     def calls_per_minute(self, batches: int, *, webhooks: bool) -> tuple[float, bool]:
@@ -52,11 +52,11 @@ class Capacity:
         side = f"{OURS}, with webhooks" if webhooks else OURS
         found = {
             _leading(m.case): m.median
-            for m in self.all("watching", "calls to OpenAI", side)
+            for m in self.all("polling_cost", "calls to OpenAI", side)
             if "all ages" in m.case and _leading(m.case) <= batches
         }
         if not found:
-            raise NotMeasured("watching")
+            raise NotMeasured("polling_cost")
         live = max(found)
         return found[live] * batches / live, live == batches
 
@@ -93,10 +93,10 @@ class Capacity:
         return found
 
     def _submitter(self, figure: str) -> Measured:
-        for measured in self.all("working", figure, _THREADS):
+        for measured in self.all("submit_throughput", figure, _THREADS):
             if _leading(measured.case) == THREADS:
                 return measured
-        raise NotMeasured("working")
+        raise NotMeasured("submit_throughput")
 
 
 def _leading(case: str) -> int:
@@ -108,5 +108,5 @@ def _number_in(case: str) -> int:
     """The number in a case: ``all 44,404 together``."""
     found = re.search(r"\d[\d,]*", case)
     if not found:
-        raise NotMeasured("watching")
+        raise NotMeasured("polling_cost")
     return int(found[0].replace(",", ""))

@@ -41,7 +41,7 @@ line.axis { stroke-opacity: .5; }
 
 
 def draw(result: Result, folder: Path) -> Path:
-    """Write ``bench-<name>.svg``."""
+    """Write the chart into a folder and return its path."""
     shown = [m for m in result.measured if m.figure == result.chart.figure]
     cases = list(dict.fromkeys(m.case for m in shown))
     colours = _colours(shown)
@@ -68,7 +68,7 @@ def draw(result: Result, folder: Path) -> Path:
         elements=[svg.Title(text=escape(_told(result, shown))), *elements, *legend],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"bench-{result.name}.svg"
+    path = folder / result.chart_file
     path.write_text(f"{image}\n", "utf-8")
     return path
 

@@ -80,14 +80,19 @@ def _assumed(given: Assumptions) -> str:
 
 def _measured(capacity: Capacity) -> str:
     rows: list[tuple[str, str, str, Callable[[], float]]] = [
-        ("one connector, `GetTask`", "/s", "asking", capacity.gets_per_s),
-        ("one connector, `CreateTask`", "/s", "starting", capacity.creates_per_s),
-        (f"one submit worker, {THREADS} threads", "/s", "working", capacity.submits_per_s),
-        ("its memory", "MB", "working", capacity.submitter_mb),
+        ("one connector, `GetTask`", "/s", "get_throughput", capacity.gets_per_s),
+        ("one connector, `CreateTask`", "/s", "create_burst", capacity.creates_per_s),
+        (
+            f"one submit worker, {THREADS} threads",
+            "/s",
+            "submit_throughput",
+            capacity.submits_per_s,
+        ),
+        ("its memory", "MB", "submit_throughput", capacity.submitter_mb),
         (
             "polling 1,000 batches",
             "% of a core",
-            "watching",
+            "polling_cost",
             lambda: capacity.polling_share() * 1000 * 100,
         ),
         (
@@ -189,14 +194,14 @@ def _pools(capacity: Capacity) -> str:
     try:
         rows = []
         for pool in ("threads", "prefork"):
-            found = {f: capacity.all("working", f, f"{OURS}, {pool}") for f in figures}
+            found = {f: capacity.all("submit_throughput", f, f"{OURS}, {pool}") for f in figures}
             for cells in zip(*found.values(), strict=True):
                 shown = [f"{number(m.median)} {m.unit}" for m in cells]
                 rows.append((f"`{pool}`", cells[0].case, *shown))
     except NotMeasured as error:
         return _missing(error)
     heads = ("pool", "steps", "submits", "processor time of one", "memory, shared pages once")
-    return _table(heads, rows) + "\n\n![Submits per second](images/bench-working.svg)"
+    return _table(heads, rows) + "\n\n![Submits per second](images/bench-submit-throughput.svg)"
 
 
 def _flyte(capacity: Capacity, given: Assumptions) -> str:

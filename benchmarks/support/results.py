@@ -85,6 +85,11 @@ class Result:
     chart: Chart
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def chart_file(self) -> str:
+        """The file name of its chart."""
+        return f"bench-{self.name.replace('_', '-')}.svg"
+
     def of(self, figure: str, case: str, side: str) -> Measured:
         """One of the quantities."""
         return next(m for m in self.measured if (m.figure, m.case, m.side) == (figure, case, side))

@@ -5,9 +5,9 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient, Node
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
 
 _STACK = pytest.StashKey[Stack]()
 

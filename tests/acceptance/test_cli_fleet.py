@@ -23,13 +23,14 @@ from batchflow.cli import main
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
 from batchflow.queue import Queue
 from batchflow.settings import Settings, load_settings
+from batchflow.stack.commands import free_port
 from tests.kit.deliveries import SECRET
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import Node, Task, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
 from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.processes import BIN, until
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import BIN, free_port, until
 
 pytestmark = pytest.mark.timeout(240)
 

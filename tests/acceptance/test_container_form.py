@@ -12,6 +12,7 @@ from flyteidl.core.errors_pb2 import ContainerError, ErrorDocument
 from flyteidl.core.execution_pb2 import ExecutionError
 from flyteidl.core.literals_pb2 import LiteralMap
 
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import Node, file_inputs, inputs_of, template_of
 from tests.kit.flyte_tasks import (
     custom_ids,
@@ -22,9 +23,8 @@ from tests.kit.flyte_tasks import (
     requests,
     upload_task,
 )
+from tests.kit.processes import BIN, until
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import BIN, until
 
 
 @dataclass

@@ -22,7 +22,7 @@ from flyteidl.admin.task_pb2 import TaskSpec
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
 
 from tests.kit.flyte_tasks import requests
-from tests.kit.stack_processes import BIN, clean_environment, until
+from tests.kit.processes import BIN, clean_environment, until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "workflow.py"

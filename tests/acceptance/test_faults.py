@@ -12,6 +12,7 @@ import psutil
 import pytest
 from batchflow_workers.files.validating_reader import AHEAD_BYTES
 
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import PATIENCE_S, FlyteClient, Node, Task, file_inputs, inputs_of
 from tests.kit.flyte_client import template_of as template
 from tests.kit.flyte_tasks import (
@@ -22,9 +23,8 @@ from tests.kit.flyte_tasks import (
     requests,
     upload_task,
 )
+from tests.kit.processes import Process, until
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import Process, until
 
 LIVE = ("QUEUED", "INITIALIZING", "RUNNING")
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_backend import FlyteBackend, History
 from tests.kit.flyte_client import FlyteClient, Node, file_inputs, inputs_of, template_of
 from tests.kit.flyte_tasks import (
@@ -20,9 +21,8 @@ from tests.kit.flyte_tasks import (
     requests,
     upload_task,
 )
+from tests.kit.processes import until
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import until
 
 pytestmark = pytest.mark.timeout(240)
 

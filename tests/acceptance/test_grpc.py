@@ -11,6 +11,7 @@ from flyteidl.core.literals_pb2 import LiteralMap
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
 from tests.kit.flyte_tasks import (
     batch_task,
@@ -23,7 +24,6 @@ from tests.kit.flyte_tasks import (
     upload_task,
 )
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
 
 #: Flyte's backend shows more, but nobody reads it.
 LONGEST_MESSAGE = 20_000

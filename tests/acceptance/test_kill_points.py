@@ -31,11 +31,11 @@ from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import JobStore, connect, records
 from batchflow.store.command import Command
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_tasks import custom_ids, jsonl, put, request_line, requests
 from tests.kit.killing_worker import KillingWorker
+from tests.kit.processes import BIN, Process, clean_environment, until
 from tests.kit.stack import KEY_VARIABLES
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import BIN, Process, clean_environment, until
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -15,6 +15,7 @@ from flytekitplugins.openai.batch import task as old_task
 from flytekitplugins.openai.batch import workflow as old_workflow
 
 import batchflow
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import (
     SETTINGS,
     FlyteClient,
@@ -24,9 +25,8 @@ from tests.kit.flyte_client import (
     template_of,
 )
 from tests.kit.flyte_tasks import SECRET, custom_ids, put, requests
+from tests.kit.processes import clean_environment
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import clean_environment
 
 OURS = "Batchflow"
 TASK_TYPES = {"openai-batch", "openai-batch-upload-file", "openai-batch-download-files"}

@@ -18,17 +18,18 @@ from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
 from batchflow.overview.job_list import MOST_READ
 from batchflow.queue import QUEUE_OF, Queue, Step
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.states import JobKind, JobState, Stage
 from batchflow.store import JobStore, backoff, heartbeats, keys, records
 from tests.kit.browser import Scheme, Window, running_chromium, window
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient, Node, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.population import populate
+from tests.kit.processes import Process, clean_environment
 from tests.kit.stack import Stack
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import Process, clean_environment, free_port
 from tests.kit.steps import wait_in_queue
 
 Fields = Mapping[str, records.Value]

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import connect, index
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.population import populate
-from tests.kit.stack_processes import Process, clean_environment, free_port
+from tests.kit.processes import Process, clean_environment
 
 JOBS = 100_000
 #: How long the page and the list may take.

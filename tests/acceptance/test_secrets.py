@@ -15,6 +15,7 @@ import psutil
 import pytest
 from redis import Redis
 
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
 from tests.kit.flyte_tasks import (
     batch_task,
@@ -24,9 +25,8 @@ from tests.kit.flyte_tasks import (
     requests,
     upload_task,
 )
+from tests.kit.processes import until
 from tests.kit.stack import KEY_VARIABLES, Stack
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import until
 
 
 @dataclass

@@ -10,8 +10,8 @@ import pytest
 
 from tests.kit.flyte_client import ORDER, Node, Task, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
+from tests.kit.processes import until
 from tests.kit.stack import Stack
-from tests.kit.stack_processes import until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit.emulator import Emulator
 from tests.kit.rigs import Rig, over_fakeredis, over_redis
 from tests.kit.runtime import KEY
-from tests.kit.stack_emulator import Emulator
 from tests.kit.steps import running_emulator
 
 

@@ -14,9 +14,10 @@ from batchflow_workers.runtime import Runtime
 from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.queue import Sender, make_app
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.store import JobStore, connect, heartbeats, keys, metrics
 from batchflow.store.heartbeats import Worker
-from tests.kit.stack_processes import free_port, until
+from tests.kit.processes import until
 
 WORKER = "celery@here"
 

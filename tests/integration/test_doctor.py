@@ -49,9 +49,9 @@ from batchflow.store import (
 )
 from batchflow.store.command import Command
 from tests.kit.deliveries import SECRET
+from tests.kit.emulator import Emulator
 from tests.kit.gateway import running_gateway
 from tests.kit.job_requests import a_job_request
-from tests.kit.stack_emulator import Emulator
 from tests.kit.steps import running_emulator, wait_in_queue
 
 #: Nobody else has a client with it.

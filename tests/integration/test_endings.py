@@ -20,9 +20,9 @@ from batchflow.openai_client.api import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import records
+from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
 from tests.kit.runtime import Team, team
-from tests.kit.stack_emulator import Emulator
 from tests.kit.steps import lines
 
 COUNT = 8

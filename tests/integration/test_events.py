@@ -12,8 +12,8 @@ from batchflow.overview.snapshot import Summary, summarize
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import backoff, connect_async, heartbeats, metrics, quota_queues, records
+from tests.kit.emulator import Emulator
 from tests.kit.runtime import Team, team
-from tests.kit.stack_emulator import Emulator
 from tests.kit.steps import lines, wait_in_queue
 
 POLL_S = 10

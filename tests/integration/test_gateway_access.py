@@ -19,7 +19,7 @@ from batchflow.store import records
 from tests.kit.deliveries import OTHER_SECRET, SECRET, delivery, event
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
-from tests.kit.stack_processes import BIN, Process, clean_environment
+from tests.kit.processes import BIN, Process, clean_environment
 
 MakeSettings = Callable[..., Settings]
 

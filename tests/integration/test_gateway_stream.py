@@ -16,13 +16,14 @@ import pytest
 from batchflow.gateway.status import feed, stream
 from batchflow.jobs import JobRequest
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import JobStore, connect, events, keys, records
 from batchflow.store.command import Command
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.listener import Asked, Event, Listener
-from tests.kit.stack_processes import Process, clean_environment, free_port, until
+from tests.kit.processes import Process, clean_environment, until
 
 MakeSettings = Callable[..., Settings]
 

@@ -22,11 +22,12 @@ from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
 from batchflow.gateway.guard.rates import BAD_DELIVERIES, REQUESTS
 from batchflow.queue import Queue, queue_name
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.store import JobStore, connect, deliveries, heartbeats, keys, metrics, records
 from tests.kit.asgi import Answer, InProcess
 from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
 from tests.kit.job_requests import a_job_request
-from tests.kit.stack_processes import Process, free_port
+from tests.kit.processes import Process
 
 MakeSettings = Callable[..., Settings]
 

@@ -15,16 +15,17 @@ from batchflow.gateway.metering import metrics
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, JobRequest, Spec, UploadSpec
 from batchflow.queue import Queue, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import keys, records
 from tests.kit.deliveries import SECRET, delivery, event
+from tests.kit.emulator import Emulator
 from tests.kit.exposition import OPENMETRICS, TEXT, Exposition, problems
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.monitoring import expressions
+from tests.kit.processes import BIN, Process, clean_environment, until
 from tests.kit.promql import selectors
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import BIN, Process, clean_environment, free_port, until
 from tests.kit.steps import lines, running_emulator
 
 KEY = "sk-test-key-of-the-workers"

@@ -17,9 +17,9 @@ from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import keys, records
 from batchflow.store.records import Cancelled
+from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
 from tests.kit.runtime import Team, team
-from tests.kit.stack_emulator import Emulator
 from tests.kit.steps import lines, wait_in_queue
 
 MODEL = "gpt-test"

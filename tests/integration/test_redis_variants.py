@@ -22,6 +22,7 @@ from batchflow.errors import StoreUnavailable
 from batchflow.jobs import BatchSpec, Credential, Job, JobRequest
 from batchflow.queue import QueueUnavailable, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import (
     AsyncJobStore,
@@ -33,10 +34,10 @@ from batchflow.store import (
     records,
     warn_of_eviction,
 )
+from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
+from tests.kit.processes import BIN, Process, clean_environment, until
 from tests.kit.runtime import KEY, Team, team
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import BIN, Process, clean_environment, free_port, until
 from tests.kit.steps import lines
 
 #: With everything that a URL has a meaning for.

@@ -30,9 +30,9 @@ from batchflow.settings import Settings
 from batchflow.states import JobState, Stage
 from batchflow.store import connect, index, records
 from batchflow.store import leases as store_leases
+from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
 from tests.kit.runtime import KEY
-from tests.kit.stack_emulator import Emulator
 from tests.kit.steps import LINE, Notes, Steps, lines
 
 OTHER_KEY = "sk-test-another-key"

@@ -34,7 +34,7 @@ from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 from batchflow.openai_client import api
 from batchflow.settings import load_settings
 from batchflow.store import connect
-from tests.kit.stack_emulator import Emulator
+from tests.kit.emulator import Emulator
 from tests.kit.steps import Notes, Steps, running_emulator
 
 T = TypeVar("T")

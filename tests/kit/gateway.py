@@ -10,8 +10,9 @@ import httpx2
 from batchflow.gateway.app import make_gateway
 from batchflow.gateway.server import Server
 from batchflow.settings import Settings
+from batchflow.stack.commands import free_port
 from batchflow.store import JobStore, connect
-from tests.kit.stack_processes import free_port, until
+from tests.kit.processes import until
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from tests.kit.stack_processes import until
+from tests.kit.processes import until
 
 _TIMEOUT_S = 30
 

@@ -12,8 +12,8 @@ from batchflow.queue import Step
 from batchflow.settings import Settings
 from batchflow.states import Phase, phase_of
 from batchflow.store import connect, keys, records
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import until
+from tests.kit.emulator import Emulator
+from tests.kit.processes import until
 from tests.kit.steps import Notes, Steps
 
 KEY = "sk-test-key-of-the-workers"

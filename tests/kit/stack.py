@@ -13,10 +13,11 @@ from typing import Any
 import grpc
 from redis import Redis, RedisError
 
+from batchflow.stack.commands import free_port
 from tests.kit.deliveries import SECRET
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient
-from tests.kit.stack_emulator import Emulator
-from tests.kit.stack_processes import BIN, Process, clean_environment, free_port
+from tests.kit.processes import BIN, Process, clean_environment
 
 #: Seconds; each is far below its default.
 TIMINGS = {

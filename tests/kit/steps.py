@@ -17,8 +17,8 @@ from batchflow.queue import Sender, Step
 from batchflow.states import JobKind
 from batchflow.store import JobStore, keys, records
 from batchflow.store.command import Command
+from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
-from tests.kit.stack_emulator import Emulator
 
 READY = "OpenAI emulator ready: OPENAI_BASE_URL="
 #: A batch is worked on until a test says otherwise.

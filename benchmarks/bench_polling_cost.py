@@ -57,7 +57,7 @@ _SAMPLE = 500
 _BAR_LIVE = 1_000
 _LEAST_SAVED = 100.0
 
-program = Program("watching", "Watching: what polling costs", __doc__)
+program = Program("polling_cost", "Watching: what polling costs", __doc__)
 program.option("--live", [1, 100, 1_000, 10_000], "live batches of an organization", several=True)
 program.option("--minutes", 8.0, "for how long is counted, at the default intervals")
 program.option("--warm-up-minutes", 2.0, "for how long before that the worker runs")

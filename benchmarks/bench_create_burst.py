@@ -40,7 +40,7 @@ _SLOWEST = "99th percentile of an answer"
 _LATE = grpc.StatusCode.DEADLINE_EXCEEDED.name
 _WARM_UP, _WARM_UP_S = 20, 60.0
 
-program = Program("starting", "Starting: CreateTask, all at once", __doc__)
+program = Program("create_burst", "Starting: CreateTask, all at once", __doc__)
 program.option("--tasks", 2_000, "how many are created at once")
 program.option("--deadline-s", 10.0, "how long Flyte waits for each")
 program.option("--rounds", 3, "how often each side is measured")

@@ -38,7 +38,7 @@ _FLYTES_DEADLINE_S = 10.0
 #: Long enough to ask about each job once.
 _WARM_UP_S = 3.0
 
-program = Program("asking", "Asking: GetTask through flytekit's gRPC server", __doc__)
+program = Program("get_throughput", "Asking: GetTask through flytekit's gRPC server", __doc__)
 program.option("--jobs", 10_000, "different live jobs that are asked about")
 program.option("--callers", [50, 500], "how many ask at once", several=True)
 program.option(

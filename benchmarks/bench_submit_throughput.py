@@ -40,7 +40,7 @@ _WARM_UP = 2
 _WARM_UP_S = 120.0
 _LOOK_S = 0.05
 
-program = Program("working", "Working: submits by one Celery worker", __doc__)
+program = Program("submit_throughput", "Working: submits by one Celery worker", __doc__)
 program.option("--pools", ["threads", "prefork"], "Celery's pools that are measured", several=True)
 program.option("--concurrency", [4, 16], "steps at the same time", several=True)
 program.option("--latency-ms", 100.0, "how long OpenAI takes for an answer")

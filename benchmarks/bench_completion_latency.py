@@ -23,8 +23,8 @@ from benchmarks.support.orders import request_maker
 from benchmarks.support.program import Program
 from benchmarks.support.results import OURS, Bar, Chart, Measured, Result, percentile
 from benchmarks.support.stack import API_KEY, Stack
+from tests.kit.emulator import Emulator
 from tests.kit.flyte_tasks import requests
-from tests.kit.stack_emulator import Emulator
 
 _WEBHOOKS, _POLLING = "webhooks", "polling alone"
 _MEDIAN = "from OpenAI's end to SUCCEEDED, median"
@@ -38,7 +38,7 @@ _ASK_EVERY_S = {_WEBHOOKS: 0.05, _POLLING: 0.25}
 _PATIENCE_S = 120.0
 _THREADS = 16
 
-program = Program("knowing", "Knowing: how soon an end is known", __doc__)
+program = Program("completion_latency", "Knowing: how soon an end is known", __doc__)
 program.option("--batches", 200, "batches that end")
 program.option("--within-s", 10.0, "the time over which they do, with webhooks")
 
