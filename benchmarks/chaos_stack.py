@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 from redis import Redis, RedisError
 
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient
 from tests.kit.processes import BIN, Process, clean_environment

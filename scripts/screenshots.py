@@ -16,8 +16,8 @@ import click
 from playwright.sync_api import Browser, expect
 from redis import Redis
 
-from batchflow.stack import commands
-from batchflow.stack.processes import Processes
+from batchflow.stack import process_commands
+from batchflow.stack.processes import Processes, free_port, is_port_taken
 from scripts.fleet import Fleet, PastStore
 from tests.kit.browser import running_chromium
 
@@ -71,11 +71,11 @@ def gateway() -> Iterator[tuple[str, Fleet]]:
     """A gateway over a Redis with a fleet in it."""
     processes = Processes()
     try:
-        redis_port, port = commands.free_port(), commands.free_port()
+        redis_port, port = free_port(), free_port()
         redis_url = f"redis://127.0.0.1:{redis_port}/0"
-        name, command = commands.redis(redis_port, str(processes.folder))
-        redis = processes.start(name, command, os.environ, foundation=True)
-        processes.wait_until(redis, lambda: commands.is_taken(redis_port))
+        name, command = process_commands.redis(redis_port, str(processes.folder))
+        redis = processes.start(name, command, os.environ, stop_last=True)
+        processes.wait_until(redis, lambda: is_port_taken(redis_port))
         with Redis.from_url(redis_url, decode_responses=True) as client:
             fleet = Fleet(PastStore(client, "batchflow"))
             fleet.fill()
@@ -84,8 +84,8 @@ def gateway() -> Iterator[tuple[str, Fleet]]:
             "BATCHFLOW_REDIS_URL": redis_url,
             "BATCHFLOW_FLYTE_CONSOLE_URL": "https://flyte.example.com/console",
         }
-        child = processes.start("gateway", commands.gateway(port), env)
-        processes.wait_until(child, lambda: commands.is_taken(port))
+        child = processes.start("gateway", process_commands.gateway(port), env)
+        processes.wait_until(child, lambda: is_port_taken(port))
         yield f"http://127.0.0.1:{port}", fleet
     finally:
         processes.stop()

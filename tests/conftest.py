@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from batchflow.settings import Settings, load_settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 
 #: How long a fresh redis-server may take to answer.
 REDIS_START_S = 20.0

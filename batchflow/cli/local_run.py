@@ -25,7 +25,7 @@ from batchflow.flyte1 import local
 from batchflow.flyte1.results import BatchResult
 from batchflow.jobs import DEFAULT_SECRET_KEY, Credential, Job
 from batchflow.settings import load_settings
-from batchflow.stack.embedded import Embedded
+from batchflow.stack.local_stack import LocalStack
 from batchflow.states import JobKind, JobState
 from batchflow.store import JobStore, connect, records
 
@@ -78,7 +78,7 @@ class _Run:
         self._tasks = [node.flyte_entity for node in workflow.nodes]
         self._workflow = workflow
         self._console = console
-        self._stack: Embedded | None = None
+        self._stack: LocalStack | None = None
         self._store: JobStore | None = None
 
     def execute(self, path: Path, secret: Secret) -> Finished:
@@ -104,7 +104,7 @@ class _Run:
         """What Ctrl-C came to. The jobs are cancelled; this sees to it that OpenAI hears of it."""
         try:
             if self._stack:
-                self._stack.settle()
+                self._stack.finish_cancellations()
             job = self._job(JobKind.BATCH)
         except StoreUnavailable as error:
             return f"Interrupted; the batch may run on at OpenAI. {error}"

@@ -15,9 +15,8 @@ from batchflow.jobs import Credential
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.queue import SOFT_SHUTDOWN_S, make_app
 from batchflow.settings import load_settings
-from batchflow.stack import commands as start
-from batchflow.stack import embedded
-from batchflow.stack.processes import Processes
+from batchflow.stack import local_stack, process_commands
+from batchflow.stack.processes import Processes, free_port, is_port_taken
 from batchflow.store import connect, records
 
 #: Threads of the worker.
@@ -64,7 +63,7 @@ def up(port: int, gateway_port: int | None, data_dir: Path | None) -> None:
     """
     options = _Options(port, gateway_port or _port_of_gateway(port), data_dir)
     _check(options)
-    emulated = not embedded.provide_key(Credential())
+    emulated = not local_stack.export_api_key(Credential())
     console = Console(highlight=False)
     processes = Processes(stop_s=SOFT_SHUTDOWN_S + _STOP_MARGIN_S)
     with stopping_on_signals(processes, console):
@@ -77,14 +76,14 @@ def up(port: int, gateway_port: int | None, data_dir: Path | None) -> None:
 
 
 def _port_of_gateway(port_of_connector: int) -> int:
-    if port_of_connector == _GATEWAY_PORT or start.is_taken(_GATEWAY_PORT):
-        return start.free_port()
+    if port_of_connector == _GATEWAY_PORT or is_port_taken(_GATEWAY_PORT):
+        return free_port()
     return _GATEWAY_PORT
 
 
 def _check(options: _Options) -> None:
     for port, option in ((options.port, "--port"), (options.gateway_port, "--gateway-port")):
-        if start.is_taken(port):
+        if is_port_taken(port):
             raise InvalidInput(f"Port {port} is taken. Choose another one with {option}.")
     if options.port == options.gateway_port:
         raise InvalidInput("--port and --gateway-port are the same. Choose another one.")
@@ -113,15 +112,17 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
         about.append(f"OpenAI      {os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com'}")
     # Celery waits for running steps on SIGTERM, for a limited time, only if told so.
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "REMAP_SIGTERM": "SIGQUIT"}
-    processes.start("beat", start.beat(log_level="WARNING"), env)
+    processes.start("beat", process_commands.beat(log_level="WARNING"), env)
     worker = processes.start(
-        "worker", start.worker(concurrency=_CONCURRENCY, log_level="INFO"), env
+        "worker", process_commands.worker(concurrency=_CONCURRENCY, log_level="INFO"), env
     )
-    metrics_port = start.free_port()
-    connector = processes.start("connector", start.connector(options.port, metrics_port), env)
-    gateway = processes.start("gateway", start.gateway(options.gateway_port), env)
-    processes.wait_until(gateway, lambda: start.is_taken(options.gateway_port))
-    processes.wait_until(connector, lambda: start.is_taken(options.port))
+    metrics_port = free_port()
+    connector = processes.start(
+        "connector", process_commands.connector(options.port, metrics_port), env
+    )
+    gateway = processes.start("gateway", process_commands.gateway(options.gateway_port), env)
+    processes.wait_until(gateway, lambda: is_port_taken(options.gateway_port))
+    processes.wait_until(connector, lambda: is_port_taken(options.port))
     app = make_app(load_settings())
     processes.wait_until(worker, lambda: bool(app.control.ping(timeout=0.3)))
     return [
@@ -141,12 +142,12 @@ def _start_redis(processes: Processes, data_dir: Path | None) -> str:
         # Now is the time to say so if it is away.
         connect(load_settings()).run(records.time())
         return "Redis       as BATCHFLOW_REDIS_URL says"
-    port = start.free_port()
+    port = free_port()
     folder = data_dir.resolve() if data_dir else processes.folder
-    name, command = start.redis(port, str(folder), durable=data_dir is not None)
-    redis = processes.start("redis", command, os.environ, foundation=True)
+    name, command = process_commands.redis(port, str(folder), durable=data_dir is not None)
+    redis = processes.start("redis", command, os.environ, stop_last=True)
     url = f"redis://127.0.0.1:{port}/0"
-    processes.wait_until(redis, lambda: embedded.answers(url))
+    processes.wait_until(redis, lambda: local_stack.redis_responds(url))
     os.environ["BATCHFLOW_REDIS_URL"] = url
     load_settings.cache_clear()
     kept = f"data in {folder}" if data_dir else "in memory only: jobs are forgotten when this stops"
@@ -156,13 +157,13 @@ def _start_redis(processes: Processes, data_dir: Path | None) -> str:
 def _start_emulator(processes: Processes, webhook_url: str) -> str:
     folder = processes.folder / "secrets"
     for credential in (Credential(), _DOCUMENTED):
-        embedded.give_emulator_key(credential, folder)
-    os.environ[embedded.SECRETS_FOLDER_VARIABLE] = str(folder)
-    os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", str(embedded.EMULATED_POLL_S))
+        local_stack.write_emulator_key(credential, folder)
+    os.environ[local_stack.SECRETS_FOLDER_VARIABLE] = str(folder)
+    os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", str(local_stack.EMULATED_POLL_S))
     # Only the emulator signs what comes here.
     key = base64.b64encode(secrets.token_bytes(_WEBHOOK_SECRET_BYTES)).decode()
     os.environ["OPENAI_WEBHOOK_SECRET"] = f"whsec_{key}"
-    url = embedded.start_emulator(processes, os.environ, webhook_url=webhook_url)
+    url = local_stack.start_emulator(processes, os.environ, webhook_url=webhook_url)
     os.environ["OPENAI_BASE_URL"] = url
     load_settings.cache_clear()
     return f"OpenAI      emulated at {url}: no API key is set, so nothing is paid"

@@ -25,7 +25,7 @@ from batchflow.openai_client.webhook_endpoints import (
 )
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH, BatchEvent
 from batchflow.settings import load_settings
-from batchflow.stack.embedded import provide_key
+from batchflow.stack.local_stack import export_api_key
 
 _MAX_NAME_CHARS = 256
 
@@ -155,7 +155,7 @@ def delete(id_: str, credential: Credential, as_json: bool) -> None:
 def _connect(credential: Credential) -> WebhooksApi:
     # What it says of a server without a key is about emulators.
     with contextlib.suppress(InvalidSettings):
-        if provide_key(credential):
+        if export_api_key(credential):
             return connect_webhooks(credential, load_settings().openai_timeout_s)
     raise CredentialMissing("There is no OpenAI API key here. Set OPENAI_API_KEY.")
 

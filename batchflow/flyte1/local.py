@@ -16,12 +16,12 @@ from batchflow.errors import BatchflowError, MissingExtra
 
 if TYPE_CHECKING:
     from batchflow.jobs import Credential
-    from batchflow.stack.embedded import Embedded
+    from batchflow.stack.local_stack import LocalStack
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(secret: Secret | None) -> "Embedded | None":
+def prepare(secret: Secret | None) -> "LocalStack | None":
     """Make a task runnable in this process: connectors registered, Redis and workers there.
 
     Returns the stack that this process brings, if it brings one.
@@ -32,7 +32,7 @@ def prepare(secret: Secret | None) -> "Embedded | None":
         # Only a local execution needs these, and what they need is in the `local` extra.
         import batchflow_connector  # noqa: F401 - importing it registers the connectors
 
-        import batchflow.stack.embedded  # noqa: F401 - to see whether it can be imported
+        import batchflow.stack.local_stack  # noqa: F401 - to see whether it can be imported
         from batchflow.jobs import Credential
     except ImportError as error:
         raise MissingExtra(
@@ -54,9 +54,9 @@ def prepare(secret: Secret | None) -> "Embedded | None":
     ):
         cancel_on_signals(signal.SIGINT)
     if not _STACK and not os.environ.get("BATCHFLOW_REDIS_URL"):
-        _STACK.append(_embed(credential))
+        _STACK.append(_start_stack(credential))
     for stack in _STACK:
-        stack.provide(credential)
+        stack.provide_key(credential)
     return _STACK[0] if _STACK else None
 
 
@@ -94,13 +94,13 @@ def stop() -> None:
 
 
 #: The stack of this process, once it is started.
-_STACK: "list[Embedded]" = []
+_STACK: "list[LocalStack]" = []
 
 
-def _embed(credential: "Credential") -> "Embedded":
-    from batchflow.stack.embedded import embed
+def _start_stack(credential: "Credential") -> "LocalStack":
+    from batchflow.stack.local_stack import start_local_stack
 
-    stack = embed(credential)
+    stack = start_local_stack(credential)
     atexit.register(stack.stop)
     print(  # noqa: T201 - one line for the person who runs it
         f"Batchflow: no BATCHFLOW_REDIS_URL, so this run brings its own stack "

@@ -1,1 +1,1 @@
-"""All processes on one machine: for local executions, ``batchflow run`` and ``batchflow up``."""
+"""All processes on one machine, for local executions, ``batchflow run`` and ``batchflow up``."""

@@ -1,4 +1,4 @@
-"""fakeredis' TCP server as a process, where no redis-server is installed."""
+"""fakeredis' TCP server as a process, for machines without redis-server."""
 
 import sys
 
@@ -6,7 +6,7 @@ from fakeredis import TcpFakeServer
 
 
 def main() -> None:
-    """Serve on the loopback port that is given, until the process is stopped."""
+    """Serve on the loopback port given as the first argument until the process is stopped."""
     server = TcpFakeServer(("127.0.0.1", int(sys.argv[1])), server_type="redis")
     server.serve_forever()
 

@@ -1,8 +1,9 @@
-"""Child processes that live as long as their parent, and not longer."""
+"""Child processes that never outlive their parent, and the loopback ports they listen on."""
 
 import contextlib
 import ctypes
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from batchflow.errors import BatchflowError
 
-#: How long a process may take to be ready, and to stop when it is asked to.
+#: Limits for a process to become ready, and to stop after SIGTERM.
 _READY_S = 60.0
 _STOP_S = 15.0
 _LOG_TAIL_LINES = 15
@@ -21,38 +22,49 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ProcessFailed(BatchflowError):
-    """Raised when a child process ends, or is not ready in time."""
+    """Raised when a child process ends while it starts, or is not ready in time."""
+
+
+def free_port() -> int:
+    """Return a loopback port that no process listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_port_taken(port: int) -> bool:
+    """Return whether a process listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @dataclass(frozen=True)
 class Child:
-    """A started process and the file that has its output."""
+    """A started process and its log file."""
 
     name: str
     command: Sequence[str]
-    #: It may hold secrets.
+    #: May contain secrets.
     env: Mapping[str, str] = field(repr=False)
     popen: "subprocess.Popen[bytes]"
     log: Path
-    #: Whether others need it to stop in order, as they need Redis.
-    foundation: bool = False
+    #: Whether other processes need it to shut down in order, as they need Redis.
+    stop_last: bool = False
 
     def tail(self) -> str:
-        """The end of its output."""
+        """Return the last lines of its log."""
         lines = self.log.read_text("utf-8", errors="replace").splitlines()
         return "\n".join(lines[-_LOG_TAIL_LINES:])
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process is still running."""
         return self.popen.poll() is None
 
 
 class Processes:
-    """Starts processes, and stops them: those that others need last.
-
-    ``stop_s`` is how long a process may take to stop before it is killed.
-    """
+    """A set of child processes; ``stop_s`` is their time to stop before they are killed."""
 
     def __init__(self, *, stop_s: float = _STOP_S) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="batchflow-stack-")
@@ -61,12 +73,12 @@ class Processes:
 
     @property
     def folder(self) -> Path:
-        """A folder that is deleted with the processes."""
+        """A temporary folder, deleted when the processes are stopped."""
         return Path(self._folder.name)
 
     @property
     def children(self) -> Sequence[Child]:
-        """What was started."""
+        """The started processes."""
         return tuple(self._children)
 
     def start(
@@ -75,11 +87,11 @@ class Processes:
         command: Sequence[str],
         env: Mapping[str, str],
         *,
-        foundation: bool = False,
+        stop_last: bool = False,
     ) -> Child:
-        """Start a process, in place of one of that name that has ended.
+        """Start a process, replacing an ended one of the same name.
 
-        Its output is added to a file, which may be cut to nothing while it runs.
+        Its output is appended to a log file, which may be truncated while it runs.
         """
         log, env = self.folder / f"{name}.log", dict(env)
         with log.open("ab") as output:
@@ -89,40 +101,40 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C reaches the parent alone, which then stops these in order.
+                # Ctrl-C then reaches only the parent, which stops its children in order.
                 start_new_session=True,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call, no locks
             )
-        child = Child(name, command, env, popen, log, foundation)
+        child = Child(name, command, env, popen, log, stop_last)
         self._children = [*(other for other in self._children if other.name != name), child]
         return child
 
     def restart(self, child: Child) -> Child:
-        """Start a process that has ended once more."""
-        return self.start(child.name, child.command, child.env, foundation=child.foundation)
+        """Start an ended process again."""
+        return self.start(child.name, child.command, child.env, stop_last=child.stop_last)
 
     def wait_until(self, child: Child, ready: Callable[[], bool]) -> None:
-        """Wait until a process is ready; raises ProcessFailed with its last lines."""
+        """Wait until a process is ready; raises ProcessFailed with the end of its log."""
         deadline = time.monotonic() + _READY_S
         while not ready():
             if not child.running:
-                raise ProcessFailed(f"The {child.name} ended while it started:\n{child.tail()}")
+                raise ProcessFailed(f"The {child.name} ended while starting:\n{child.tail()}")
             if time.monotonic() > deadline:
-                raise ProcessFailed(f"The {child.name} is not ready in time:\n{child.tail()}")
+                raise ProcessFailed(
+                    f"The {child.name} was not ready within {_READY_S:g} s:\n{child.tail()}"
+                )
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop everything. Idempotent."""
-        for foundation in (False, True):
-            _stop(
-                [child for child in self._children if child.foundation is foundation], self._stop_s
-            )
+        """Stop all processes, those marked ``stop_last`` after the others. Idempotent."""
+        for stop_last in (False, True):
+            _stop([child for child in self._children if child.stop_last is stop_last], self._stop_s)
         self._children.clear()
         with contextlib.suppress(OSError):
             self._folder.cleanup()
 
     def kill(self) -> None:
-        """End everything at once."""
+        """Send SIGKILL to all processes."""
         for child in self._children:
             child.popen.kill()
 
@@ -141,5 +153,5 @@ def _stop(children: Sequence[Child], stop_s: float) -> None:
 
 
 def _die_with_parent() -> None:
-    """Linux ends the child when its parent is killed and can't do so itself."""
+    """Have Linux send SIGTERM to the child when its parent dies, even from SIGKILL."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -17,8 +17,9 @@ from celery import Celery
 
 from batchflow.queue import make_app
 from batchflow.settings import Settings
-from batchflow.stack import commands, embedded
-from batchflow.stack.processes import Child, Processes
+from batchflow.stack import process_commands
+from batchflow.stack.local_stack import redis_responds
+from batchflow.stack.processes import Child, Processes, free_port, is_port_taken
 from batchflow.store import JobStore, connect
 from benchmarks.support import cores, usage
 
@@ -73,23 +74,23 @@ class Stack:
 
         Everything that is started after it finds the jobs there.
         """
-        port = commands.free_port()
+        port = free_port()
         folder = self.folder / name
         folder.mkdir()
         local = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
         url = f"redis://127.0.0.1:{port}/0"
-        child = self._start(name, [*_compose_redis(), *local, *options], foundation=True)
-        self._processes.wait_until(child, lambda: embedded.answers(url))
+        child = self._start(name, [*_compose_redis(), *local, *options], stop_last=True)
+        self._processes.wait_until(child, lambda: redis_responds(url))
         self.env["BATCHFLOW_REDIS_URL"] = url
         return url
 
     def connector(self, module: str, *, name: str, env: Mapping[str, str] | None = None) -> str:
         """flytekit's gRPC server with the connectors of a module; returns its address."""
-        port = commands.free_port()
-        command = list(commands.connector(port, commands.free_port()))
+        port = free_port()
+        command = list(process_commands.connector(port, free_port()))
         command[command.index("--modules") + 1] = module
         child = self._start(name, command, env=env, measured=True)
-        self._processes.wait_until(child, lambda: commands.is_taken(port))
+        self._processes.wait_until(child, lambda: is_port_taken(port))
         return f"127.0.0.1:{port}"
 
     def worker(
@@ -116,34 +117,34 @@ class Stack:
 
     def beat(self, env: Mapping[str, str] | None = None) -> Child:
         """Celery's scheduler."""
-        return self._start("beat", commands.beat(log_level="WARNING"), env=env)
+        return self._start("beat", process_commands.beat(log_level="WARNING"), env=env)
 
     def gateway(self, env: Mapping[str, str] | None = None) -> str:
         """`batchflow gateway`; returns its URL."""
-        port = commands.free_port()
-        child = self._start("gateway", commands.gateway(port), env=env)
-        self._processes.wait_until(child, lambda: commands.is_taken(port))
+        port = free_port()
+        child = self._start("gateway", process_commands.gateway(port), env=env)
+        self._processes.wait_until(child, lambda: is_port_taken(port))
         return f"http://127.0.0.1:{port}"
 
     def emulator(self, env: Mapping[str, str] | None = None, **settings: float | str) -> str:
         """OpenAI's emulator with these settings; returns its base URL."""
-        port = commands.free_port()
+        port = free_port()
         options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        command = [*commands.simulator(port), *options]
-        child = self._start("emulator", command, env=env, foundation=True)
-        self._processes.wait_until(child, lambda: commands.is_taken(port))
+        command = [*process_commands.simulator(port), *options]
+        child = self._start("emulator", command, env=env, stop_last=True)
+        self._processes.wait_until(child, lambda: is_port_taken(port))
         return f"http://127.0.0.1:{port}/v1"
 
     def stand_in(
         self, *, latency_ms: float = 0, upload_mbit_s: float = 0, name: str = "stand-in"
     ) -> str:
         """The stand-in for OpenAI, see ``stand_in.py``; returns its base URL."""
-        port = commands.free_port()
+        port = free_port()
         module = "benchmarks.support.stand_in"
         command = [sys.executable, "-m", module, str(port), str(latency_ms), str(upload_mbit_s)]
         url = f"http://127.0.0.1:{port}"
-        child = self._start(name, command, foundation=True)
-        self._processes.wait_until(child, lambda: commands.is_taken(port))
+        child = self._start(name, command, stop_last=True)
+        self._processes.wait_until(child, lambda: is_port_taken(port))
         return f"{url}/v1"
 
     def await_idle(self) -> None:
@@ -173,11 +174,11 @@ class Stack:
         *,
         env: Mapping[str, str] | None = None,
         measured: bool = False,
-        foundation: bool = False,
+        stop_last: bool = False,
     ) -> Child:
         with cores.on(measured=measured) if self._pinned else contextlib.nullcontext():
             return self._processes.start(
-                name, command, self.env | dict(env or {}), foundation=foundation
+                name, command, self.env | dict(env or {}), stop_last=stop_last
             )
 
 

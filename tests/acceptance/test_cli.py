@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from batchflow.cli import main
 from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
 from batchflow.settings import Settings, load_settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.states import JobState, Stage
 from batchflow.store import JobStore, connect, records
 

@@ -23,7 +23,7 @@ from batchflow.cli import main
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
 from batchflow.queue import Queue
 from batchflow.settings import Settings, load_settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import Node, Task, inputs_of, template_of

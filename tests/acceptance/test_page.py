@@ -18,7 +18,7 @@ from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
 from batchflow.overview.job_list import MOST_READ
 from batchflow.queue import QUEUE_OF, Queue, Step
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState, Stage
 from batchflow.store import JobStore, backoff, heartbeats, keys, records
 from tests.kit.browser import Scheme, Window, running_chromium, window

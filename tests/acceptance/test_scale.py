@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import connect, index
 from tests.kit.gateway import Gateway, running_gateway

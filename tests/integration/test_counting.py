@@ -14,7 +14,7 @@ from batchflow_workers.runtime import Runtime
 from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.queue import Sender, make_app
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.store import JobStore, connect, heartbeats, keys, metrics
 from batchflow.store.heartbeats import Worker
 from tests.kit.processes import until

@@ -13,7 +13,7 @@ from batchflow.overview.job_list import Filter
 from batchflow.overview.job_view import JobView
 from batchflow.queue import Queue, Step, queue_name
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import index, records
 from tests.kit.gateway import Gateway, running_gateway

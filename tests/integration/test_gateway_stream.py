@@ -16,7 +16,7 @@ import pytest
 from batchflow.gateway.status import feed, stream
 from batchflow.jobs import JobRequest
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import JobStore, connect, events, keys, records
 from batchflow.store.command import Command

@@ -22,7 +22,7 @@ from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
 from batchflow.gateway.guard.rates import BAD_DELIVERIES, REQUESTS
 from batchflow.queue import Queue, queue_name
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.store import JobStore, connect, deliveries, heartbeats, keys, metrics, records
 from tests.kit.asgi import Answer, InProcess
 from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event

@@ -15,7 +15,7 @@ from batchflow.gateway.metering import metrics
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, JobRequest, Spec, UploadSpec
 from batchflow.queue import Queue, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import keys, records
 from tests.kit.deliveries import SECRET, delivery, event

@@ -22,7 +22,7 @@ from batchflow.errors import StoreUnavailable
 from batchflow.jobs import BatchSpec, Credential, Job, JobRequest
 from batchflow.queue import QueueUnavailable, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import (
     AsyncJobStore,

@@ -10,7 +10,7 @@ import httpx2
 from batchflow.gateway.app import make_gateway
 from batchflow.gateway.server import Server
 from batchflow.settings import Settings
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from batchflow.store import JobStore, connect
 from tests.kit.processes import until
 

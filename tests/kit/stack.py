@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from redis import Redis, RedisError
 
-from batchflow.stack.commands import free_port
+from batchflow.stack.processes import free_port
 from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient

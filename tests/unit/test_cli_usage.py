@@ -22,7 +22,7 @@ from batchflow.errors import (
 )
 from batchflow.jobs import Credential
 from batchflow.settings import load_settings
-from batchflow.stack.embedded import provide_key
+from batchflow.stack.local_stack import export_api_key
 
 GOOD = '{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
 COMMANDS = (
@@ -181,22 +181,22 @@ def test_an_output_folder_that_can_not_be(tmp_path: Path, good: str) -> None:
 def test_a_base_url_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
     with pytest.raises(InvalidSettings, match="Set OPENAI_API_KEY"):
-        provide_key(Credential())
+        export_api_key(Credential())
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "FLYTE_OPENAI_API_KEY"])
 def test_a_key_is_put_where_the_workers_look(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", "")
-    assert not provide_key(Credential())
+    assert not export_api_key(Credential())
     monkeypatch.setenv(name, "sk-1")
-    assert provide_key(Credential())
+    assert export_api_key(Credential())
     assert os.environ["_FSEC_FLYTE_OPENAI_API_KEY"] == "sk-1"
 
 
 def test_a_secret_that_is_not_there_is_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", "sk-1")
     with pytest.raises(CredentialMissing, match="no/such"):
-        provide_key(Credential(group="no", key="such"))
+        export_api_key(Credential(group="no", key="such"))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
-"""How each process of a stack is started."""
+"""The command line of each process in a stack."""
 
 import shutil
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -10,39 +9,26 @@ from batchflow.errors import MissingExtra
 _PYTHON = sys.executable
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_taken(port: int) -> bool:
-    """Whether somebody listens on this loopback port."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def redis(port: int, folder: str, *, durable: bool = False) -> tuple[str, Sequence[str]]:
-    """A Redis on loopback: the real one if it is installed, else fakeredis' server.
+    """Return the name and the command of a Redis server on loopback.
 
-    ``durable`` keeps an append-only file in ``folder``, which only the real one can.
+    It is redis-server if that is installed, otherwise fakeredis' TCP server. ``durable`` keeps an
+    append-only file in ``folder`` and raises MissingExtra without redis-server.
     """
     if server := shutil.which("redis-server"):
         options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
-        kept = "yes" if durable else "no"
-        return "redis-server", [server, *options, "--save", "", "--appendonly", kept]
+        append_only = "yes" if durable else "no"
+        return "redis-server", [server, *options, "--save", "", "--appendonly", append_only]
     if durable:
         raise MissingExtra(
-            "Only a real Redis keeps its data between runs. Install redis-server, or leave "
-            "--data-dir out."
+            "--data-dir needs redis-server, which is not installed. Install it, or leave out "
+            "--data-dir to keep jobs in memory."
         )
     return "fakeredis", [_PYTHON, "-m", "batchflow.stack.fake_redis", str(port)]
 
 
 def worker(*, concurrency: int, log_level: str) -> Sequence[str]:
-    """A Celery worker on all queues. Its steps wait for others most of the time: threads do."""
+    """A Celery worker on all queues, with threads because its steps mostly wait for I/O."""
     options = ["--pool", "threads", "--concurrency", str(concurrency), "--loglevel", log_level]
     return [_PYTHON, "-m", "celery", "-A", "batchflow_workers", "worker", *options]
 
@@ -54,19 +40,18 @@ def beat(*, log_level: str) -> Sequence[str]:
 
 
 def simulator(port: int, *, webhook_url: str = "") -> Sequence[str]:
-    """OpenAI's emulator; its first line names the address. OPENAI_WEBHOOK_SECRET signs what it
-    sends to ``webhook_url``."""
+    """The OpenAI emulator, which signs webhooks to ``webhook_url`` with OPENAI_WEBHOOK_SECRET."""
     webhooks = ["--webhook-url", webhook_url] if webhook_url else []
     return [_PYTHON, "-m", "batchflow.cli", "simulate", "--port", str(port), *webhooks]
 
 
 def gateway(port: int) -> Sequence[str]:
-    """The webhook receiver and the status page, on loopback."""
+    """The gateway, on loopback."""
     return [_PYTHON, "-m", "batchflow.cli", "gateway", "--port", str(port)]
 
 
 def connector(port: int, prometheus_port: int) -> Sequence[str]:
-    """flytekit's gRPC server with our connectors."""
+    """flytekit's gRPC server with Batchflow's connectors."""
     serve = [_PYTHON, "-m", "flytekit.clis.sdk_in_container.pyflyte", "serve", "connector"]
     ports = ["--port", str(port), "--prometheus_port", str(prometheus_port)]
     return [*serve, *ports, "--modules", "batchflow_connector"]
