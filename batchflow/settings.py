@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchflow.errors import InvalidSettings
-from batchflow.requests.jsonl import Validation
+from batchflow.requests.jsonl import ValidationMode
 
 _PREFIX = "BATCHFLOW_"
 
@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     #: How long a job that ended stays in Redis.
     retention_s: float = Field(default=7 * 86_400, ge=60)
     #: What upload checks: ``strict``, ``json`` or ``off``.
-    validation: Validation = Validation.STRICT
+    validation: ValidationMode = ValidationMode.STRICT
     #: What workers may read and write: prefixes such as ``s3://bucket/`` or ``/data/``, with
     #: commas. Default: object stores, and on a local stack the temporary and current folder.
     allowed_uris: Annotated[tuple[str, ...] | None, NoDecode] = None

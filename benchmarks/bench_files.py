@@ -24,7 +24,7 @@ import orjson
 
 from batchflow.jobs import DownloadSpec, JobRequest, Spec, UploadSpec, random_job_id
 from batchflow.queue import STEP_OF, Queue, Sender, make_app, queue_name
-from batchflow.requests.jsonl import JsonlValidator, Validation
+from batchflow.requests.jsonl import JsonlValidator, ValidationMode
 from batchflow.states import JobKind, JobState
 from batchflow.store import keys, records
 from benchmarks.support import cores, input_file, usage
@@ -128,7 +128,7 @@ def _timed(work: Callable[[], None]) -> float:
 
 
 def _validate(source: Path, lines: int) -> None:
-    validator = JsonlValidator(Validation.STRICT)
+    validator = JsonlValidator(ValidationMode.STRICT)
     with source.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             validator.feed(chunk)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from batchflow.requests.results import Errors, RequestError, is_error
+from batchflow.requests.results import RequestError, RequestErrorCounter, is_error
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def account_for(ids: list[str], output: Path | None, errors: Path | None) -> Acc
     """Look every request up in both files, whichever there are."""
     lines: Counter[str] = Counter()
     answered: set[str] = set()
-    failures = Errors()
+    failures = RequestErrorCounter()
     for path in (output, errors):
         for line in _objects(path) if path else ():
             custom_id = str(line.get("custom_id"))
@@ -56,7 +56,7 @@ def account_for(ids: list[str], output: Path | None, errors: Path | None) -> Acc
         unaccounted=len(asked - lines.keys()),
         duplicates=sum(number - 1 for number in lines.values()),
         unexpected=len(lines.keys() - asked),
-        errors=failures.by_frequency(),
+        errors=failures.most_common(),
     )
 
 

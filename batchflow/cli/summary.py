@@ -90,7 +90,7 @@ def _requests(account: Account) -> Text:
 
 def _error_line(error: RequestError) -> Text:
     line = Text(f"{error.count:,} x ", style="red")
-    line.append(text.one_line(error.words, _ERROR_CHARS), style="default")
+    line.append(text.one_line(error.text, _ERROR_CHARS), style="default")
     return line
 
 

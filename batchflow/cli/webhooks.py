@@ -18,7 +18,7 @@ from batchflow.cli.text import printable
 from batchflow.errors import BatchflowError, CredentialMissing, InvalidInput, InvalidSettings
 from batchflow.jobs import Credential
 from batchflow.openai_client.webhook_endpoints import (
-    Endpoint,
+    WebhookEndpoint,
     WebhooksApi,
     check_url,
     connect_webhooks,
@@ -160,7 +160,7 @@ def _connect(credential: Credential) -> WebhooksApi:
     raise CredentialMissing("There is no OpenAI API key here. Set OPENAI_API_KEY.")
 
 
-def _show_secret(endpoint: Endpoint, advice: str, *, as_json: bool) -> None:
+def _show_secret(endpoint: WebhookEndpoint, advice: str, *, as_json: bool) -> None:
     secret = endpoint.secret.get_secret_value() if endpoint.secret else ""
     if as_json:
         _print_json({**_data(endpoint), "signing_secret": secret})
@@ -175,7 +175,7 @@ def _show_secret(endpoint: Endpoint, advice: str, *, as_json: bool) -> None:
     _print(Text("\n\n").join([views.pairs(rows), Text(advice)]))
 
 
-def _data(endpoint: Endpoint) -> dict[str, Any]:
+def _data(endpoint: WebhookEndpoint) -> dict[str, Any]:
     """For programs, with OpenAI's names."""
     return {
         "id": endpoint.id,
@@ -186,14 +186,14 @@ def _data(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _row(endpoint: Endpoint) -> list[Text]:
+def _row(endpoint: WebhookEndpoint) -> list[Text]:
     cells = (endpoint.id, endpoint.name, endpoint.url, _events(endpoint))
     return [Text(printable(cell)) for cell in cells]
 
 
-def _events(endpoint: Endpoint) -> str:
+def _events(endpoint: WebhookEndpoint) -> str:
     """The events of an endpoint, the four of batches in three words."""
-    if endpoint.lacks:
+    if endpoint.missing_events:
         return ", ".join(endpoint.event_types)
     others = [event for event in endpoint.event_types if event not in BATCH_EVENTS]
     return ", ".join(["all of batches", *others])

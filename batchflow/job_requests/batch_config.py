@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from batchflow.errors import InvalidInput
-from batchflow.openai_client import metadata as metadata_rules
+from batchflow.openai_client import batch_metadata
 
 #: How long an output file may be kept, in seconds:
 #: https://developers.openai.com/api/reference/resources/batches/methods/create
@@ -55,26 +55,26 @@ def _check_metadata(metadata: object) -> None:
     where = "config['metadata']"
     if not isinstance(metadata, Mapping):
         raise InvalidInput(f"{where} must be a dict of texts, not {_type(metadata)}.")
-    if len(metadata) > metadata_rules.MAX_PAIRS:
+    if len(metadata) > batch_metadata.MAX_PAIRS:
         raise InvalidInput(
-            f"{where} has {len(metadata)} pairs; OpenAI takes at most {metadata_rules.MAX_PAIRS}."
+            f"{where} has {len(metadata)} pairs; OpenAI takes at most {batch_metadata.MAX_PAIRS}."
         )
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidInput(f"{where} must map texts to texts; look at {_shown(key)}.")
-        if not 0 < len(key) <= metadata_rules.MAX_KEY_CHARS:
+        if not 0 < len(key) <= batch_metadata.MAX_KEY_CHARS:
             raise InvalidInput(
                 f"{where} has a key of {len(key)} characters, {_shown(key)}; "
-                f"OpenAI takes 1 to {metadata_rules.MAX_KEY_CHARS}."
+                f"OpenAI takes 1 to {batch_metadata.MAX_KEY_CHARS}."
             )
         if not _is_unicode(key) or not _is_unicode(value):
             raise InvalidInput(f"{where} must hold valid Unicode; look at {_shown(key)}.")
-        if key == metadata_rules.JOB_KEY:
+        if key == batch_metadata.JOB_KEY:
             raise InvalidInput(f"{where} must not have the key {key!r}; Batchflow sets it.")
-        if len(value) > metadata_rules.MAX_VALUE_CHARS:
+        if len(value) > batch_metadata.MAX_VALUE_CHARS:
             raise InvalidInput(
                 f"{where}[{_shown(key)}] has {len(value)} characters; "
-                f"OpenAI takes at most {metadata_rules.MAX_VALUE_CHARS}."
+                f"OpenAI takes at most {batch_metadata.MAX_VALUE_CHARS}."
             )
 
 

@@ -1,1 +1,1 @@
-"""Calls to OpenAI: one client per credential, and errors of our own."""
+"""Calls to OpenAI: the client, tolerant parsing of responses, classification of errors."""

@@ -1,4 +1,4 @@
-"""The calls to OpenAI as they are counted: what is asked, and how it ends."""
+"""Names for the calls to OpenAI, as metrics count them: the operation and its outcome."""
 
 from enum import StrEnum
 
@@ -6,13 +6,12 @@ from batchflow.errors import CredentialRefused, OpenAIError, OpenAIRefused, Open
 
 _TOO_MANY_REQUESTS = 429
 
-#: Why OpenAI is left alone for a while, when it is not how a call ended: there is no key to ask it
-#: with.
+#: The reason for a backoff that no call caused: the API key is missing.
 NO_KEY = "no_key"
 
 
 class Operation(StrEnum):
-    """What is asked, by the SDK's names."""
+    """An operation of OpenAI's API, by the SDK's names."""
 
     BATCHES_CREATE = "batches.create"
     BATCHES_RETRIEVE = "batches.retrieve"
@@ -26,23 +25,23 @@ class Operation(StrEnum):
 
 
 class CallOutcome(StrEnum):
-    """How a call ends."""
+    """How a call ended."""
 
     OK = "ok"
-    #: OpenAI answered 429.
+    #: HTTP 429.
     RATE_LIMITED = "rate_limited"
-    #: It answered 401 or 403.
+    #: HTTP 401 or 403.
     UNAUTHORIZED = "unauthorized"
-    #: It understood and said no.
+    #: Another client error.
     REFUSED = "refused"
-    #: It gave no usable answer: 5xx, a timeout, a broken connection, garbage.
+    #: No usable response: 5xx, a timeout, a broken connection, malformed content.
     UNAVAILABLE = "unavailable"
-    #: We broke it off, for a reason of our own.
+    #: Batchflow aborted it.
     ABANDONED = "abandoned"
 
 
 def outcome_of(error: OpenAIError) -> CallOutcome:
-    """How the call ended that raised this."""
+    """The outcome of the call that raised this error."""
     match error:
         case OpenAIUnavailable(status_code=status) if status == _TOO_MANY_REQUESTS:
             return CallOutcome.RATE_LIMITED

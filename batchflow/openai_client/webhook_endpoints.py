@@ -1,7 +1,7 @@
-"""OpenAI's API for managing webhook endpoints, as ``openai.resources.webhooks`` has it.
+"""OpenAI's API for webhook endpoints.
 
-An endpoint belongs to the project of the API key. Its signing secret is in the answers that create
-an endpoint and rotate its secret, and nowhere else.
+An endpoint belongs to the project of the API key. OpenAI returns its signing secret only when the
+endpoint is created or the secret is rotated.
 """
 
 from collections.abc import Iterator
@@ -14,69 +14,75 @@ from urllib.parse import urlsplit
 import openai
 from pydantic import SecretStr
 
-from batchflow.errors import CredentialRefused, InvalidInput, OpenAIRefused, OpenAIUnavailable
+from batchflow.errors import CredentialRefused, InvalidInput, OpenAIRefused
 from batchflow.hosts import is_loopback
 from batchflow.jobs import Credential, is_openai_id
-from batchflow.openai_client.api import PAGE, client_of, translated
+from batchflow.openai_client.client import PAGE, sdk_client
+from batchflow.openai_client.error_classification import translated_errors
+from batchflow.openai_client.parsing import malformed
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH, BatchEvent
 
 _MAX_URL_CHARS = 2_048
-#: Endpoints of one project that are looked at, at most.
-_MOST = 1_000
-#: How a server answers that speaks OpenAI's API but for this part.
+#: The limit on endpoints of one project that are listed.
+_MAX_ENDPOINTS = 1_000
+#: The status codes of a server without this part of the API.
 _NO_SUCH_API = frozenset({404, 405, 501})
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where OpenAI delivers events, and which."""
+class WebhookEndpoint:
+    """A URL and the types of events that OpenAI delivers there."""
 
     id: str
     name: str
     url: str
     event_types: tuple[str, ...]
     created_at: datetime
-    #: Only when it was made just now.
+    #: Set only by ``create`` and ``rotate_secret``.
     secret: SecretStr | None
 
     @property
-    def lacks(self) -> tuple[str, ...]:
-        """The batch events that are not delivered."""
+    def missing_events(self) -> tuple[str, ...]:
+        """The batch events that OpenAI does not deliver to it."""
         return tuple(event for event in BATCH_EVENTS if event not in self.event_types)
 
 
 class WebhooksApi:
-    """The endpoints of one credential's project."""
+    """The webhook endpoints of one credential's project."""
 
     def __init__(self, client: openai.OpenAI) -> None:
         self._client = client
 
-    def list(self) -> list[Endpoint]:
+    def list(self) -> list[WebhookEndpoint]:
         """GET /v1/webhook_endpoints, newest first."""
-        with self._all_errors():
-            found = list(islice(self._client.webhooks.list(limit=PAGE), _MOST))
-        return [_endpoint(each) for each in found]
+        with self._call():
+            found = list(islice(self._client.webhooks.list(limit=PAGE), _MAX_ENDPOINTS))
+        return [_endpoint(item) for item in found]
 
-    def create(self, *, name: str, url: str) -> Endpoint:
+    def create(self, *, name: str, url: str) -> WebhookEndpoint:
         """POST /v1/webhook_endpoints, for the four batch events."""
-        with self._all_errors():
-            made = self._client.webhooks.create(name=name, url=url, event_types=[*BATCH_EVENTS])
-        return _endpoint(made, with_secret=True)
+        with self._call():
+            created = self._client.webhooks.create(name=name, url=url, event_types=[*BATCH_EVENTS])
+        return _endpoint(created, with_secret=True)
 
     def test(self, endpoint_id: str, event: BatchEvent) -> int:
-        """POST /v1/webhook_endpoints/{id}/test: has OpenAI send a sample event, and returns the
-        HTTP status that the receiver answered."""
-        with self._all_errors(endpoint_id):
+        """POST /v1/webhook_endpoints/{id}/test: have OpenAI deliver a sample event.
+
+        Returns the receiver's HTTP status.
+        """
+        with self._call(endpoint_id):
             result = self._client.webhooks.test(endpoint_id, event_type=event)
         status = getattr(result, "status_code", None)
         if not isinstance(status, int):
-            raise _garbage("result of a test")
+            raise malformed("test result")
         return status
 
-    def rotate_secret(self, endpoint_id: str, *, keep_old: bool) -> Endpoint:
-        """POST /v1/webhook_endpoints/{id}/rotate_secret; ``keep_old`` has OpenAI sign with the old
-        one, too, for 24 hours."""
-        with self._all_errors(endpoint_id):
+    def rotate_secret(self, endpoint_id: str, *, keep_old: bool) -> WebhookEndpoint:
+        """POST /v1/webhook_endpoints/{id}/rotate_secret.
+
+        With ``keep_old``, OpenAI signs with both secrets for 24 hours.
+        """
+        with self._call(endpoint_id):
             rotated = self._client.webhooks.rotate_secret(
                 endpoint_id, keep_old_secret_active_for_24_hours=keep_old
             )
@@ -84,47 +90,47 @@ class WebhooksApi:
 
     def delete(self, endpoint_id: str) -> None:
         """DELETE /v1/webhook_endpoints/{id}."""
-        with self._all_errors(endpoint_id):
+        with self._call(endpoint_id):
             self._client.webhooks.delete(endpoint_id)
 
     @contextmanager
-    def _all_errors(self, endpoint_id: str | None = None) -> Iterator[None]:
-        """Errors in the words of this API; raises InvalidInput when there is no such endpoint."""
+    def _call(self, endpoint_id: str | None = None) -> Iterator[None]:
+        """Translate errors; raises InvalidInput when the endpoint does not exist."""
         if endpoint_id is not None and not is_openai_id(endpoint_id):
-            raise InvalidInput("That is no id of a webhook endpoint. It looks like we_68f0c1.")
+            raise InvalidInput("Not a valid webhook endpoint id. An id looks like we_68f0c1.")
         try:
-            with translated():
+            with translated_errors():
                 yield
         except CredentialRefused as error:
             raise CredentialRefused(
-                f"{error} Managing webhooks takes a key that may do so in its project, which a "
-                "restricted key may not."
+                f"{error} Managing webhooks needs a key that has this permission in its project; a "
+                "restricted key does not have it."
             ) from error
         except OpenAIRefused as error:
             if error.status_code not in _NO_SUCH_API:
                 raise
             if endpoint_id is None:
                 raise OpenAIRefused(
-                    f"{self._client.base_url} has no API for webhook endpoints. Without webhooks, "
-                    "polling finds every batch's end.",
+                    f"{self._client.base_url} has no API for webhook endpoints. Batches still "
+                    "complete without webhooks: polling finds their end.",
                     error.status_code,
                 ) from error
             raise InvalidInput(
                 f"The project of this API key has no webhook endpoint {endpoint_id}. "
-                "`batchflow webhooks list` shows those that it has."
+                "`batchflow webhooks list` shows its endpoints."
             ) from error
         except (AttributeError, TypeError) as error:
-            # The SDK's paginator breaks on an answer that is no object.
-            raise _garbage("list of webhook endpoints") from error
+            # From the SDK's paginator, for a response that is not an object.
+            raise malformed("list of webhook endpoints") from error
 
 
 def connect_webhooks(credential: Credential, timeout_s: float) -> WebhooksApi:
     """The API for a credential; raises CredentialMissing."""
-    return WebhooksApi(client_of(credential, timeout_s))
+    return WebhooksApi(sdk_client(credential, timeout_s))
 
 
 def check_url(url: str) -> None:
-    """Raise InvalidInput unless OpenAI delivers to such a URL. On the loopback an emulator does."""
+    """Raise InvalidInput unless OpenAI, or an emulator on the loopback, can deliver to the URL."""
     try:
         parts = urlsplit(url)
         fine = bool(parts.hostname) and parts.port != 0 and parts.username is None
@@ -135,17 +141,16 @@ def check_url(url: str) -> None:
         fine = secure = False
     if not fine or not url.isprintable() or " " in url or len(url) > _MAX_URL_CHARS:
         raise InvalidInput(
-            f"That is no URL for webhooks. It looks like https://batchflow.example.com{WEBHOOK_PATH}."
+            f"Not a valid webhook URL. It should look like https://batchflow.example.com{WEBHOOK_PATH}."
         )
     if not secure:
-        raise InvalidInput("OpenAI delivers webhooks to https:// URLs only.")
+        raise InvalidInput("OpenAI delivers webhooks only to https:// URLs.")
 
 
-def _endpoint(answer: object, *, with_secret: bool = False) -> Endpoint:
-    """What OpenAI answered; the SDK hands garbage through as it came."""
-    found = vars(answer) if hasattr(answer, "__dict__") else {}
+def _endpoint(response: object, *, with_secret: bool = False) -> WebhookEndpoint:
+    found = vars(response) if hasattr(response, "__dict__") else {}
     try:
-        return Endpoint(
+        return WebhookEndpoint(
             id=found["id"],
             name=found["name"],
             url=found["url"],
@@ -154,10 +159,4 @@ def _endpoint(answer: object, *, with_secret: bool = False) -> Endpoint:
             secret=SecretStr(found["signing_secret"]) if with_secret else None,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _garbage("webhook endpoint") from error
-
-
-def _garbage(wanted: str) -> OpenAIUnavailable:
-    return OpenAIUnavailable(
-        f"OpenAI answered something that is no {wanted}.", outcome_unknown=True
-    )
+        raise malformed("webhook endpoint") from error

@@ -1,4 +1,4 @@
-"""What a gateway and OpenAI's webhooks agree on.
+"""The events that OpenAI delivers, and the path at which the gateway receives them.
 
 https://developers.openai.com/api/reference/resources/webhooks
 """
@@ -9,5 +9,4 @@ from typing import Final, Literal, get_args
 BatchEvent = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
 BATCH_EVENTS: Final[tuple[BatchEvent, ...]] = get_args(BatchEvent)
 
-#: Where the gateway takes them.
 WEBHOOK_PATH: Final = "/webhooks/openai"

@@ -1,6 +1,9 @@
-"""A streaming check of batch input files, so that a bad one is refused before OpenAI has it.
+"""Streaming validation of batch input files.
 
-The rules and limits are OpenAI's: the Batch guide
+It is written by hand because the rules span lines (unique ids, one model), which a schema does not
+express, and because it runs over up to 200 MB per upload.
+
+The rules and limits are OpenAI's; see the Batch guide
 (https://developers.openai.com/api/docs/guides/batch) and, in the API reference, ``Create batch``
 (https://developers.openai.com/api/reference/resources/batches/methods/create).
 """
@@ -17,37 +20,37 @@ import orjson
 
 from batchflow.errors import InvalidInput
 
-#: The most requests (lines) that OpenAI takes in one file.
+#: OpenAI's limit on requests (lines) per file.
 MAX_LINES = 50_000
-#: The most bytes that OpenAI takes in one file: 200 MB.
+#: OpenAI's limit on the size of a file: 200 MB.
 MAX_BYTES = 200 * 1024 * 1024
-#: The most embedding inputs that OpenAI takes in one file, all its requests together.
+#: OpenAI's limit on embedding inputs per file, summed over its requests.
 MAX_EMBEDDING_INPUTS = 50_000
-#: The longest ``url`` or ``model``: they are kept in the job's record and shown.
+#: The limit on a ``url`` or ``model``, which are kept in the job's record and displayed.
 MAX_NAME_CHARS = 256
-#: How many problems an error names; the others are counted.
+#: The limit on problems that an error lists; the rest are only counted.
 MAX_REPORTED = 100
-#: How long an error's message may get, in bytes of UTF-8.
+#: The limit on an error's message, in bytes of UTF-8.
 MAX_MESSAGE_BYTES = 16_000
-#: How many characters of the user's data a message quotes at a time.
+#: The limit on a quotation from the user's data.
 MAX_EXCERPT_CHARS = 60
 
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = b" \t\r\n"
-# How a first request begins -> why the file can't be JSON Lines at all.
-_NOT_JSONL = (
+#: The start of the first request -> why the file is not JSON Lines at all.
+_WRONG_FORMATS = (
     (
         re.compile(rb"\xff\xfe|\xfe\xff|[{\[]\0|\0[{\[]"),
         "the file looks like UTF-16; save the file as UTF-8",
     ),
-    (re.compile(rb"\x1f\x8b"), "the file is compressed with gzip; give it uncompressed"),
+    (re.compile(rb"\x1f\x8b"), "the file is compressed with gzip; uncompress it first"),
     (
         re.compile(rb"\s*\[\s*({|$)"),
         "the file is one JSON array; write one object per line, without brackets around them",
     ),
     (re.compile(rb"\s*{$"), "the file is pretty-printed JSON; write each request on one line"),
 )
-_KINDS = {
+_TYPE_NAMES = {
     type(None): "null",
     bool: "a boolean",
     int: "a number",
@@ -57,25 +60,25 @@ _KINDS = {
 }
 
 
-class Validation(StrEnum):
-    """How closely an input file is looked at."""
+class ValidationMode(StrEnum):
+    """Which rules an input file must satisfy."""
 
     #: All of OpenAI's rules.
     STRICT = "strict"
-    #: For other providers: UTF-8, JSON objects, each with its own ``custom_id``, at least one.
+    #: For compatible servers: at least one line, each a JSON object with a unique ``custom_id``.
     JSON = "json"
-    #: The bytes pass unlooked at; only an empty file is refused.
+    #: Only that the file is not empty.
     OFF = "off"
 
     @property
     def max_bytes(self) -> float:
-        """How large a file may be."""
-        return MAX_BYTES if self is Validation.STRICT else math.inf
+        """The limit on a file's size."""
+        return MAX_BYTES if self is ValidationMode.STRICT else math.inf
 
 
 @dataclass(frozen=True)
 class JsonlSummary:
-    """What a valid file holds; what the validation did not look at is None."""
+    """The contents of a valid file; None for what the mode does not check."""
 
     lines: int | None
     size_bytes: int
@@ -84,8 +87,8 @@ class JsonlSummary:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a file. ``line`` counts from 1; None means the file as a whole."""
+class JsonlProblem:
+    """A violation of a rule. ``line`` counts from 1; None means the file as a whole."""
 
     line: int | None
     reason: str
@@ -95,30 +98,30 @@ class Problem:
 
 
 class InvalidJsonl(InvalidInput):
-    """Raised when an input file can't become a batch.
+    """Raised when an input file is not valid.
 
-    ``problems`` are the first 100, those of the whole file before those of its lines; ``count``
-    is how many there are. The message names as many of them as fit into 16,000 bytes.
+    ``problems`` holds the first 100, those of the whole file before those of its lines; ``count``
+    is their total number. The message lists as many as fit into 16,000 bytes.
     """
 
-    def __init__(self, problems: tuple[Problem, ...], count: int) -> None:
+    def __init__(self, problems: tuple[JsonlProblem, ...], count: int) -> None:
         super().__init__(_message(problems, count))
         self.problems = problems
         self.count = count
 
-    def __reduce__(self) -> tuple[type["InvalidJsonl"], tuple[tuple[Problem, ...], int]]:
+    def __reduce__(self) -> tuple[type["InvalidJsonl"], tuple[tuple[JsonlProblem, ...], int]]:
         return type(self), (self.problems, self.count)
 
 
 class JsonlValidator:
-    """Checks a file that is fed piece by piece, cut anywhere, holding one line at a time.
+    """Validates a file that arrives in chunks of any size, holding one line at a time.
 
-    ``expected_bytes`` is the file's size, where it is known before its bytes are.
+    ``expected_bytes`` is the file's size, if it is known in advance.
     """
 
-    def __init__(self, mode: Validation, expected_bytes: int = 0) -> None:
+    def __init__(self, mode: ValidationMode, expected_bytes: int = 0) -> None:
         self._mode = mode
-        self._strict = mode is Validation.STRICT
+        self._strict = mode is ValidationMode.STRICT
         self._tail = bytearray()
         self._expected_bytes = expected_bytes
         self._size_bytes = 0
@@ -126,18 +129,18 @@ class JsonlValidator:
         self._requests = 0
         self._blank_lines = 0
         self._embedding_inputs = 0
-        self._hopeless: str | None = None
-        self._seen: dict[str, int] = {}  # custom_id -> its line
-        self._first: dict[str, tuple[str, int]] = {}  # url, model -> the first one and its line
-        self._problems: list[Problem] = []
-        self._count = 0
+        self._wrong_format: str | None = None
+        self._seen: dict[str, int] = {}  # custom_id -> line
+        self._first: dict[str, tuple[str, int]] = {}  # field -> its first value and line
+        self._problems: list[JsonlProblem] = []
+        self._problem_count = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the file's next bytes. Raises ``InvalidJsonl`` only when they are too many."""
+        """Validate the next bytes; raises InvalidJsonl only if the file is too large."""
         self._size_bytes += len(chunk)
         if self._size_bytes > self._mode.max_bytes:
             raise self._error()
-        if self._hopeless or self._mode is Validation.OFF:
+        if self._wrong_format or self._mode is ValidationMode.OFF:
             return
         for line in BytesIO(chunk):
             if not line.endswith(b"\n"):
@@ -146,31 +149,31 @@ class JsonlValidator:
                 self._tail += line
                 self._end_line()
             else:
-                self._take(line)
+                self._check_line(line)
 
     @property
-    def faulty(self) -> bool:
-        """Whether it is known by now that the file can't become a batch."""
-        return self._count > 0 or any(self._standing_problems())
+    def is_invalid(self) -> bool:
+        """Whether what was validated so far already makes the file invalid."""
+        return self._problem_count > 0 or any(self._lasting_problems())
 
     def finish(self) -> JsonlSummary:
-        """Say what the file holds. Raises ``InvalidJsonl`` with all that is wrong with it."""
+        """Validate the end of the file; raises InvalidJsonl with all its problems."""
         if self._tail:
             self._end_line()
-        if self._count or any(self._file_problems()):
+        if self._problem_count or any(self._file_problems()):
             raise self._error()
         return JsonlSummary(
-            lines=None if self._mode is Validation.OFF else self._requests,
+            lines=None if self._mode is ValidationMode.OFF else self._requests,
             size_bytes=self._size_bytes,
-            url=self._first_of("url"),
-            model=self._first_of("model"),
+            url=self._first_value("url"),
+            model=self._first_value("model"),
         )
 
     def _end_line(self) -> None:
         line, self._tail = self._tail, bytearray()
-        self._take(line)
+        self._check_line(line)
 
-    def _take(self, line: bytes | bytearray) -> None:
+    def _check_line(self, line: bytes | bytearray) -> None:
         self._line += 1
         if self._line == 1:
             line = line.removeprefix(_BOM)
@@ -178,14 +181,16 @@ class JsonlValidator:
         if not text:
             self._blank_lines += 1
             return
-        if self._hopeless:
+        if self._wrong_format:
             return
         if self._blank_lines:
             self._report_blank_lines()
         self._requests += 1
         if self._requests == 1:
-            self._hopeless = next((why for what, why in _NOT_JSONL if what.match(text)), None)
-        if self._hopeless or (self._strict and self._requests > MAX_LINES):
+            self._wrong_format = next(
+                (reason for start, reason in _WRONG_FORMATS if start.match(text)), None
+            )
+        if self._wrong_format or (self._strict and self._requests > MAX_LINES):
             return
         try:
             request = orjson.loads(text)
@@ -193,7 +198,7 @@ class JsonlValidator:
             self._report(_parse_fault(text, error))
             return
         if not isinstance(request, dict):
-            self._report(f"it is {_kind(request)}, not an object")
+            self._report(f"it is {_type_name(request)}, not an object")
             return
         self._check_custom_id(request.get("custom_id"))
         if self._strict:
@@ -201,12 +206,12 @@ class JsonlValidator:
 
     def _report_blank_lines(self) -> None:
         first, last = self._line - self._blank_lines, self._line - 1
-        what = "empty line" if first == last else f"empty lines, up to line {last}"
-        self._report(what, line=first)
+        reason = "empty line" if first == last else f"empty lines, up to line {last}"
+        self._report(reason, line=first)
         self._blank_lines = 0
 
     def _check_custom_id(self, custom_id: Any) -> None:
-        if fault := _text_fault("custom_id", custom_id):
+        if fault := _string_fault("custom_id", custom_id):
             self._report(fault)
             return
         line = self._seen.setdefault(custom_id, self._line)
@@ -222,19 +227,21 @@ class JsonlValidator:
         else:
             self._check_same("url", url)
         if isinstance(body, dict):
-            if "model" in body:  # not every endpoint calls for one
+            if "model" in body:  # optional at some endpoints
                 self._check_same("model", body["model"])
             if isinstance(url, str) and url.endswith("/v1/embeddings"):
                 self._embedding_inputs += _embedding_inputs(body.get("input"))
         else:
-            self._report("no body" if body is None else f"body is {_kind(body)}, not an object")
+            self._report(
+                "body is missing" if body is None else f"body is {_type_name(body)}, not an object"
+            )
 
     def _check_same(self, name: str, value: Any) -> None:
-        """A ``url`` or ``model``: text, and the same in all requests."""
+        """Check that a ``url`` or ``model`` is a string, and the same in all requests."""
         first = self._first.get(name)
         if first and first[0] == value:
             return
-        if fault := _text_fault(name, value):
+        if fault := _string_fault(name, value):
             self._report(fault)
         elif len(value) > MAX_NAME_CHARS:
             self._report(f"{name} is longer than {MAX_NAME_CHARS} characters")
@@ -247,42 +254,42 @@ class JsonlValidator:
             self._first[name] = (value, self._line)
 
     def _report(self, reason: str, line: int | None = None) -> None:
-        self._count += 1
-        if self._count <= MAX_REPORTED:
-            self._problems.append(Problem(line or self._line, reason))
+        self._problem_count += 1
+        if self._problem_count <= MAX_REPORTED:
+            self._problems.append(JsonlProblem(line or self._line, reason))
 
-    def _first_of(self, name: str) -> str | None:
+    def _first_value(self, name: str) -> str | None:
         return self._first[name][0] if name in self._first else None
 
     def _file_problems(self) -> Iterator[str]:
-        standing = tuple(self._standing_problems())
-        yield from standing
+        lasting = tuple(self._lasting_problems())
+        yield from lasting
         if not self._size_bytes:
             yield "the file is empty"
-        elif not (self._requests or standing or self._mode is Validation.OFF):
+        elif not (self._requests or lasting or self._mode is ValidationMode.OFF):
             yield "the file has no requests, only blank lines"
 
-    def _standing_problems(self) -> Iterator[str]:
-        """Those that nothing that may still come will mend."""
-        if self._hopeless:
-            yield self._hopeless
+    def _lasting_problems(self) -> Iterator[str]:
+        """Problems of the whole file that later lines cannot resolve."""
+        if self._wrong_format:
+            yield self._wrong_format
         elif max(self._size_bytes, self._expected_bytes) > self._mode.max_bytes:
-            yield f"the file is larger than 200 MB ({MAX_BYTES:,} bytes), the most OpenAI takes"
+            yield f"the file is larger than OpenAI's limit of 200 MB ({MAX_BYTES:,} bytes)"
         if self._strict and self._requests > MAX_LINES:
             yield (
-                f"the file has {self._requests:,} requests and OpenAI takes at most {MAX_LINES:,}; "
-                "later ones were not looked at"
+                f"the file has {self._requests:,} requests; OpenAI's limit is {MAX_LINES:,}, and "
+                "requests beyond it were not checked"
             )
         if self._embedding_inputs > MAX_EMBEDDING_INPUTS:
             yield (
-                f"the requests have {self._embedding_inputs:,} embedding inputs in all "
-                f"and OpenAI takes at most {MAX_EMBEDDING_INPUTS:,}"
+                f"the requests have {self._embedding_inputs:,} embedding inputs in total; OpenAI's "
+                f"limit is {MAX_EMBEDDING_INPUTS:,}"
             )
 
     def _error(self) -> InvalidJsonl:
-        whole = [Problem(None, reason) for reason in self._file_problems()]
+        whole = [JsonlProblem(None, reason) for reason in self._file_problems()]
         problems = (*whole, *self._problems)
-        return InvalidJsonl(problems[:MAX_REPORTED], len(whole) + self._count)
+        return InvalidJsonl(problems[:MAX_REPORTED], len(whole) + self._problem_count)
 
 
 def _parse_fault(text: bytes | bytearray, error: orjson.JSONDecodeError) -> str:
@@ -298,34 +305,34 @@ def _parse_fault(text: bytes | bytearray, error: orjson.JSONDecodeError) -> str:
     return f"not valid JSON: {error.msg} ({where})"
 
 
-def _text_fault(name: str, value: Any) -> str | None:
+def _string_fault(name: str, value: Any) -> str | None:
     if isinstance(value, str):
         return None if value else f"{name} is empty"
-    return f"no {name}" if value is None else f"{name} is {_kind(value)}, not a string"
+    return f"{name} is missing" if value is None else f"{name} is {_type_name(value)}, not a string"
 
 
 def _embedding_inputs(value: Any) -> int:
-    """How many texts ``input`` has: a string, tokens, or a list of either."""
+    """The number of texts in ``input``: a string, a list of tokens, or a list of either."""
     if isinstance(value, list) and not (value and isinstance(value[0], int)):
         return len(value)
     return 0 if value is None else 1
 
 
-def _kind(value: Any) -> str:
-    return _KINDS.get(type(value), "an object")
+def _type_name(value: Any) -> str:
+    return _TYPE_NAMES.get(type(value), "an object")
 
 
 def _excerpt(value: str) -> str:
-    """The beginning of ``value``, quoted, with everything unprintable escaped."""
+    """The start of ``value``, quoted, with unprintable characters escaped."""
     shown = repr(value[:MAX_EXCERPT_CHARS])
     if len(value) <= MAX_EXCERPT_CHARS and len(shown) <= MAX_EXCERPT_CHARS:
         return shown
     return f"{shown[: MAX_EXCERPT_CHARS - 4]}...{shown[-1]}"
 
 
-def _message(problems: tuple[Problem, ...], count: int) -> str:
+def _message(problems: tuple[JsonlProblem, ...], count: int) -> str:
     noun = "problem" if count == 1 else "problems"
-    lines = [f"The input file has {count:,} {noun}, nothing was uploaded."]
+    lines = [f"The input file has {count:,} {noun}; nothing was uploaded."]
     room_bytes = MAX_MESSAGE_BYTES - 200
     for problem in problems:
         room_bytes -= len(str(problem).encode()) + 1

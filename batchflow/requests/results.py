@@ -1,4 +1,4 @@
-"""The requests of a batch that failed, as the lines of its files tell of them.
+"""Errors of single requests, from the lines of a batch's output and error files.
 
 https://developers.openai.com/api/reference/resources/batches (the request output object)
 """
@@ -13,7 +13,7 @@ _FIRST_BAD_STATUS = 400
 
 @dataclass(frozen=True)
 class RequestError:
-    """One kind of error, with the first message that had it."""
+    """A kind of error, with the message of its first occurrence."""
 
     status: int | None
     code: str
@@ -21,7 +21,7 @@ class RequestError:
     count: int
 
     def data(self) -> dict[str, Any]:
-        """For programs."""
+        """Convert to JSON."""
         return {
             "status": self.status,
             "code": self.code,
@@ -30,40 +30,40 @@ class RequestError:
         }
 
     @property
-    def words(self) -> str:
-        """``429 rate_limit_exceeded: Slow down.``"""
-        what = " ".join(str(part) for part in (self.status, self.code) if part)
-        return ": ".join(part for part in (what, self.message) if part) or "no reason given"
+    def text(self) -> str:
+        """Such as ``429 rate_limit_exceeded: Slow down.``"""
+        label = " ".join(str(part) for part in (self.status, self.code) if part)
+        return ": ".join(part for part in (label, self.message) if part) or "no reason given"
 
 
-class Errors:
-    """Counts the kinds of errors: by status and code, whose messages differ in details."""
+class RequestErrorCounter:
+    """Counts errors by status and code; their messages differ in details."""
 
     def __init__(self) -> None:
-        self._kinds: Counter[tuple[int | None, str]] = Counter()
+        self._counts: Counter[tuple[int | None, str]] = Counter()
         self._examples: dict[tuple[int | None, str], str] = {}
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Count a line that stands for a failed request."""
+        """Count the line of a failed request."""
         status, code, message = _error(line) or (None, "", "")
-        self._kinds[status, code] += 1
+        self._counts[status, code] += 1
         self._examples.setdefault((status, code), message)
 
-    def by_frequency(self) -> tuple[RequestError, ...]:
-        """Most frequent first."""
+    def most_common(self) -> tuple[RequestError, ...]:
+        """All kinds of errors, most frequent first."""
         return tuple(
-            RequestError(status, code, self._examples[status, code], number)
-            for (status, code), number in self._kinds.most_common()
+            RequestError(status, code, self._examples[status, code], count)
+            for (status, code), count in self._counts.most_common()
         )
 
 
 def is_error(line: Mapping[str, Any]) -> bool:
-    """Whether a line of an output file is an error all the same, as some servers write it."""
+    """Whether a line is an error; some servers write errors into the output file."""
     return _error(line) is not None
 
 
 def _error(line: Mapping[str, Any]) -> tuple[int | None, str, str] | None:
-    """Status, code and message of a result that is an error."""
+    """The status, code and message of a line that is an error."""
     response = line.get("response")
     response = response if isinstance(response, dict) else {}
     status = response.get("status_code")

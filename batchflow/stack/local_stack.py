@@ -13,7 +13,7 @@ from redis import Redis, RedisError
 
 from batchflow.errors import CredentialMissing, InvalidSettings, StoreUnavailable
 from batchflow.jobs import DEFAULT_SECRET_KEY, Credential, Job
-from batchflow.openai_client.api import api_key
+from batchflow.openai_client.api_key import api_key
 from batchflow.queue import make_app
 from batchflow.settings import load_settings
 from batchflow.stack import process_commands

@@ -147,7 +147,7 @@ def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: N
         place = replace(node, node="refused")
         tasks = [*map(seen.note, start_all(flyte, refused_org, place, result, file_id))]
         for task in tasks:
-            told(seen, task, "refuses the API key")
+            told(seen, task, "rejected the API key")
         emulator.configure(refused_keys=[])
         seen.end(tasks[0])
         for task in tasks:

@@ -38,8 +38,8 @@ from tests.kit.bad_input import (
 from tests.kit.steps import lines
 
 #: What begins every message about a file's lines.
-ONE = "The input file has 1 problem, nothing was uploaded."
-MANY = "The input file has {} problems, nothing was uploaded."
+ONE = "The input file has 1 problem; nothing was uploaded."
+MANY = "The input file has {} problems; nothing was uploaded."
 MAY_NOT = "The workers may not access "
 NO_STR = "The task's input input_file_id must be a str."
 NO_DICT = "The task's input batch_endpoint_result must be a dict."
@@ -152,7 +152,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     ),
     "gzip": (
         gzip.compress(GOOD_LINE, mtime=0),
-        ["the file is compressed with gzip; give it uncompressed"],
+        ["the file is compressed with gzip; uncompress it first"],
     ),
     "an array": (
         b"[" + GOOD_LINE.strip() + b"]",
@@ -171,7 +171,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
         ],
     ),
     "a blank line": (GOOD_LINE + b"\n" + request("b"), ["line 2: empty line"]),
-    "no custom_id": (GOOD_LINE + request(...), ["line 2: no custom_id"]),
+    "custom_id is missing": (GOOD_LINE + request(...), ["line 2: custom_id is missing"]),
     "an empty custom_id": (request(""), ["line 1: custom_id is empty"]),
     "a custom_id that is a number": (request(7), ["line 1: custom_id is a number, not a string"]),
     "the same custom_id": (
@@ -180,7 +180,7 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     ),
     "no method": (request(method=...), ["line 1: method must be 'POST'"]),
     "another method": (request(method="DELETE"), ["line 1: method must be 'POST'"]),
-    "no url": (request(url=...), ["line 1: no url"]),
+    "url is missing": (request(url=...), ["line 1: url is missing"]),
     "a url with a host": (
         request(url="http://169.254.169.254/latest"),
         ["line 1: url 'http://169.254.169.254/latest' is not a path "
@@ -199,16 +199,16 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
         request(body={"model": ["gpt"]}),
         ["line 1: model is an array, not a string"],
     ),
-    "no body": (request(body=...), ["line 1: no body"]),
+    "body is missing": (request(body=...), ["line 1: body is missing"]),
     "a body that is text": (request(body="{}"), ["line 1: body is a string, not an object"]),
     "too many embeddings": (
         embeddings(MAX_EMBEDDING_INPUTS + 1),
-        ["the requests have 50,001 embedding inputs in all and OpenAI takes at most 50,000"],
+        ["the requests have 50,001 embedding inputs in total; OpenAI's limit is 50,000"],
     ),
     "too many requests": (
         b"".join(request(str(number)) for number in range(MAX_LINES + 1)),
-        ["the file has 50,001 requests and OpenAI takes at most 50,000; "
-         "later ones were not looked at"],
+        ["the file has 50,001 requests; OpenAI's limit is 50,000, "
+         "and requests beyond it were not checked"],
     ),
 }  # fmt: skip
 
@@ -254,7 +254,7 @@ def test_a_file_that_is_too_large(bench: Bench, good: Task, tmp_path: Path) -> N
     message = fails(bench, good, upload(str(path)), worker=True)
     path.unlink()
     assert message.startswith(ONE)
-    assert "the file is larger than 200 MB (209,715,200 bytes), the most OpenAI takes" in message
+    assert "the file is larger than OpenAI's limit of 200 MB (209,715,200 bytes)" in message
 
 
 def test_a_file_with_everything_wrong(bench: Bench, good: Task, tmp_path: Path) -> None:

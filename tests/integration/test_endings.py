@@ -16,7 +16,7 @@ from openai.types import Batch
 from batchflow import BatchEndpointTask
 from batchflow.job_requests.build import batch_spec, download_spec
 from batchflow.jobs import Job
-from batchflow.openai_client.api import connect_openai
+from batchflow.openai_client.client import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import records

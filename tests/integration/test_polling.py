@@ -19,7 +19,7 @@ from batchflow_workers.runtime import Runtime
 from openai.types import Batch
 
 from batchflow.jobs import BatchSpec, Credential, Job
-from batchflow.openai_client.api import PAGE, OpenAIApi
+from batchflow.openai_client.client import PAGE, OpenAIApi
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.settings import Settings
 from batchflow.states import JobState

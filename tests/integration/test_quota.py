@@ -11,8 +11,8 @@ from batchflow_workers.observation import Observation
 from batchflow_workers.reconcile import reconcile
 
 from batchflow.jobs import Job
-from batchflow.openai_client import api
-from batchflow.openai_client.api import connect_openai
+from batchflow.openai_client import client
+from batchflow.openai_client.client import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import keys, records
@@ -461,9 +461,9 @@ def test_redis_is_emptied_while_a_job_waits(workers: Team) -> None:
 def test_redis_is_emptied_and_the_batch_is_far_down_the_list(
     workers: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "PAGE", 2)
+    monkeypatch.setattr(client, "PAGE", 2)
     # So that all batches count as made long before the record, which was made again just now.
-    monkeypatch.setattr(api, "_CLOCK_SKEW_S", -60)
+    monkeypatch.setattr(client, "_CLOCK_SKEW_S", -60)
     job_request = a_job_request(spec=workers.job(running(workers)).spec)
     workers.step(workers.placed(job_request))
     for _ in range(4):

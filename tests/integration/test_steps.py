@@ -21,11 +21,11 @@ from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps.runner import run_step
 
 from batchflow.jobs import Credential, Job
-from batchflow.openai_client import api
-from batchflow.openai_client.api import OpenAIApi
+from batchflow.openai_client import client
+from batchflow.openai_client.client import OpenAIApi
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.requests import jsonl
-from batchflow.requests.jsonl import Validation
+from batchflow.requests.jsonl import ValidationMode
 from batchflow.settings import Settings
 from batchflow.states import JobState, Stage
 from batchflow.store import connect, index, records
@@ -56,7 +56,7 @@ def make_steps(
     monkeypatch.setenv("OPENAI_BASE_URL", emulator.base_url)
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", KEY)
     monkeypatch.setenv("_FSEC_OTHER_KEY", OTHER_KEY)
-    api._client.cache_clear()
+    client.cached_sdk_client.cache_clear()
     made: list[Steps] = []
 
     def make(**values: object) -> Steps:
@@ -69,7 +69,7 @@ def make_steps(
     yield make
     for steps in made:
         steps.runtime.store.redis.close()
-    api._client.cache_clear()
+    client.cached_sdk_client.cache_clear()
 
 
 @pytest.fixture
@@ -130,12 +130,12 @@ def test_what_openai_refuses_fails_with_its_words(steps: Steps) -> None:
 @pytest.mark.parametrize(
     ("outage", "message", "known"),
     [
-        ({"status": 503}, "OpenAI answered HTTP 503: The server is currently", False),
-        ({"status": 500, "after_acting": True}, "OpenAI answered HTTP 500", False),
-        ({"status": 408}, "OpenAI answered HTTP 408", False),
-        ({"status": 429}, "OpenAI answered HTTP 429: Rate limit reached.", True),
-        ({"answer": "garbage"}, "OpenAI's answer can't be read", False),
-        ({"answer": "garbage", "after_acting": True}, "OpenAI's answer can't be read", False),
+        ({"status": 503}, "OpenAI returned HTTP 503: The server is currently", False),
+        ({"status": 500, "after_acting": True}, "OpenAI returned HTTP 500", False),
+        ({"status": 408}, "OpenAI returned HTTP 408", False),
+        ({"status": 429}, "OpenAI returned HTTP 429: Rate limit reached.", True),
+        ({"answer": "garbage"}, "OpenAI's response can't be read", False),
+        ({"answer": "garbage", "after_acting": True}, "OpenAI's response can't be read", False),
         ({"answer": "cut"}, "OpenAI", False),
         ({"answer": "drop"}, "OpenAI can't be reached.", False),
         ({"answer": "drop", "after_acting": True}, "OpenAI can't be reached.", False),
@@ -174,7 +174,7 @@ def test_a_timeout_is_an_outage(make_steps: MakeSteps, emulator: Emulator) -> No
 def test_a_refused_connection_was_never_sent(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = steps.batch()
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
-    api._client.cache_clear()
+    client.cached_sdk_client.cache_clear()
     steps.step(job_id)
     job = steps.job(job_id)
     assert (job.state, job.tries) == (JobState.QUEUED, 0)
@@ -253,9 +253,7 @@ def test_a_refused_key_makes_its_jobs_wait_and_no_others(steps: Steps) -> None:
     steps.step(waiting, going_on)
     job = steps.job(waiting)
     assert job.state in LIVE
-    assert job.message == (
-        f"{WAITING}OpenAI refuses the API key (HTTP 401); it is wrong, revoked, or lacks the right."
-    )
+    assert job.message.startswith(f"{WAITING}OpenAI rejected the API key (HTTP 401). ")
     assert steps.job(going_on).batch_id
     steps.emulator.configure(refused_keys=[])
     steps.pass_time()
@@ -276,7 +274,7 @@ def test_a_refused_key_sent_nothing_so_that_a_cancel_ends_the_job(steps: Steps) 
     [
         (None, "environment variable _FSEC_FLYTE_OPENAI_API_KEY or the file "),
         ("", "environment variable _FSEC_FLYTE_OPENAI_API_KEY or the file "),
-        ("sk-\nno-key", "'FLYTE_OPENAI_API_KEY' holds characters that no key has"),
+        ("sk-\nno-key", "'FLYTE_OPENAI_API_KEY' contains characters that an API key cannot have"),
     ],
 )
 def test_without_its_key_a_job_waits_and_says_where_to_put_it(
@@ -456,7 +454,7 @@ def test_a_strange_retry_after_breaks_nothing(steps: Steps, retry_after: str) ->
     scripted(steps, lambda _: httpx2.Response(503, headers=headers, json={})).step(job_id)
     job = steps.job(job_id)
     assert job.state in LIVE
-    assert job.message.startswith(f"{WAITING}OpenAI answered HTTP 503")
+    assert job.message.startswith(f"{WAITING}OpenAI returned HTTP 503")
 
 
 GARBAGE: dict[str, dict[str, Any]] = {
@@ -670,7 +668,7 @@ def test_a_large_file_whose_end_is_bad_never_comes_to_be_at_openai(
     steps.step(job_id)
     job = steps.job(job_id)
     assert (job.state, sent_for(steps, job_id)) == (JobState.FAILED, [])
-    assert "2 problems, nothing was uploaded" in job.message
+    assert "2 problems; nothing was uploaded" in job.message
     assert f"line {_LARGE_LINES + 1}: not valid JSON" in job.message
     assert f"line {_LARGE_LINES + 2}: custom_id '0' was already used on line 1" in job.message
     # Others with the same key don't have to wait for it.
@@ -754,7 +752,7 @@ def test_no_more_of_a_file_elsewhere_is_copied_than_shows_that_it_is_too_large(
     steps, uri, bucket = elsewhere
     monkeypatch.setattr(jsonl, "MAX_BYTES", 1 << 20)
     bucket.pipe(f"{uri}/in.jsonl", lines(1) + b" " * (20 << 20))
-    with storage.source(f"{uri}/in.jsonl", Validation.STRICT.max_bytes) as file:
+    with storage.source(f"{uri}/in.jsonl", ValidationMode.STRICT.max_bytes) as file:
         copied_bytes = file.seek(0, os.SEEK_END)
     assert 1 << 20 < copied_bytes < 10 << 20
     job_id = steps.upload(f"{uri}/in.jsonl")

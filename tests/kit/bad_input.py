@@ -31,7 +31,7 @@ from flyteidl.core.tasks_pb2 import TaskTemplate as TemplateMessage
 from flytekit.models.literals import LiteralMap
 from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 
-from batchflow.openai_client import api
+from batchflow.openai_client import client
 from batchflow.settings import load_settings
 from batchflow.store import connect
 from tests.kit.emulator import Emulator
@@ -215,7 +215,7 @@ def _forget() -> None:
     """Whoever is next reads its own environment."""
     load_settings.cache_clear()
     _sender.cache_clear()
-    api._client.cache_clear()
+    client.cached_sdk_client.cache_clear()
 
 
 async def _hang_up() -> None:

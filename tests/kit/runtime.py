@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from batchflow_workers.runtime import Runtime
 
-from batchflow.openai_client import api
+from batchflow.openai_client import client
 from batchflow.queue import Step
 from batchflow.settings import Settings
 from batchflow.states import Phase, phase_of
@@ -79,10 +79,10 @@ def team(
     """Workers with settings, of an organization that nobody else belongs to."""
     monkeypatch.setenv("OPENAI_BASE_URL", emulator.base_url)
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", KEY)
-    api._client.cache_clear()
+    client.cached_sdk_client.cache_clear()
     chosen, notes = settings(**_QUICK | values), Notes()
     store = connect(chosen)
     with store.redis:
         yield Team(Runtime(chosen, store, notes), emulator, f"org-{key_prefix}", notes)
-    api._client(KEY, f"org-{key_prefix}", chosen.openai_timeout_s).close()
-    api._client.cache_clear()
+    client.cached_sdk_client(KEY, f"org-{key_prefix}", chosen.openai_timeout_s).close()
+    client.cached_sdk_client.cache_clear()

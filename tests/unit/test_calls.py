@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from batchflow.errors import BlobUnavailable, OpenAIError, OpenAIUnavailable
-from batchflow.openai_client.api import OpenAIApi
 from batchflow.openai_client.calls import CallOutcome, Operation
+from batchflow.openai_client.client import OpenAIApi
 
 Told = list[tuple[Operation, CallOutcome]]
 Answer = Callable[[httpx2.Request], httpx2.Response]

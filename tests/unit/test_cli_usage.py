@@ -202,16 +202,16 @@ def test_a_secret_that_is_not_there_is_not_emulated(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("batchflow.example.com/webhooks/openai", "That is no URL for webhooks"),
-        ("https:///webhooks/openai", "That is no URL for webhooks"),
-        ("https://user:hunter2@batchflow.example.com/", "That is no URL for webhooks"),
-        ("https://[batchflow/", "That is no URL for webhooks"),
-        ("https://batchflow.example.com/a b", "That is no URL for webhooks"),
-        ("https://batchflow.example.com:0/", "That is no URL for webhooks"),
-        ("https://batchflow.example.com/" + "a" * 2_048, "That is no URL for webhooks"),
-        ("ftp://batchflow.example.com/", "to https:// URLs only"),
-        ("http://batchflow.example.com/", "to https:// URLs only"),
-        ("http://10.0.0.1/webhooks/openai", "to https:// URLs only"),
+        ("batchflow.example.com/webhooks/openai", "Not a valid webhook URL"),
+        ("https:///webhooks/openai", "Not a valid webhook URL"),
+        ("https://user:hunter2@batchflow.example.com/", "Not a valid webhook URL"),
+        ("https://[batchflow/", "Not a valid webhook URL"),
+        ("https://batchflow.example.com/a b", "Not a valid webhook URL"),
+        ("https://batchflow.example.com:0/", "Not a valid webhook URL"),
+        ("https://batchflow.example.com/" + "a" * 2_048, "Not a valid webhook URL"),
+        ("ftp://batchflow.example.com/", "only to https:// URLs"),
+        ("http://batchflow.example.com/", "only to https:// URLs"),
+        ("http://10.0.0.1/webhooks/openai", "only to https:// URLs"),
     ],
 )
 def test_a_url_to_which_openai_delivers_nothing(url: str, message: str) -> None:

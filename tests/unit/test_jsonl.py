@@ -19,13 +19,13 @@ from batchflow.requests.jsonl import (
     MAX_MESSAGE_BYTES,
     MAX_REPORTED,
     InvalidJsonl,
+    JsonlProblem,
     JsonlSummary,
     JsonlValidator,
-    Problem,
-    Validation,
+    ValidationMode,
 )
 
-STRICT, JSON, OFF = Validation.STRICT, Validation.JSON, Validation.OFF
+STRICT, JSON, OFF = ValidationMode.STRICT, ValidationMode.JSON, ValidationMode.OFF
 URL = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "requests.jsonl"
@@ -45,7 +45,7 @@ def embeddings(custom_id: str, value: Any) -> bytes:
     return line(custom_id, url=EMBEDDINGS, body={"model": "m", "input": value})
 
 
-def check(*chunks: bytes, mode: Validation = STRICT) -> JsonlSummary | InvalidJsonl:
+def check(*chunks: bytes, mode: ValidationMode = STRICT) -> JsonlSummary | InvalidJsonl:
     """What a validator says of a file, an error as a value."""
     validator = JsonlValidator(mode)
     try:
@@ -56,7 +56,7 @@ def check(*chunks: bytes, mode: Validation = STRICT) -> JsonlSummary | InvalidJs
         return error
 
 
-def problems(*chunks: bytes, mode: Validation = STRICT) -> list[str]:
+def problems(*chunks: bytes, mode: ValidationMode = STRICT) -> list[str]:
     result = check(*chunks, mode=mode)
     return [str(problem) for problem in result.problems] if isinstance(result, InvalidJsonl) else []
 
@@ -89,8 +89,8 @@ VALID = {
 
 
 @pytest.mark.parametrize("data", VALID.values(), ids=VALID)
-@pytest.mark.parametrize("mode", Validation)
-def test_valid_files_pass(data: bytes, mode: Validation) -> None:
+@pytest.mark.parametrize("mode", ValidationMode)
+def test_valid_files_pass(data: bytes, mode: ValidationMode) -> None:
     assert problems(data, mode=mode) == []
 
 
@@ -147,7 +147,10 @@ BAD_JSON: dict[str, tuple[bytes, list[str]]] = {
         b"\n\n" + line("a") + b"\n\n\n" + line("b"),
         ["line 1: empty lines, up to line 2", "line 4: empty lines, up to line 6"],
     ),
-    "no custom_id": (line(...) + line(None), ["line 1: no custom_id", "line 2: no custom_id"]),
+    "custom_id is missing": (
+        line(...) + line(None),
+        ["line 1: custom_id is missing", "line 2: custom_id is missing"],
+    ),
     "an empty custom_id": (line(""), ["line 1: custom_id is empty"]),
     "a custom_id of another type": (
         line(7) + line([]) + line({}),
@@ -170,7 +173,7 @@ BAD_JSON: dict[str, tuple[bytes, list[str]]] = {
     ),
     "gzip": (
         gzip.compress(line(), mtime=0),
-        ["the file is compressed with gzip; give it uncompressed"],
+        ["the file is compressed with gzip; uncompress it first"],
     ),
 }
 ARRAYS = {
@@ -197,9 +200,9 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
         line("a", method=...) + line("b", method="GET") + line("c", method=1),
         [f"line {number}: method must be 'POST'" for number in (1, 2, 3)],
     ),
-    "no url": (
+    "url is missing": (
         line("a", url=...) + line("b", url="") + line("c", url=5),
-        ["line 1: no url", "line 2: url is empty", "line 3: url is a number, not a string"],
+        ["line 1: url is missing", "line 2: url is empty", "line 3: url is a number, not a string"],
     ),
     "a url that is no path": (
         line(url="https://api.openai.com/v1/x"),
@@ -214,7 +217,7 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
     ),
     "body": (
         line("a", body=...) + line("b", body="x"),
-        ["line 1: no body", "line 2: body is a string, not an object"],
+        ["line 1: body is missing", "line 2: body is a string, not an object"],
     ),
     "a model that is none": (
         line("a", body={}) + line("b", body={"model": ""}) + line("c", body={"model": 4}),
@@ -231,10 +234,10 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
     "several faults in a line": (
         b"{}",
         [
-            "line 1: no custom_id",
+            "line 1: custom_id is missing",
             "line 1: method must be 'POST'",
-            "line 1: no url",
-            "line 1: no body",
+            "line 1: url is missing",
+            "line 1: body is missing",
         ],
     ),
     "too many embedding inputs": (
@@ -244,7 +247,7 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
         + embeddings("d", [1, 2, 3])
         + line("e", url=EMBEDDINGS),
         [
-            "the requests have 50,003 embedding inputs in all and OpenAI takes at most 50,000",
+            "the requests have 50,003 embedding inputs in total; OpenAI's limit is 50,000",
         ],
     ),
 }
@@ -252,7 +255,7 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
 
 @pytest.mark.parametrize(("text", "where"), BAD_SYNTAX.values(), ids=BAD_SYNTAX)
 @pytest.mark.parametrize("mode", [STRICT, JSON])
-def test_what_is_not_json_is_shown(text: bytes, where: str, mode: Validation) -> None:
+def test_what_is_not_json_is_shown(text: bytes, where: str, mode: ValidationMode) -> None:
     (found,) = problems(text + b"\n" + line("a") + line("b"), mode=mode)
 
     assert found.startswith("line 1: not valid JSON: ")
@@ -261,7 +264,9 @@ def test_what_is_not_json_is_shown(text: bytes, where: str, mode: Validation) ->
 
 @pytest.mark.parametrize(("data", "reasons"), BAD_JSON.values(), ids=BAD_JSON)
 @pytest.mark.parametrize("mode", [STRICT, JSON])
-def test_what_is_not_jsonl_is_refused(data: bytes, reasons: list[str], mode: Validation) -> None:
+def test_what_is_not_jsonl_is_refused(
+    data: bytes, reasons: list[str], mode: ValidationMode
+) -> None:
     found = problems(data, mode=mode)
 
     assert [reason for reason in found if reason in reasons] == reasons
@@ -279,9 +284,9 @@ def test_without_validation_everything_passes(data: bytes) -> None:
     assert problems(data, mode=OFF) == []
 
 
-@pytest.mark.parametrize("mode", Validation)
+@pytest.mark.parametrize("mode", ValidationMode)
 @pytest.mark.parametrize("chunks", [[], [b""]])
-def test_an_empty_file_is_always_refused(mode: Validation, chunks: list[bytes]) -> None:
+def test_an_empty_file_is_always_refused(mode: ValidationMode, chunks: list[bytes]) -> None:
     assert problems(*chunks, mode=mode) == ["the file is empty"]
 
 
@@ -290,8 +295,8 @@ def test_a_file_of_50_000_requests_is_the_largest() -> None:
 
     assert problems(*lines[:MAX_LINES], b"\n\n") == []
     assert problems(*lines, b"garbage") == [
-        "the file has 50,003 requests and OpenAI takes at most 50,000; later ones were not "
-        "looked at"
+        "the file has 50,003 requests; OpenAI's limit is 50,000, and requests beyond it were not "
+        "checked"
     ]
     assert problems(*lines, mode=JSON) == []
 
@@ -305,7 +310,7 @@ def test_a_file_of_200_mb_is_the_largest() -> None:
     validator.feed(blank[len(line()) :])
     assert validator.finish().size_bytes == MAX_BYTES
 
-    with pytest.raises(InvalidJsonl, match="larger than 200 MB"):
+    with pytest.raises(InvalidJsonl, match="limit of 200 MB"):
         validator.feed(b"\n")
 
 
@@ -317,14 +322,14 @@ def test_the_message_names_the_first_hundred_problems() -> None:
     assert error.count == 340
     assert [problem.line for problem in error.problems] == list(range(1, MAX_REPORTED + 1))
     first, *named, last = str(error).split("\n")
-    assert first == "The input file has 340 problems, nothing was uploaded."
+    assert first == "The input file has 340 problems; nothing was uploaded."
     assert len(named) == MAX_REPORTED
     assert last == "... and 240 more problems"
 
 
 def test_the_message_of_one_problem_is_in_the_singular() -> None:
     assert str(check(b"[1]")).split("\n") == [
-        "The input file has 1 problem, nothing was uploaded.",
+        "The input file has 1 problem; nothing was uploaded.",
         "line 1: it is an array, not an object",
     ]
 
@@ -360,7 +365,7 @@ def test_problems_are_values() -> None:
     error = check(b"[1]")
 
     assert isinstance(error, InvalidJsonl)
-    assert error.problems == (Problem(1, "it is an array, not an object"),)
+    assert error.problems == (JsonlProblem(1, "it is an array, not an object"),)
 
 
 def test_the_example_file_is_valid() -> None:
@@ -387,11 +392,11 @@ JSON_VALUES = st.recursive(
 
 
 @settings(deadline=None)
-@given(FILES, st.lists(st.integers(min_value=0)), st.sampled_from(Validation))
+@given(FILES, st.lists(st.integers(min_value=0)), st.sampled_from(ValidationMode))
 @example(b"\xef\xbb\xbf" + line(), [1, 2, 3, 4], STRICT)
 @example(line("a") + b"\r\n" + line("b"), list(range(200)), STRICT)
 def test_where_the_file_is_cut_does_not_matter(
-    data: bytes, places: list[int], mode: Validation
+    data: bytes, places: list[int], mode: ValidationMode
 ) -> None:
     assert comparable(check(*cut(data, places), mode=mode)) == comparable(check(data, mode=mode))
 
@@ -413,8 +418,8 @@ def test_a_valid_file_is_accepted(
 
 
 @settings(deadline=None)
-@given(st.lists(st.binary() | SCRAPS), st.sampled_from(Validation))
-def test_no_bytes_escape_as_another_error(chunks: list[bytes], mode: Validation) -> None:
+@given(st.lists(st.binary() | SCRAPS), st.sampled_from(ValidationMode))
+def test_no_bytes_escape_as_another_error(chunks: list[bytes], mode: ValidationMode) -> None:
     result = check(*chunks, mode=mode)
 
     if isinstance(result, InvalidJsonl):

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from openai.types import Batch
 
-from batchflow.openai_client.api import PAGE, OpenAIApi
+from batchflow.openai_client.client import PAGE, OpenAIApi
 from batchflow.settings import Settings
 
 SETTINGS = Settings()

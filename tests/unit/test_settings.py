@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from batchflow.errors import InvalidSettings
-from batchflow.requests.jsonl import Validation
+from batchflow.requests.jsonl import ValidationMode
 from batchflow.settings import Settings, load_settings
 
 PASSWORD = "hunter2"
@@ -25,7 +25,7 @@ def test_defaults() -> None:
     assert settings.key_prefix == "batchflow"
     assert settings.poll_interval_s == 15
     assert settings.retention_s == 7 * 24 * 3_600
-    assert settings.validation is Validation.STRICT
+    assert settings.validation is ValidationMode.STRICT
 
 
 def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

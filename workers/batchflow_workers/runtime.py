@@ -7,8 +7,8 @@ from typing import Any
 
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import Credential
-from batchflow.openai_client.api import OpenAIApi, connect_openai
 from batchflow.openai_client.calls import CallOutcome, Operation
+from batchflow.openai_client.client import OpenAIApi, connect_openai
 from batchflow.queue import Sender
 from batchflow.settings import Settings
 from batchflow.states import JobState

@@ -8,7 +8,7 @@ from typing import Final
 import httpx2
 
 from batchflow.cli.checks.findings import Finding, Level, Look
-from batchflow.openai_client.api import base_url
+from batchflow.openai_client.client import base_url
 from batchflow.store import records
 
 #: Beyond this the ages that people see are wrong, in seconds.

@@ -10,7 +10,7 @@ from batchflow.cli.checks.findings import Finding, Level, Look, in_thread
 from batchflow.cli.text import count, duration
 from batchflow.errors import CredentialMissing, CredentialRefused, OpenAIError
 from batchflow.jobs import Credential
-from batchflow.openai_client.api import connect_openai
+from batchflow.openai_client.client import connect_openai
 from batchflow.store import backoff, index, records
 from batchflow.store.backoff import Backoff
 from batchflow.store.command import Command

@@ -4,7 +4,7 @@ import io
 import os
 from typing import IO
 
-from batchflow.requests.jsonl import JsonlValidator, Validation
+from batchflow.requests.jsonl import JsonlValidator, ValidationMode
 from batchflow_workers.files.transfer_progress import TransferProgress
 
 #: How far the validation is ahead of the reading.
@@ -21,7 +21,9 @@ class ValidatingReader(io.RawIOBase):
     has an invalid file.
     """
 
-    def __init__(self, file: IO[bytes], validation: Validation, progress: TransferProgress) -> None:
+    def __init__(
+        self, file: IO[bytes], validation: ValidationMode, progress: TransferProgress
+    ) -> None:
         self.size_bytes = os.fstat(file.fileno()).st_size
         self._file = file
         self._validator = JsonlValidator(validation, self.size_bytes)
@@ -34,7 +36,7 @@ class ValidatingReader(io.RawIOBase):
     def validate_ahead(self) -> None:
         """Validate what has to be valid before more is handed out. Raises InvalidJsonl."""
         until = self._position + AHEAD_BYTES
-        while not self._is_valid and (self._validator.faulty or self._validated_bytes <= until):
+        while not self._is_valid and (self._validator.is_invalid or self._validated_bytes <= until):
             self._file.seek(self._validated_bytes)
             piece = self._file.read(_PIECE_BYTES)
             if piece:

@@ -15,7 +15,8 @@ from batchflow.errors import (
     StoreUnavailable,
 )
 from batchflow.jobs import Credential, Job
-from batchflow.openai_client.api import OpenAIApi, job_of
+from batchflow.openai_client.client import OpenAIApi
+from batchflow.openai_client.parsing import job_of
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import JobState, Stage
 from batchflow.store import heartbeats, records

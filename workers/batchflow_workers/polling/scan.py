@@ -9,7 +9,7 @@ from openai.types import Batch
 
 from batchflow.errors import OpenAIRefused
 from batchflow.jobs import Job
-from batchflow.openai_client.api import PAGE, OpenAIApi
+from batchflow.openai_client.client import PAGE, OpenAIApi
 from batchflow_workers.policy import Policy
 
 logger = logging.getLogger(__name__)

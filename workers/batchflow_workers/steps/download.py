@@ -7,7 +7,7 @@ import orjson
 
 from batchflow.errors import OpenAIUnavailable
 from batchflow.jobs import DownloadSpec, Job
-from batchflow.openai_client.api import OpenAIApi
+from batchflow.openai_client.client import OpenAIApi
 from batchflow.states import JobState
 from batchflow_workers.files.storage import target
 from batchflow_workers.files.transfer_progress import TransferProgress

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from batchflow.errors import OpenAIError, OpenAIRefused, StoreUnavailable
-from batchflow.openai_client.api import OpenAIApi
-from batchflow.requests.results import Errors
+from batchflow.openai_client.client import OpenAIApi
+from batchflow.requests.results import RequestErrorCounter
 from batchflow.store import records
 from batchflow_workers.backoff import current_backoff
 from batchflow_workers.runtime import Runtime
@@ -40,14 +40,14 @@ def _top_error(api: OpenAIApi, file_id: str) -> str:
             content, complete = _beginning(chunks)
     except OpenAIRefused as error:
         return f"OpenAI no longer has the error file {file_id}. {error}"
-    errors = Errors()
+    errors = RequestErrorCounter()
     for line in _objects(content if complete else content[: content.rfind(b"\n") + 1]):
         errors.add(line)
-    found = errors.by_frequency()
+    found = errors.most_common()
     if not found:
         return f"The error file {file_id} names no error."
     read = "" if complete else f" of the first {sum(error.count for error in found):,}"
-    return f"{found[0].count:,}{read} x {found[0].words[:_MAX_CHARS]}"
+    return f"{found[0].count:,}{read} x {found[0].text[:_MAX_CHARS]}"
 
 
 def _beginning(chunks: Iterable[bytes]) -> tuple[bytes, bool]:

@@ -6,8 +6,9 @@ from typing import Any
 from openai.types import Batch
 
 from batchflow.jobs import BatchSpec, Job
-from batchflow.openai_client.api import OpenAIApi, job_of
-from batchflow.openai_client.metadata import JOB_KEY, MAX_PAIRS
+from batchflow.openai_client.batch_metadata import JOB_KEY, MAX_PAIRS
+from batchflow.openai_client.client import OpenAIApi
+from batchflow.openai_client.parsing import job_of
 from batchflow.states import JobState
 from batchflow.store import records
 from batchflow_workers.at_most_once import counted_try, search_not_before, until_searchable_s
