@@ -1,6 +1,7 @@
 """OpenAI batches from Flyte at scale.
 
-Importing this pulls in neither Celery, Redis nor OpenAI, and flytekit only when a name is used.
+Importing this package imports none of Celery, Redis and OpenAI, and flytekit only on first use of a
+name.
 """
 
 from importlib import import_module
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     )
     from batchflow.flyte1.workflow import create_batch
 
-_HOME = {
+_MODULE_OF = {
     "BatchEndpointTask": "batchflow.flyte1.tasks",
     "BatchResult": "batchflow.flyte1.results",
     "DownloadJSONFilesExecutor": "batchflow.flyte1.executors",
@@ -43,6 +44,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'batchflow' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

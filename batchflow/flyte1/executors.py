@@ -1,8 +1,8 @@
-"""The container form of the transfer tasks: the pod hands the job to the queue and waits for it.
+"""The container form of the transfer tasks: the pod enqueues a job and waits for its end.
 
-It runs where a platform does not route the task types to the connector. What it needs beyond
-flytekit is in the ``task`` extra, so that is imported when it runs and not when a workflow is
-declared.
+It runs where a platform does not route the task types to the connector. Its dependencies beyond
+flytekit are those of the ``task`` extra, which declaring a workflow must not need; hence they are
+imported in functions.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,14 @@ from batchflow.flyte1.results import BatchResult
 if TYPE_CHECKING:
     from batchflow.jobs import Job, Spec
 
-_ASK_EVERY_S = 2.0
+_POLL_INTERVAL_S = 2.0
 
 
 class UploadJSONLFileExecutor(ShimTaskExecutor):  # type: ignore[misc]  # flytekit is untyped
-    """Has a worker upload the file; returns OpenAI's file id."""
+    """Has a worker upload the file, and returns OpenAI's file id."""
 
     def execute_from_model(self, tt: TaskTemplate, **kwargs: Any) -> str:
-        from batchflow.job_requests.build import upload_spec
+        from batchflow.job_requests.specs import upload_spec
 
         file = kwargs["jsonl_in"]
         job = _run(upload_spec(tt.custom, str(file.remote_source or file.path)))
@@ -38,10 +38,10 @@ class UploadJSONLFileExecutor(ShimTaskExecutor):  # type: ignore[misc]  # flytek
 
 
 class DownloadJSONFilesExecutor(ShimTaskExecutor):  # type: ignore[misc]  # as above
-    """Has a worker fetch the files; returns where they are."""
+    """Has a worker download the files, and returns their URIs."""
 
     def execute_from_model(self, tt: TaskTemplate, **kwargs: Any) -> BatchResult:
-        from batchflow.job_requests.build import download_spec
+        from batchflow.job_requests.specs import download_spec
 
         access = FlyteContextManager.current_context().file_access
         destination = access.get_random_remote_directory()
@@ -53,9 +53,9 @@ class DownloadJSONFilesExecutor(ShimTaskExecutor):  # type: ignore[misc]  # as a
 
 
 def _run(spec: "Spec") -> "Job":
-    """Give the order, and wait for its end."""
-    from batchflow.job_requests.build import make_job_request
-    from batchflow.job_requests.enqueue import place, wait
+    """Run a job to its end; raises an error that Flyte retries or not."""
+    from batchflow.job_requests.enqueue import enqueue, wait_until_terminal
+    from batchflow.job_requests.identity import make_job_request
     from batchflow.queue import Sender, make_app
     from batchflow.settings import load_settings
     from batchflow.states import JobState
@@ -72,12 +72,13 @@ def _run(spec: "Spec") -> "Job":
         attempt=int(attempt) if attempt.isdecimal() else 0,
     )
     store = connect(settings)
-    job = wait(store, place(store, Sender(make_app(settings)), job_request), every_s=_ASK_EVERY_S)
+    job_request = enqueue(store, Sender(make_app(settings)), job_request)
+    job = wait_until_terminal(store, job_request, interval_s=_POLL_INTERVAL_S)
     match job.state:
         case JobState.SUCCEEDED:
             return job
         case JobState.RETRYABLE:
             raise FlyteUserRuntimeException(FlyteRecoverableException(job.message))
         case _:
-            # Wrapped as flytekit wraps what a user's function raises: it is not to be retried.
+            # Wrapped as flytekit wraps a user's exception, so that Flyte does not retry.
             raise FlyteUserRuntimeException(FlyteUserException(job.message))

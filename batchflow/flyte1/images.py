@@ -10,7 +10,7 @@ _IMAGE = "flyte-batchflow-task"
 class OpenAIFileDefaultImages(DefaultImages):  # type: ignore[misc]  # flytekit is untyped
     """Default images of the transfer tasks: the Dockerfile's ``task`` target.
 
-    They only run where a platform does not route the task types to the connector.
+    They are used only where a platform does not route the task types to the connector.
     """
 
     _DEFAULT_IMAGE_PREFIXES: ClassVar[dict[PythonVersion, str]] = {

@@ -1,4 +1,4 @@
-"""Local executions: with no ``BATCHFLOW_REDIS_URL`` they bring their own stack."""
+"""Local executions, which bring their own stack if ``BATCHFLOW_REDIS_URL`` is not set."""
 
 import atexit
 import logging
@@ -22,21 +22,20 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(secret: Secret | None) -> "LocalStack | None":
-    """Make a task runnable in this process: connectors registered, Redis and workers there.
+    """Register the connectors and start the local stack if one is needed; returns the stack.
 
-    Returns the stack that this process brings, if it brings one.
-    ``secret`` is what the task names, if it names one; raises CredentialMissing when this run
-    brings its own workers and they could not find it.
+    ``secret`` is the secret that the task names. Raises CredentialMissing if the local workers
+    would not find it, MissingExtra if the ``local`` extra is not installed.
     """
     try:
-        # Only a local execution needs these, and what they need is in the `local` extra.
+        # In the `local` extra.
         import batchflow_connector  # noqa: F401 - importing it registers the connectors
 
-        import batchflow.stack.local_stack  # noqa: F401 - to see whether it can be imported
+        import batchflow.stack.local_stack  # noqa: F401 - imported to check the extra
         from batchflow.jobs import Credential
     except ImportError as error:
         raise MissingExtra(
-            f"A local execution needs more than is installed here ({error}). "
+            f"A local execution needs packages that are not installed ({error}). "
             "Run: pip install 'flyte-batchflow[local]'"
         ) from error
     credential = (
@@ -61,10 +60,11 @@ def prepare(secret: Secret | None) -> "LocalStack | None":
 
 
 def cancel_on_signals(*signals: signal.Signals) -> None:
-    """End this process on these signals, its jobs cancelled.
+    """Cancel the jobs of this process and exit on these signals.
 
-    flytekit's own handler calls ``asyncio.run`` where it interrupts a loop, which fails, and the
-    batch would run on. Does nothing outside the main thread, which alone may set handlers.
+    It replaces flytekit's handler, which calls ``asyncio.run`` inside a running loop: that fails,
+    and the batch would continue. Outside the main thread, where no handler can be set, it does
+    nothing.
     """
     if threading.current_thread() is threading.main_thread():
         for number in signals:
@@ -72,7 +72,7 @@ def cancel_on_signals(*signals: signal.Signals) -> None:
 
 
 def _cancel_and_exit(number: int, frame: FrameType | None) -> NoReturn:
-    # A thread has no running loop.
+    # In a thread of its own, which has no running loop.
     thread = threading.Thread(target=_cancel, args=(number, frame))
     thread.start()
     thread.join()
@@ -84,16 +84,16 @@ def _cancel(number: int, frame: FrameType | None) -> None:
         try:
             handler(number, frame)
         except BatchflowError as error:
-            logger.warning("A job could not be cancelled: %s", error)
+            logger.warning("Could not cancel a job: %s", error)
 
 
 def stop() -> None:
-    """Stop the stack of this process, if it has one, rather than at the process' end."""
+    """Stop the local stack now rather than at exit, if there is one."""
     while _STACK:
         _STACK.pop().stop()
 
 
-#: The stack of this process, once it is started.
+#: The local stack of this process, once it runs.
 _STACK: "list[LocalStack]" = []
 
 
@@ -102,15 +102,15 @@ def _start_stack(credential: "Credential") -> "LocalStack":
 
     stack = start_local_stack(credential)
     atexit.register(stack.stop)
-    print(  # noqa: T201 - one line for the person who runs it
-        f"Batchflow: no BATCHFLOW_REDIS_URL, so this run brings its own stack "
-        f"({stack.description}) and stops it at its end.",
+    print(  # noqa: T201 - a notice for the user
+        f"Batchflow: BATCHFLOW_REDIS_URL is not set, so this run starts its own stack "
+        f"({stack.description}) and stops it when it ends.",
         file=sys.stderr,
     )
     if stack.emulated:
         print(  # noqa: T201 - as above
-            "Batchflow: no OpenAI API key in the environment, so OpenAI is an emulator: "
-            "nothing is paid, and the answers are made up.",
+            "Batchflow: the environment has no OpenAI API key, so an emulator replaces OpenAI: "
+            "nothing is billed, and the answers are invented.",
             file=sys.stderr,
         )
     return stack

@@ -1,4 +1,4 @@
-"""What a download task returns."""
+"""The output type of the download task."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from mashumaro.mixins.json import DataClassJSONMixin
 
 @dataclass
 class BatchResult(DataClassJSONMixin):
-    """A batch's files: the answers, and the requests that failed. Either may be missing."""
+    """The answers and the failed requests of a batch; None where OpenAI made no file."""
 
     output_file: JSONLFile | None = None
     error_file: JSONLFile | None = None

@@ -1,4 +1,4 @@
-"""The Flyte tasks, with the names, arguments, types and outputs of Flyte's OpenAI plugin."""
+"""The flytekit tasks, with the names, arguments and outputs of Flyte's OpenAI plugin."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ DOWNLOAD_TASK_TYPE = "openai-batch-download-files"
 
 
 class _ThroughConnector(AsyncConnectorExecutorMixin):  # type: ignore[misc]  # flytekit is untyped
-    """A local execution goes through the connector, as one on a cluster does."""
+    """Runs a local execution through the connector, as a cluster does."""
 
     def execute(self, **kwargs: Any) -> LiteralMap:
         prepare(self.local_secret)
@@ -33,7 +33,7 @@ class _ThroughConnector(AsyncConnectorExecutorMixin):  # type: ignore[misc]  # f
 
     @property
     def local_secret(self) -> Secret | None:
-        """The secret whose key the task needs, if it names one."""
+        """The secret that the task names, if any."""
         return None
 
 
@@ -57,11 +57,11 @@ class BatchEndpointTask(_ThroughConnector, PythonTask):  # type: ignore[misc]  #
         :param name: unique name of the task.
         :param config: parameters of ``batches.create``: ``completion_window`` (default ``24h``),
             ``endpoint`` (default ``/v1/chat/completions``), ``metadata``, ``output_expires_after``.
-            ``model`` is recorded and shown, and not sent: each request names its own.
+            ``model`` is recorded and displayed but not sent; each request names its own.
         :param openai_organization: the OpenAI organization that the batch belongs to.
-        :param accept_partial: whether a batch that expired at OpenAI counts as a success if it has
-            output, which the download task then fetches.
-        :raises InvalidInput: when the config can't work.
+        :param accept_partial: whether a batch that expired at OpenAI succeeds if it has output,
+            which the download task then fetches.
+        :raises InvalidInput: if the config is not valid.
         """
         check_batch_config(config)
         super().__init__(
@@ -78,21 +78,21 @@ class BatchEndpointTask(_ThroughConnector, PythonTask):  # type: ignore[misc]  #
         self._accept_partial = accept_partial
 
     def get_custom(self, settings: SerializationSettings) -> dict[str, Any]:
-        """What the connector gets to know of this task."""
+        """The task's part of the template, for the connector."""
         custom = {"openai_organization": self._openai_organization, "config": self._config}
-        # Absent when it is off, so that custom is what the old plugin's is.
+        # Left out by default, so that custom equals the old plugin's.
         return {**custom, "accept_partial": True} if self._accept_partial else custom
 
 
 @dataclass
 class OpenAIFileConfig:
-    """Which API key and organization a transfer uses."""
+    """The API key and organization of a transfer task."""
 
     secret: Secret
     openai_organization: str | None = None
 
     def to_custom(self) -> dict[str, Any]:
-        """What the connector gets to know: the secret's name, never its value."""
+        """Convert to ``custom``: the secret's name, never its value."""
         return {
             "openai_organization": self.openai_organization,
             "secret_arg": {
@@ -115,7 +115,7 @@ class _TransferTask(
         container_image: str,
         **kwargs: Any,
     ) -> None:
-        # The container is for platforms that don't route the task type to the connector.
+        # The container is used where a platform does not route the task type to the connector.
         super().__init__(
             name=name,
             task_config=task_config,
@@ -126,7 +126,7 @@ class _TransferTask(
         )
 
     def get_custom(self, settings: SerializationSettings) -> dict[str, Any]:
-        """What the connector gets to know of this task."""
+        """The task's part of the template, for the connector."""
         custom: dict[str, Any] = self.task_config.to_custom()
         return custom
 
@@ -137,9 +137,9 @@ class _TransferTask(
 
 
 class UploadJSONLFileTask(_TransferTask):
-    """Uploads a JSONL file to OpenAI, checked line by line, and returns its file id.
+    """Validates a JSONL file, uploads it to OpenAI, and returns its file id.
 
-    Input ``jsonl_in: JSONLFile`` (an ``Iterator[JSON]`` works, too), output ``result: str``.
+    Input ``jsonl_in: JSONLFile`` (or an ``Iterator[JSON]``), output ``result: str``.
     """
 
     _UPLOAD_JSONL_FILE_TASK_TYPE = UPLOAD_TASK_TYPE
@@ -163,7 +163,7 @@ class UploadJSONLFileTask(_TransferTask):
 
 
 class DownloadJSONFilesTask(_TransferTask):
-    """Fetches the output and error files of a batch, whichever of the two exist.
+    """Downloads the output file and the error file of a batch, if they exist.
 
     Input ``batch_endpoint_result: dict``, output ``result: BatchResult``.
     """

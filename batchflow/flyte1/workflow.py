@@ -1,6 +1,6 @@
-"""The whole way as one workflow."""
+"""A workflow of upload, batch and download."""
 
-from typing import Any, Iterator  # noqa: UP035 - flytekit knows this one alone
+from typing import Any, Iterator  # noqa: UP035 - the only one that flytekit supports
 
 from flytekit import Resources, Workflow
 from flytekit.models.security import Secret
@@ -25,10 +25,10 @@ def create_batch(
     file_upload_mem: str = "700Mi",
     file_download_mem: str = "700Mi",
 ) -> Workflow:
-    """Make a workflow that uploads requests, runs the batch, waits, and downloads the results.
+    """Make a workflow that uploads requests, runs a batch of them, and downloads the results.
 
-    :param name: ends the names of the workflow (``openai-batch-<name>``) and of its tasks; dots are
-        dropped.
+    :param name: suffix of the names of the workflow (``openai-batch-<name>``) and its tasks; dots
+        are removed.
     :param secret: names the secret with the OpenAI API key.
     :param openai_organization: the OpenAI organization.
     :param config: the config of :class:`BatchEndpointTask`.

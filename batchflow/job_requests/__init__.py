@@ -1,1 +1,1 @@
-"""From a task's inputs and ``custom`` to a job request; imports no Flyte SDK."""
+"""From a task's inputs and ``custom`` to a job in the queue; imports no Flyte SDK."""

@@ -1,35 +1,58 @@
-"""Placing an order and waiting for the end, for a process that has nothing else to do."""
+"""Create the job of a job request, and wait for its end."""
 
 import logging
 import time
+from typing import NamedTuple
 
 from batchflow.errors import StoreUnavailable
-from batchflow.job_requests.build import next_generation
+from batchflow.job_requests.identity import next_generation
 from batchflow.jobs import Job, JobRequest
 from batchflow.queue import LOST_MESSAGE_CHECK_S, STEP_OF, QueueUnavailable, Sender
-from batchflow.store import JobStore, records
+from batchflow.store import AsyncJobStore, JobStore, records
 
 logger = logging.getLogger(__name__)
 
 
-def place(store: JobStore, sender: Sender, job_request: JobRequest) -> JobRequest:
-    """Record a job and tell the workers; returns the order that stands, see ``next_order``."""
-    while True:
-        created = store.run(records.create(job_request, due_in_s=LOST_MESSAGE_CHECK_S))
-        following = next_generation(job_request, created)
-        if following is None:
-            break
+class Recorded(NamedTuple):
+    """The job request whose generation applies, and whether its job is new."""
+
+    job_request: JobRequest
+    new: bool
+
+
+def record(store: JobStore, job_request: JobRequest, *, due_in_s: float) -> Recorded:
+    """Create a job's record, or find it; the sweep enqueues its step after ``due_in_s``."""
+    created = store.run(records.create(job_request, due_in_s=due_in_s))
+    while following := next_generation(job_request, created):
         job_request = following
-    if created.new:
+        created = store.run(records.create(job_request, due_in_s=due_in_s))
+    return Recorded(job_request, created.new)
+
+
+async def record_async(
+    store: AsyncJobStore, job_request: JobRequest, *, due_in_s: float
+) -> Recorded:
+    """Like :func:`record`, for an event loop."""
+    created = await store.run(records.create(job_request, due_in_s=due_in_s))
+    while following := next_generation(job_request, created):
+        job_request = following
+        created = await store.run(records.create(job_request, due_in_s=due_in_s))
+    return Recorded(job_request, created.new)
+
+
+def enqueue(store: JobStore, sender: Sender, job_request: JobRequest) -> JobRequest:
+    """Record a job and enqueue its first step; returns the job request that applies."""
+    job_request, new = record(store, job_request, due_in_s=LOST_MESSAGE_CHECK_S)
+    if new:
         try:
             sender.send(STEP_OF[job_request.spec.kind], job_request.job_id)
         except QueueUnavailable as error:
-            logger.warning("%s: the sweep will send it: %s", job_request.job_id, error)
+            logger.warning("%s: left to the sweep: %s", job_request.job_id, error)
     return job_request
 
 
-def wait(store: JobStore, job_request: JobRequest, *, every_s: float) -> Job:
-    """Watch a job until it ends. Redis may be away meanwhile, or forget the job."""
+def wait_until_terminal(store: JobStore, job_request: JobRequest, *, interval_s: float) -> Job:
+    """Poll a job until it ends; survives an unavailable Redis, and rebuilds a lost record."""
     while True:
         try:
             job = store.run(records.get(job_request.job_id))
@@ -39,4 +62,4 @@ def wait(store: JobStore, job_request: JobRequest, *, every_s: float) -> Job:
                 return job
         except StoreUnavailable as error:
             logger.warning("%s: %s", job_request.job_id, error)
-        time.sleep(every_s)
+        time.sleep(interval_s)

@@ -23,6 +23,9 @@ NO_BATCH = "none"
 #: A store is young for so long. Until then Flyte has asked about all that an older one had held.
 _YOUNG_S = 900
 
+#: The message of a job whose record was lost and is being rebuilt.
+REBUILDING = "Redis lost this job's record; Batchflow is searching for its batch or file at OpenAI"
+
 
 class UpdateOutcome(StrEnum):
     """What became of a change."""
@@ -97,7 +100,7 @@ def create(
         fields |= {
             "tries": "1",
             "stage": str(int(Stage.IN_PROGRESS)),
-            "message": "Redis had lost this job's record; finding out how far it had come",
+            "message": REBUILDING,
         }
     elif job_request.attempt and job_request.generation == 1:
         fields["tries"] = "1"

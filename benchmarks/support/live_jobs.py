@@ -13,7 +13,7 @@ from batchflow_workers.policy import Policy
 from batchflow_workers.reconcile import change
 from openai.types import Batch
 
-from batchflow.job_requests.build import make_job_request
+from batchflow.job_requests.identity import make_job_request
 from batchflow.jobs import BatchSpec, Credential, Job, JobRequest
 from batchflow.queue import LOST_MESSAGE_CHECK_S
 from batchflow.settings import Settings

@@ -1,6 +1,6 @@
 """Flyte connectors for OpenAI batches: ``pyflyte serve connector --modules batchflow_connector``.
 
-Importing this registers them, over those of Flyte's own OpenAI plugin if that is installed.
+Importing this package registers them in place of those of Flyte's OpenAI plugin.
 """
 
 from batchflow_connector.connectors import register

@@ -1,4 +1,4 @@
-"""What to do when very many tasks begin at once."""
+"""Load shedding: what the connector leaves out while very many tasks start at once."""
 
 import functools
 from collections.abc import Iterator
@@ -6,37 +6,37 @@ from contextlib import contextmanager
 
 import grpc.aio
 
-#: With so many creates under way, the next ones leave it to the sweep to send their messages: a
-#: message costs more than the whole rest of a create, and Flyte waits ten seconds.
-MANY = 20
+#: Above this number of concurrent creates, a create leaves its message to the sweep: sending it
+#: costs more than the rest of the create, and Flyte's deadline is ten seconds.
+MAX_CREATES_WITH_MESSAGE = 20
 
-#: Calls that wait to be taken up. gRPC's own limit is 1,000, beyond which it refuses by chance.
-_MOST_PENDING = 100_000
+#: Calls that wait to be served; gRPC's default is 1,000, beyond which it rejects calls at random.
+_GRPC_BACKLOG = 100_000
 
 
-class Rush:
-    """Counts the creates that are under way in one event loop."""
+class CreateLoad:
+    """Counts the concurrent creates of one event loop."""
 
     def __init__(self) -> None:
-        self._under_way = 0
+        self._concurrent = 0
 
     @contextmanager
-    def one_more(self) -> Iterator[bool]:
-        """For the time of a create; yields whether many others are under way."""
-        self._under_way += 1
+    def track(self) -> Iterator[bool]:
+        """Count a create while the block runs; yields whether to shed load."""
+        self._concurrent += 1
         try:
-            yield self._under_way > MANY
+            yield self._concurrent > MAX_CREATES_WITH_MESSAGE
         finally:
-            self._under_way -= 1
+            self._concurrent -= 1
 
 
-def let_calls_wait() -> None:
-    """Have gRPC servers of this process keep calls that come faster than they are answered.
+def enlarge_grpc_backlog() -> None:
+    """Have gRPC servers of this process queue calls that they cannot serve at once.
 
-    flytekit makes the server, and has no option for its options.
+    flytekit makes the server and offers no way to pass options to it.
     """
     options = [
-        ("grpc.server.max_pending_requests", _MOST_PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+        ("grpc.server.max_pending_requests", _GRPC_BACKLOG),
+        ("grpc.server.max_pending_requests_hard_limit", _GRPC_BACKLOG),
     ]
     grpc.aio.server = functools.partial(grpc.aio.server, options=options)

@@ -1,4 +1,4 @@
-"""What Flyte keeps for us between calls."""
+"""The connector's ResourceMeta, which Flyte keeps between calls."""
 
 from dataclasses import dataclass
 
@@ -10,43 +10,43 @@ from batchflow.job_requests.batch_config import check_batch_config
 from batchflow.jobs import BatchSpec, JobRequest, is_job_id
 
 _FOREIGN = (
-    "This task was started by another connector than Batchflow's, which can't follow it. Run it "
-    "again; a batch that it started runs on at OpenAI."
+    "This task was started by a connector other than Batchflow's, so Batchflow cannot follow it. "
+    "Run the task again. If it started a batch, that batch continues at OpenAI."
 )
 
 
 @dataclass
 class JobMeta(ResourceMeta):  # type: ignore[misc]  # flytekit is untyped
-    """The order, from which a lost record can be made again; or why there is none.
+    """A job request, from which a lost record can be rebuilt, or the reason why there is none.
 
     Encoded as JSON. It holds names of secrets, never their values.
     """
 
-    #: As Flyte keeps it.
+    #: The encoded form.
     data: bytes
-    #: Empty for a task that can't work.
+    #: Empty for a refused task.
     job_id: str = ""
+    #: Why the task was refused.
     refused: str = ""
 
     @classmethod
     def of(cls, job_request: JobRequest) -> "JobMeta":
-        """For a job."""
+        """The metadata of a job."""
         return cls(job_request.model_dump_json().encode(), job_id=job_request.job_id)
 
     @classmethod
     def refusing(cls, reason: str) -> "JobMeta":
-        """For a task that can't work."""
+        """The metadata of a task that is refused."""
         return cls(orjson.dumps({"refused": reason}), refused=reason)
 
     def encode(self) -> bytes:
-        """As Flyte keeps it."""
         return self.data
 
     @classmethod
     def decode(cls, data: bytes) -> "JobMeta":
-        """As Flyte hands it back; what can't be read becomes a task that is refused.
+        """Parse what Flyte sends; data that is not valid becomes a refused task.
 
-        This runs for each question about each task: the order is read when it is needed.
+        Every ``get`` calls this, so the job request itself is parsed only when it is needed.
         """
         try:
             fields = orjson.loads(data)
@@ -60,7 +60,7 @@ class JobMeta(ResourceMeta):  # type: ignore[misc]  # flytekit is untyped
         return cls.refusing(_FOREIGN)
 
     def job_request(self) -> JobRequest:
-        """What was ordered; raises InvalidInput."""
+        """Parse the job request; raises InvalidInput."""
         try:
             job_request = JobRequest.model_validate_json(self.data)
             if isinstance(job_request.spec, BatchSpec):

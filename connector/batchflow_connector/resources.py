@@ -1,36 +1,34 @@
-"""What Flyte is told: a job as a Resource."""
+"""The connector's responses to Flyte: a job as a Resource."""
 
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import msgpack
 import orjson
 from flyteidl.admin.agent_pb2 import Resource as ResourceMessage
 from flyteidl.core.execution_pb2 import TaskExecution, TaskLog
-from flytekit.core.constants import MESSAGEPACK
 from flytekit.extend.backend.base_connector import Resource
-from flytekit.models.literals import Binary, Literal, LiteralMap, Primitive, Scalar
+from flytekit.models.literals import LiteralMap
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct, Value
 
 from batchflow.jobs import JobStatus
 from batchflow.links import batch_page, file_page, job_page
 from batchflow.states import JobKind, JobState, Phase, phase_of
+from batchflow.store import records
 
-#: Flyte asks about a running task far more often than anything changes: the latest answers are
-#: kept, about 1.5 KB each.
-_MOST_KEPT = 10_000
+#: Flyte polls a running task far more often than its job changes, so the encoded resources of the
+#: jobs polled last are cached, about 1.5 KB each.
+_CACHE_SIZE = 10_000
 
 
-class Answer(Resource):  # type: ignore[misc]  # flytekit is untyped
-    """A Resource that is protobuf from the beginning; a local execution reads its parts."""
+class EncodedResource(Resource):  # type: ignore[misc]  # flytekit is untyped
+    """A Resource backed by its protobuf message; a local execution reads its properties."""
 
     def __init__(self, message: ResourceMessage) -> None:
         self._message = message
 
     async def to_flyte_idl(self) -> ResourceMessage:
-        """As Flyte gets it."""
         return self._message
 
     @property
@@ -56,7 +54,7 @@ class Answer(Resource):  # type: ignore[misc]  # flytekit is untyped
         return MessageToDict(self._message.custom_info)
 
 
-def answer(
+def resource_of(
     job_id: str,
     job: JobStatus,
     outputs: Callable[[dict[str, Any]], LiteralMap],
@@ -64,19 +62,19 @@ def answer(
     reported_running: bool = False,
     public_url: str | None = None,
 ) -> Resource:
-    """A job's phase, message, details, links, and its outputs if it succeeded.
+    """A job's phase, message, details and links, and its outputs if it succeeded.
 
-    ``outputs`` makes them from the record's ``result``. ``told_running`` says that Flyte has been
-    told RUNNING already: its phase must not go back. ``public_url`` is where people reach the
-    gateway, which has a page about the job.
+    ``outputs`` makes the outputs from the record's ``result``. ``reported_running`` means that
+    Flyte has received RUNNING before, and the phase must not go back. ``public_url`` is the
+    gateway's URL, for the link to the job's page.
     """
-    return Answer(
-        ResourceMessage.FromString(_packed(job_id, job, outputs, reported_running, public_url))
+    return EncodedResource(
+        ResourceMessage.FromString(_encoded(job_id, job, outputs, reported_running, public_url))
     )
 
 
-@lru_cache(_MOST_KEPT)
-def _packed(
+@lru_cache(_CACHE_SIZE)
+def _encoded(
     job_id: str,
     job: JobStatus,
     outputs: Callable[[dict[str, Any]], LiteralMap],
@@ -86,61 +84,37 @@ def _packed(
     phase = phase_of(job.kind, job.state, job.stage)
     if reported_running and phase in (Phase.QUEUED, Phase.INITIALIZING):
         phase = Phase.RUNNING
-    told = _message(
+    message = _message(
         phase,
         job.message or _default_message(job),
         _details(job_id, job, public_url),
         log_links=_links(job_id, job, public_url),
         outputs=outputs(orjson.loads(job.result)).to_flyte_idl() if job.result else None,
     )
-    return bytes(told.SerializeToString())
+    return bytes(message.SerializeToString())
 
 
-def refused(reason: str) -> Resource:
-    """A task that can't work."""
-    return Answer(_message(Phase.FAILED, reason, {}))
+def refused_resource(reason: str) -> Resource:
+    """A task that is not valid."""
+    return EncodedResource(_message(Phase.FAILED, reason, {}))
 
 
-def being_found_again(job_id: str) -> Resource:
-    """A job whose record Redis had lost."""
-    return _kept_alive(job_id, "Redis had lost this job's record; finding out how far it had come")
+def rebuilding_resource(job_id: str) -> Resource:
+    """A job whose record was lost and is being rebuilt."""
+    return _running_resource(job_id, records.REBUILDING)
 
 
-def unreadable(job_id: str) -> Resource:
+def unreadable_resource(job_id: str) -> Resource:
     """A job whose record another version of Batchflow wrote."""
-    return _kept_alive(
+    return _running_resource(
         job_id,
         "This job's record was written by another version of Batchflow; update the connector",
     )
 
 
-def store_unreachable(job_id: str) -> Resource:
-    """A job of which nothing is known just now."""
-    return _kept_alive(job_id, "status store unreachable")
-
-
-def outputs(result: Literal) -> LiteralMap:
-    """All three task types have one output, ``result``."""
-    return LiteralMap(literals={"result": result})
-
-
-def struct(value: dict[str, Any]) -> Literal:
-    """A dict, in flytekit's form."""
-    packed = msgpack.packb(value)
-    return Literal(scalar=Scalar(binary=Binary(value=packed, tag=MESSAGEPACK)))
-
-
-def text(value: str) -> Literal:
-    """A str."""
-    return Literal(scalar=Scalar(primitive=Primitive(string_value=value)))
-
-
-def batch_result(files: dict[str, str | None]) -> Literal:
-    """A ``BatchResult`` whose files are where the worker put them.
-
-    The type engine would copy local ones once more, in the connector.
-    """
-    return struct({name: {"path": uri} if uri else None for name, uri in files.items()})
+def unreachable_resource(job_id: str) -> Resource:
+    """A job whose status is unknown because Redis is unavailable."""
+    return _running_resource(job_id, "status store unreachable")
 
 
 def _struct(values: dict[str, Any]) -> Struct:
@@ -158,18 +132,19 @@ def _value(value: Any) -> Value:
 
 
 def _message(
-    phase: Phase, message: str | None, details: dict[str, Any], **further: Any
+    phase: Phase, message: str | None, details: dict[str, Any], **fields: Any
 ) -> ResourceMessage:
     return ResourceMessage(
         phase=TaskExecution.Phase.Value(phase),
         message=message,
         custom_info=_struct(details),
-        **further,
+        **fields,
     )
 
 
-def _kept_alive(job_id: str, message: str) -> Resource:
-    return Answer(_message(Phase.RUNNING, message, {"job_id": job_id, "message": message}))
+def _running_resource(job_id: str, message: str) -> Resource:
+    details = {"job_id": job_id, "message": message}
+    return EncodedResource(_message(Phase.RUNNING, message, details))
 
 
 def _default_message(job: JobStatus) -> str | None:
@@ -181,11 +156,11 @@ def _default_message(job: JobStatus) -> str | None:
         case JobState.SUCCEEDED:
             return None
         case _:
-            return f"The job has ended as {job.state}"
+            return f"The job ended as {job.state}"
 
 
 def _details(job_id: str, job: JobStatus, public_url: str | None) -> dict[str, Any]:
-    """What the Flyte console shows beside the task, of which RUNNING shows nothing else."""
+    """The task's custom info in Flyte's console, which shows no message while it is RUNNING."""
     details: dict[str, Any] = {
         "job_id": job_id,
         "page": job_page(public_url, job_id) if public_url else None,

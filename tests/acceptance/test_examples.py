@@ -175,7 +175,7 @@ def test_the_example_runs_with_nothing(
     assert sorted(json.loads(line)["custom_id"] for line in answers) == ["request-1", "request-2"]
     own_words = [line for line in complained.splitlines() if line.startswith("Batchflow: ")]
     assert len(own_words) == 2, complained
-    assert "brings its own stack" in own_words[0]
+    assert "starts its own stack" in own_words[0]
     assert "emulator" in own_words[1]
     assert "Traceback" not in complained
 

@@ -44,9 +44,9 @@ MAY_NOT = "The workers may not access "
 NO_STR = "The task's input input_file_id must be a str."
 NO_DICT = "The task's input batch_endpoint_result must be a dict."
 ELSEWHERE = ". It must begin with one of: s3://"
-CHAINED = ": it leads through one file system into another ('::')."
+CHAINED = ": it chains file systems ('::')."
 NO_URI = "it is neither an absolute path nor a URI such as s3://bucket/key."
-AS_IT_IS = "The task can't be run as it is. "
+AS_IT_IS = "The task is not valid. "
 ID = "must be an id from OpenAI, such as 'file-abc123'"
 SECRET = "must be the name of a secret, never the API key itself"
 ORGANIZATION = "openai_organization: must be an organization's id, such as 'org-abc123'"
@@ -318,8 +318,8 @@ CONFIGS: dict[str, tuple[object, str]] = {
     "false": (False, "config must be a dict, not bool."),
     "a parameter of requests": (
         {"temperature": 1},
-        "config has the unknown key 'temperature'. It takes completion_window, endpoint, "
-        "metadata, model, output_expires_after; parameters of the requests belong into the lines "
+        "config has the unknown key 'temperature'. The valid keys are completion_window, endpoint, "
+        "metadata, model, output_expires_after; parameters of requests belong in the lines "
         "of the JSONL file.",
     ),
     "an API key": ({"api_key": API_KEY}, "config has the unknown key 'api_key'."),
@@ -340,47 +340,50 @@ CONFIGS: dict[str, tuple[object, str]] = {
     "a huge endpoint": ({"endpoint": "/" + "x" * 100_000}, "config['endpoint'] must be a path"),
     "a window that is a number": (
         {"completion_window": 24},
-        "config['completion_window'] must be a short text, not 24.0.",
+        "config['completion_window'] must be a string of 1 to 256 printable characters, not 24.0.",
     ),
-    "a model that is a list": ({"model": ["m"]}, "config['model'] must be a short text"),
+    "a model that is a list": ({"model": ["m"]}, "config['model'] must be a string of 1 to 256"),
     "a model with a newline": (
         {"model": "m\n"},
-        "config['model'] must be a short text, not",
+        "config['model'] must be a string of 1 to 256 printable characters, not",
     ),
-    "a huge model": ({"model": "m" * 100_000}, "config['model'] must be a short text, not 'mmm"),
+    "a huge model": (
+        {"model": "m" * 100_000},
+        "config['model'] must be a string of 1 to 256 printable characters, not 'mmm",
+    ),
     "metadata that is a list": (
         {"metadata": ["a"]},
-        "config['metadata'] must be a dict of texts, not list.",
+        "config['metadata'] must be a dict of strings, not list.",
     ),
     "17 pairs": (
         {"metadata": {f"k{n}": "v" for n in range(17)}},
-        "config['metadata'] has 17 pairs; OpenAI takes at most 16.",
+        "config['metadata'] has 17 pairs; OpenAI accepts at most 16.",
     ),
     "10,000 pairs": (
         {"metadata": {f"k{n}": "v" for n in range(10_000)}},
-        "config['metadata'] has 10000 pairs; OpenAI takes at most 16.",
+        "config['metadata'] has 10000 pairs; OpenAI accepts at most 16.",
     ),
     "metadata with a number": (
         {"metadata": {"n": 1}},
-        "config['metadata'] must map texts to texts; look at 'n'.",
+        "config['metadata'] must map strings to strings; the key 'n' does not.",
     ),
     "metadata with a dict": (
         {"metadata": {"n": {"a": {"b": {"c": {}}}}}},
-        "config['metadata'] must map texts to texts; look at 'n'.",
+        "config['metadata'] must map strings to strings; the key 'n' does not.",
     ),
     "a long key": ({"metadata": {"k" * 65: "v"}}, "config['metadata'] has a key of 65 characters"),
     "an empty key": ({"metadata": {"": "v"}}, "config['metadata'] has a key of 0 characters"),
     "a long value": (
         {"metadata": {"k": "v" * 513}},
-        "config['metadata']['k'] has 513 characters; OpenAI takes at most 512.",
+        "config['metadata']['k'] has 513 characters; OpenAI accepts at most 512.",
     ),
     "a huge value": (
         {"metadata": {"k": "v" * 1_000_000}},
-        "config['metadata']['k'] has 1000000 characters; OpenAI takes at most 512.",
+        "config['metadata']['k'] has 1000000 characters; OpenAI accepts at most 512.",
     ),
     "our own key": (
         {"metadata": {"batchflow_job": "bf-mine"}},
-        "config['metadata'] must not have the key 'batchflow_job'; Batchflow sets it.",
+        "config['metadata'] must not have the key 'batchflow_job', which Batchflow sets.",
     ),
     "an expiry that is text": (
         {"output_expires_after": "1h"},
@@ -390,7 +393,7 @@ CONFIGS: dict[str, tuple[object, str]] = {
     "an expiry without an end": (
         {"output_expires_after": {"anchor": "created_at", "seconds": 1e300}},
         "config['output_expires_after']['seconds'] must be a whole number, not 1e+300; "
-        "OpenAI takes 3,600 to 2,592,000.",
+        "OpenAI accepts 3,600 to 2,592,000.",
     ),
     "an expiry in the past": (
         {"output_expires_after": {"anchor": "created_at", "seconds": -1}},
@@ -398,7 +401,7 @@ CONFIGS: dict[str, tuple[object, str]] = {
     ),
     "a huge anchor": (
         {"output_expires_after": {"anchor": "a" * 100_000, "seconds": 86_400}},
-        "config['output_expires_after']['anchor'] must be a short text such as 'created_at'",
+        "config['output_expires_after']['anchor'] must be a string such as 'created_at'",
     ),
 }
 
@@ -815,8 +818,8 @@ def test_a_bad_resource_meta(bench: Bench, good: Task, change: Mapping[str, Any]
     [answer] = answers
     assert answer.phase == "FAILED"
     assert answer.message == (
-        "This task was started by another connector than Batchflow's, which can't follow it. "
-        "Run it again; a batch that it started runs on at OpenAI."
+        "This task was started by a connector other than Batchflow's, so Batchflow cannot follow "
+        "it. Run the task again. If it started a batch, that batch continues at OpenAI."
     )
 
 

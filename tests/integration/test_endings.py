@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from batchflow_connector.connectors import BatchEndpointConnector
-from batchflow_connector.resources import answer
+from batchflow_connector.resources import resource_of
 from batchflow_workers.observation import Observation
 from batchflow_workers.reconcile import reconcile
 from flytekit.configuration import SerializationSettings
 from openai.types import Batch
 
 from batchflow import BatchEndpointTask
-from batchflow.job_requests.build import batch_spec, download_spec
+from batchflow.job_requests.specs import batch_spec, download_spec
 from batchflow.jobs import Job
 from batchflow.openai_client.client import connect_openai
 from batchflow.settings import Settings
@@ -99,7 +99,7 @@ def shown(workers: Team, job: Job, **options: Any) -> Any:
     """What Flyte is told."""
     [standing] = workers.runtime.store.run(records.job_statuses([job.id]))
     assert standing is not None
-    return answer(job.id, standing, BatchEndpointConnector().outputs, **options)
+    return resource_of(job.id, standing, BatchEndpointConnector().outputs, **options)
 
 
 def details(workers: Team, job: Job) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx2
 import msgpack
 import pytest
-from batchflow_connector.connections import _sender, backend
+from batchflow_connector.connections import connections, sender
 from batchflow_connector.connectors import (
     BatchEndpointConnector,
     BatchflowConnector,
@@ -214,9 +214,9 @@ def _steps(emulator: Emulator, organization: str) -> Steps:
 def _forget() -> None:
     """Whoever is next reads its own environment."""
     load_settings.cache_clear()
-    _sender.cache_clear()
+    sender.cache_clear()
     client.cached_sdk_client.cache_clear()
 
 
 async def _hang_up() -> None:
-    await backend().store.redis.aclose()
+    await connections().store.redis.aclose()

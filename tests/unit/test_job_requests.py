@@ -6,13 +6,8 @@ from google.protobuf import json_format, struct_pb2
 from pydantic import JsonValue
 
 from batchflow.errors import InvalidInput
-from batchflow.job_requests.build import (
-    batch_spec,
-    download_spec,
-    make_job_request,
-    next_generation,
-    upload_spec,
-)
+from batchflow.job_requests.identity import make_job_request, next_generation
+from batchflow.job_requests.specs import batch_spec, download_spec, upload_spec
 from batchflow.jobs import BatchSpec, Credential, Job, JobRequest, Spec, is_job_id
 from batchflow.states import JobState
 from batchflow.store.records import Created
@@ -80,7 +75,7 @@ def test_a_download_takes_whichever_files_there_are() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: upload_spec({}, ""), "The task can't be run as it is. uri: "),
+        (lambda: upload_spec({}, ""), "The task is not valid. uri: "),
         (lambda: upload_spec({"secret_arg": "key"}, "/in"), "secret_arg must be a dict"),
         (lambda: upload_spec({"secret_arg": {"key": "../x"}}, "/in"), "key: "),
         (lambda: batch_spec({}, "../file"), "input_file_id: "),
@@ -213,5 +208,5 @@ def test_generations_follow_each_other() -> None:
 
 def test_generations_end_somewhere() -> None:
     last = job_request(attempt=1).model_copy(update={"generation": 1_000})
-    with pytest.raises(InvalidInput, match="has ended badly 1000 times"):
+    with pytest.raises(InvalidInput, match="has failed 1000 times"):
         next_generation(last, found(last, JobState.FAILED))
