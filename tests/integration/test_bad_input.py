@@ -421,7 +421,7 @@ CUSTOMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a secret without a name": (
         {"secret_arg": {}},
-        "The task's secret_arg names no secret: it has no group and no key.",
+        "The task's secret_arg must name a secret by its group, key or both.",
     ),
     "a secret that is an API key": (
         {"secret_arg": {"group": "openai", "key": API_KEY}},
@@ -473,7 +473,7 @@ def test_an_order_that_is_too_large(bench: Bench, good: Task) -> None:
     task = Task(BATCH, batch().inputs, execution="x" * 100_000)
     message = fails(bench, good, task, worker=False)
     assert message.startswith("The task's config, inputs and names take 100,")
-    assert message.endswith(" bytes; Batchflow keeps at most 65,536.")
+    assert message.endswith(" bytes; the limit is 65,536.")
 
 
 # Literals
@@ -620,7 +620,7 @@ INPUTS: dict[str, tuple[Task, str]] = {
     "a download with nothing in it": (
         download({}),
         "batch_endpoint_result must be the dict that the batch task returned; "
-        "this one has none of error_file_id, id, output_file_id.",
+        "this one has none of the keys error_file_id, id, output_file_id.",
     ),
     "a download with another dict": (
         download({"status": "completed"}),
