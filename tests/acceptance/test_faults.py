@@ -135,8 +135,8 @@ def test_a_worker_with_threads_ends_in_the_middle_of_a_transfer_when_it_must(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
     stack.worker.stop()
-    threads = stack.extra(stack.worker_with_threads())
-    stack.await_ready(threads)
+    threads = stack.make_worker("threads", "--pool", "threads", env=stack.worker_env())
+    stack.extra(threads)
     emulator.outage(answer="normal", delay_s=15, operations=["files.create"], count=1)
     upload = start_upload(flyte, org, node)
     until(lambda: emulator.uploads(org), "the file to be at OpenAI")
@@ -152,9 +152,7 @@ def test_a_worker_with_threads_ends_in_the_middle_of_a_transfer_when_it_must(
 def test_two_workers_and_two_beats_do_nothing_twice(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
-    others = [stack.extra(stack.second_worker()), stack.extra(stack.second_beat())]
-    for process in others:
-        stack.await_ready(process)
+    stack.extra(stack.make_worker("second", env=stack.worker_env()), stack.make_beat("beat-2"))
     emulator.configure(in_progress_s=3)
     task = start_batch(flyte, org, node, emulator.upload(org, requests()))
     task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
@@ -190,7 +188,7 @@ def test_the_connector_restarts(
     task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
     stack.connector.kill()
     stack.connector.start()
-    stack.await_ready(stack.connector)
+    stack.connector.await_ready()
     answer = flyte.get(task.meta, task.task_type, wait=True)
     assert answer.phase in ("RUNNING", "SUCCEEDED")
     assert task.succeeds()["id"] == emulator.batches(org)[0]["id"]
@@ -307,7 +305,7 @@ def test_redis_restarts_empty(
     stack.redis_server.stop()
     away(flyte, task, org, node)
     stack.redis_server.start()
-    stack.redis_server.await_ready(stack.redis_answers)
+    stack.redis_server.await_ready()
     made = task.succeeds()
     assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
     assert upload.succeeds() == emulator.uploads(org)[1]["id"]

@@ -31,7 +31,7 @@ from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import JobStore, connect, records
 from batchflow.store.command import Command
-from tests.kit.emulator import Emulator
+from tests.kit.emulator import Emulator, EmulatorServer
 from tests.kit.flyte_tasks import custom_ids, jsonl, put, request_line, requests
 from tests.kit.killing_worker import KillingWorker
 from tests.kit.processes import BIN, Process, clean_environment, until
@@ -45,6 +45,13 @@ SETTLE_S = 0.5
 POLL_S = 0.5
 #: A batch takes this long at the emulator, at most.
 BATCH_S = 1.5
+EMULATOR_OPTIONS = {
+    "validating-s": 0.2,
+    "in-progress-s": 0.5,
+    "per-request-s": 0,
+    "finalizing-s": 0.2,
+    "cancelling-s": 0.2,
+}
 API_KEY = "sk-kill-points"
 #: So long may healthy workers take for all jobs together.
 ALL_END_S = 120.0
@@ -58,14 +65,11 @@ class World:
         self.blobs = folder / "blobs"
         self.blobs.mkdir()
         self.prefix = f"kill-{uuid.uuid4().hex[:8]}"
-        simulate: list[str | Path] = [BIN / "batchflow", "simulate", "--port", "0"]
-        options = ["--validating-s", "0.2", "--in-progress-s", "0.5", "--per-request-s", "0"]
-        more = ["--finalizing-s", "0.2", "--cancelling-s", "0.2"]
-        emulator = self._process("emulator", [*simulate, *options, *more], {})
-        self.processes = [emulator]
+        emulator = EmulatorServer(folder, EMULATOR_OPTIONS, clean_environment())
+        self.processes: list[Process] = [emulator]
         emulator.start()
-        emulator.await_ready(lambda: "OPENAI_BASE_URL=" in emulator.log())
-        base_url = emulator.log().split("OPENAI_BASE_URL=")[1].split()[0]
+        emulator.await_ready()
+        base_url = emulator.base_url
         self.emulator = Emulator(base_url, API_KEY)
         self.http = httpx2.Client(base_url=base_url, timeout=15)
         self.env = {

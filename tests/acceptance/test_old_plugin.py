@@ -216,21 +216,13 @@ def test_importing_the_tasks_beside_the_old_plugin_is_enough_for_authors() -> No
 def both_orders(running_stack: Stack) -> Iterator[dict[str, FlyteClient]]:
     """Two connectors that serve both plugins' modules, in either order."""
     modules = ["flytekitplugins.openai", "batchflow_connector"]
-    processes = {
-        "old first": running_stack.connector_with("connector-old-first", modules),
-        "ours first": running_stack.connector_with("connector-ours-first", modules[::-1]),
-    }
-    try:
-        for process in processes.values():
-            process.start()
-        for process in processes.values():
-            running_stack.await_ready(process)
-        yield {order: running_stack.client(process) for order, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            process.stop()
+    with (
+        running_stack.make_connector("connector-old-first", *modules) as old_first,
+        running_stack.make_connector("connector-ours-first", *modules[::-1]) as ours_first,
+        FlyteClient(old_first.address) as client_of_old_first,
+        FlyteClient(ours_first.address) as client_of_ours_first,
+    ):
+        yield {"old first": client_of_old_first, "ours first": client_of_ours_first}
 
 
 @pytest.mark.parametrize("order", ["old first", "ours first"])

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
-from redis import Redis, RedisError
 
 from batchflow.gateway.page.display import short_id
 from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
@@ -28,7 +26,7 @@ from tests.kit.flyte_tasks import batch_task, requests
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.population import populate
-from tests.kit.processes import Process, clean_environment
+from tests.kit.processes import RedisServer
 from tests.kit.stack import Stack
 from tests.kit.steps import wait_in_queue
 
@@ -263,7 +261,10 @@ def test_a_lost_connection_is_shown_and_mended(gateway: Gateway, browser: Browse
 def test_redis_is_away_and_comes_back(
     browser: Browser, tmp_path: Path, settings: Callable[..., Settings]
 ) -> None:
-    with running_redis(tmp_path) as (redis, url), running_gateway(settings(redis_url=url)) as ours:
+    with (
+        RedisServer(tmp_path) as redis,
+        running_gateway(settings(redis_url=redis.url)) as ours,
+    ):
         job_id = job_request(ours.store)
         with window(browser, ours.url, expected_statuses=(503,)) as opened:
             page = opened.page
@@ -717,29 +718,3 @@ def calls(store: JobStore) -> Counter[str]:
         if not command.startswith(others):
             found[command] = each["calls"]
     return found
-
-
-@contextmanager
-def running_redis(folder: Path) -> Iterator[tuple[Process, str]]:
-    """A Redis that can be killed, and started again without what it had."""
-    port = free_port()
-    server = shutil.which("redis-server")
-    assert server is not None, "these tests need a redis-server on PATH"
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
-    process = Process("redis", [server, *options], clean_environment(), folder / "redis.log")
-    url = f"redis://127.0.0.1:{port}/0"
-    process.start()
-    try:
-        with Redis.from_url(url) as client:
-            process.await_ready(lambda: answers(client))
-        yield process, url
-    finally:
-        process.stop()
-
-
-def answers(client: "Redis") -> bool:
-    """Whether it is there."""
-    try:
-        return bool(client.ping())
-    except RedisError:
-        return False

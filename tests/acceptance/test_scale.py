@@ -1,23 +1,20 @@
 """A hundred thousand jobs in Redis: each question is answered quickly, and none looks at all."""
 
 import multiprocessing
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchflow.settings import Settings
-from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import connect, index
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.population import populate
-from tests.kit.processes import Process, clean_environment
+from tests.kit.processes import RedisServer
 
 JOBS = 100_000
 #: How long the page and the list may take.
@@ -61,15 +58,8 @@ def fill(settings: Settings, serials: range) -> None:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with many jobs, in a Redis of its own: what it counts is ours alone."""
-    folder: Path = tmp_path_factory.mktemp("scale")
-    binary, port = shutil.which("redis-server"), free_port()
-    assert binary is not None, "these tests need a redis-server on PATH"
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--save", ""]
-    redis = Process("redis", [binary, *options], clean_environment(), folder / "redis.log")
-    redis.start()
-    try:
-        redis.await_ready(lambda: "eady to accept connections" in redis.log())
-        settings = Settings.model_validate({"redis_url": f"redis://127.0.0.1:{port}/0"})
+    with RedisServer(tmp_path_factory.mktemp("scale")) as redis:
+        settings = Settings.model_validate({"redis_url": redis.url})
         spawning = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(2, spawning) as workers:
             halves = (range(JOBS // 2), range(JOBS // 2, JOBS))
@@ -79,8 +69,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
             assert sum(counts.values()) == JOBS
             assert len(counts) == len(JobKind) * len(JobState)
             yield gateway
-    finally:
-        redis.stop()
 
 
 def calls(gateway: Gateway) -> dict[str, int]:

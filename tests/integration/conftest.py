@@ -1,25 +1,24 @@
-"""What the tests of the store share, and those of the workers' steps."""
+"""Fixtures of the integration tests: an emulator, and stores over fakeredis and Redis."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.kit.emulator import Emulator
+from tests.kit.emulator import Emulator, running_emulator
 from tests.kit.rigs import Rig, over_fakeredis, over_redis
 from tests.kit.runtime import KEY
-from tests.kit.steps import running_emulator
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Emulator]:
-    """OpenAI, to which a test may do what its ``emulator`` takes back."""
+    """The emulator of a module; tests use ``emulator``, which undoes their changes."""
     with running_emulator(KEY) as emulator:
         yield emulator
 
 
 @pytest.fixture
 def emulator(server: Emulator) -> Iterator[Emulator]:
-    """OpenAI as it is without faults; healed after the test."""
+    """The emulator; changes of its settings and outages end with the test."""
     yield server
     server.heal()
 

@@ -49,10 +49,10 @@ from batchflow.store import (
 )
 from batchflow.store.command import Command
 from tests.kit.deliveries import SECRET
-from tests.kit.emulator import Emulator
+from tests.kit.emulator import Emulator, running_emulator
 from tests.kit.gateway import running_gateway
 from tests.kit.job_requests import a_job_request
-from tests.kit.steps import running_emulator, wait_in_queue
+from tests.kit.steps import wait_in_queue
 
 #: Nobody else has a client with it.
 KEY = f"sk-{uuid.uuid4().hex}"

@@ -19,7 +19,7 @@ from batchflow.store import records
 from tests.kit.deliveries import OTHER_SECRET, SECRET, delivery, event
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
-from tests.kit.processes import BIN, Process, clean_environment
+from tests.kit.processes import BIN, Process, clean_environment, until
 
 MakeSettings = Callable[..., Settings]
 
@@ -47,10 +47,7 @@ def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 
 def address(process: Process) -> str:
-    process.await_ready(lambda: _READY.search(process.log()))
-    ready = _READY.search(process.log())
-    assert ready
-    return ready[1]
+    return until(lambda: _READY.search(process.log()), "the gateway to be ready")[1]
 
 
 class TestProcess:

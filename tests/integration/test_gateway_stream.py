@@ -1,7 +1,6 @@
 """The stream of transitions over HTTP: a real server, a real Redis, and what comes between them."""
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +15,13 @@ import pytest
 from batchflow.gateway.status import feed, stream
 from batchflow.jobs import JobRequest
 from batchflow.settings import Settings
-from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import JobStore, connect, events, keys, records
 from batchflow.store.command import Command
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.listener import Asked, Event, Listener
-from tests.kit.processes import Process, clean_environment, until
+from tests.kit.processes import Process, RedisServer, until
 
 MakeSettings = Callable[..., Settings]
 
@@ -446,39 +444,19 @@ def test_open_streams_do_not_hold_up_the_end(
 # Redis goes away
 
 
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Make a Redis that can be stopped and started again."""
-    made: list[Process] = []
-
-    def make(port: int, *options: str) -> Process:
-        binary = shutil.which("redis-server")
-        assert binary is not None, "these tests need a redis-server on PATH"
-        usual = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--save", ""]
-        process = Process(
-            "redis", [binary, *usual, *options], clean_environment(), tmp_path / "redis.log"
-        )
-        made.append(process)
-        return process
-
-    yield make
-    for process in made:
-        process.stop()
-
-
 def start(redis: Process) -> None:
     redis.start()
-    redis.await_ready(lambda: "eady to accept connections" in redis.log())
+    redis.await_ready()
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_restart_of_redis_is_gone_through(
-    own_redis: Callable[..., Process], settings: MakeSettings, kept: bool
+    tmp_path: Path, settings: MakeSettings, kept: bool
 ) -> None:
-    port = free_port()
-    redis = own_redis(port, "--appendonly", "yes" if kept else "no")
-    start(redis)
-    with running_gateway(settings(redis_url=f"redis://127.0.0.1:{port}/0")) as gateway:
+    with (
+        RedisServer(tmp_path, "--appendonly", "yes" if kept else "no") as redis,
+        running_gateway(settings(redis_url=redis.url)) as gateway,
+    ):
         job_request = created(gateway.store)
         with listening(gateway) as listener:
             tell(gateway.store, job_request, 3)
@@ -504,17 +482,13 @@ def test_a_restart_of_redis_is_gone_through(
                     assert late.kinds == ["reset", "transition"]
 
 
-def test_a_gateway_may_start_before_redis(
-    own_redis: Callable[..., Process], settings: MakeSettings
-) -> None:
-    port = free_port()
-    redis = own_redis(port)
-    chosen = settings(redis_url=f"redis://127.0.0.1:{port}/0")
+def test_a_gateway_may_start_before_redis(tmp_path: Path, settings: MakeSettings) -> None:
+    redis = RedisServer(tmp_path)
+    chosen = settings(redis_url=redis.url)
     with running_gateway(chosen) as gateway, Listener(gateway.url) as listener:
         assert listener.response.status == 200
-        start(redis)
-        listener.until_placed()
-        with connect(chosen).redis as client:
-            created(JobStore(client, chosen.key_prefix))
-        listener.until_it_has(1)
-        assert listener.kinds == ["transition"]
+        with redis:
+            listener.until_placed()
+            with connect(chosen).redis as client:
+                created(JobStore(client, chosen.key_prefix))
+            listener.until_it_has(1)

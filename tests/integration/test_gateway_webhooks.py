@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from redis import Redis, RedisError
+from redis import Redis
 
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.app import make_gateway
@@ -22,12 +21,11 @@ from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
 from batchflow.gateway.guard.rates import BAD_DELIVERIES, REQUESTS
 from batchflow.queue import Queue, queue_name
 from batchflow.settings import Settings
-from batchflow.stack.processes import free_port
 from batchflow.store import JobStore, connect, deliveries, heartbeats, keys, metrics, records
 from tests.kit.asgi import Answer, InProcess
 from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
 from tests.kit.job_requests import a_job_request
-from tests.kit.processes import Process
+from tests.kit.processes import RedisServer
 
 MakeSettings = Callable[..., Settings]
 
@@ -358,49 +356,29 @@ def makes_sense(body: bytes) -> bool:
     return False
 
 
-class Server:
-    """A Redis of its own, that can go away."""
-
-    def __init__(self, folder: Path) -> None:
-        binary = shutil.which("redis-server")
-        assert binary, "install redis-server"
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
-        command = [binary, *options, "--appendonly", "yes", "--appendfsync", "always"]
-        self.process = Process("redis", command, {}, folder / "redis.log")
-
-    def start(self) -> None:
-        self.process.start()
-        self.process.await_ready(self._answers)
-
-    def _answers(self) -> bool:
-        with Redis.from_url(self.url) as client:
-            try:
-                return bool(client.ping())
-            except RedisError:
-                return False
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    try:
-        yield server
-    finally:
-        server.process.stop()
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that a test may stop; it is not started."""
+    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.stop()
+
+
+def start(server: RedisServer) -> None:
+    server.start()
+    server.await_ready()
 
 
 class TestUnavailable:
     def test_while_the_queue_is_away_openai_is_to_send_it_again(
-        self, settings: MakeSettings, server: Server
+        self, settings: MakeSettings, server: RedisServer
     ) -> None:
         with Receiver(settings(webhook_secrets=SECRET, broker_url=server.url)) as receiver:
             job_id, sent = receiver.make_job(), genuine()
             assert receiver.deliver(sent).status == 503
             assert not receiver.store.run(deliveries.was_delivered(sent.headers["webhook-id"]))
             assert receiver.counted == {"unavailable": 1}
-            server.start()
+            start(server)
             assert receiver.deliver(sent).status == 204
             with Redis.from_url(server.url) as broker:
                 name = queue_name(receiver.settings.key_prefix, Queue.POLL)
@@ -410,23 +388,23 @@ class TestUnavailable:
 
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
     def test_while_redis_is_away_too(
-        self, settings: MakeSettings, server: Server, how: signal.Signals
+        self, settings: MakeSettings, server: RedisServer, how: signal.Signals
     ) -> None:
-        server.start()
+        start(server)
         with Receiver(settings(webhook_secrets=SECRET, redis_url=server.url)) as receiver:
             job_id, sent = receiver.make_job(), genuine()
             if how == signal.SIGKILL:
-                server.process.kill()
+                server.kill()
             else:
-                server.process.signal(how)
+                server.signal(how)
             answer = receiver.deliver(sent)
             assert (answer.status, answer.error) == (503, None)
             assert str(server.port) not in answer.text
             # What is forged is refused all the same.
             assert receiver.deliver(genuine(secret=OTHER_SECRET)).status == 400
             if how == signal.SIGKILL:
-                server.start()
+                start(server)
             else:
-                server.process.signal(signal.SIGCONT)
+                server.signal(signal.SIGCONT)
             assert receiver.deliver(sent).status == 204
             assert receiver.queued == [("batchflow.refresh", [job_id])]

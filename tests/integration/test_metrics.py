@@ -19,14 +19,14 @@ from batchflow.stack.processes import free_port
 from batchflow.states import JobKind, JobState
 from batchflow.store import keys, records
 from tests.kit.deliveries import SECRET, delivery, event
-from tests.kit.emulator import Emulator
+from tests.kit.emulator import Emulator, running_emulator
 from tests.kit.exposition import OPENMETRICS, TEXT, Exposition, problems
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.monitoring import expressions
 from tests.kit.processes import BIN, Process, clean_environment, until
 from tests.kit.promql import selectors
-from tests.kit.steps import lines, running_emulator
+from tests.kit.steps import lines
 
 KEY = "sk-test-key-of-the-workers"
 CREDENTIAL = Credential(organization="org-metrics")

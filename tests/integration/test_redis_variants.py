@@ -36,7 +36,7 @@ from batchflow.store import (
 )
 from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
-from tests.kit.processes import BIN, Process, clean_environment, until
+from tests.kit.processes import BIN, Process, clean_environment, stop_all, until
 from tests.kit.runtime import KEY, Team, team
 from tests.kit.steps import lines
 
@@ -80,10 +80,7 @@ class Place:
         return process
 
     def stop(self) -> None:
-        for process in reversed(self._processes):
-            process.terminate()
-        for process in self._processes:
-            process.stop()
+        stop_all(self._processes[::-1])
 
     def redis(self, name: str, *options: str | Path) -> Process:
         """A Redis of our own."""
@@ -102,7 +99,7 @@ class Place:
             "no",
         ]
         process = self.start(name, binary, *usual, *options)
-        process.await_ready(lambda: "eady to accept connections" in process.log())
+        until(lambda: process.logged("eady to accept connections"), "Redis to be ready")
         return process
 
     def settings(self, url: str) -> Settings:
@@ -127,7 +124,7 @@ class Place:
         options = ["-P", "threads", "--concurrency", "4", "--loglevel", "DEBUG"]
         worker = self.start("worker", *celery, "worker", *options, **env)
         beat = self.start("beat", *celery, "beat", "--pidfile", "", "--loglevel", "DEBUG", **env)
-        worker.await_ready(lambda: " ready." in worker.log())
+        until(lambda: worker.logged(" ready."), "the worker to be ready")
         return [worker, beat]
 
     def job_request(self) -> JobRequest:

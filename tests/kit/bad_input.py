@@ -34,8 +34,8 @@ from flytekit.models.task import TaskExecutionMetadata, TaskTemplate
 from batchflow.openai_client import client
 from batchflow.settings import load_settings
 from batchflow.store import connect
-from tests.kit.emulator import Emulator
-from tests.kit.steps import Notes, Steps, running_emulator
+from tests.kit.emulator import Emulator, running_emulator
+from tests.kit.steps import Notes, Steps
 
 T = TypeVar("T")
 

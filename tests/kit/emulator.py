@@ -1,64 +1,112 @@
-"""The emulator as tests see it: its control API, and OpenAI's SDK for a look from outside."""
+"""The emulator of OpenAI: its process, its control API, and OpenAI's SDK as a client of it."""
 
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
 from openai import OpenAI
 
+from batchflow.stack import commands
+from tests.kit.processes import Server, clean_environment
+
 Json = dict[str, Any]
+
+#: A batch stays in progress until a test ends it.
+_ENDED_BY_TESTS: Mapping[str, object] = {
+    "validating-s": 0,
+    "in-progress-s": 600,
+    "per-request-s": 0,
+    "finalizing-s": 0,
+    "cancelling-s": 0,
+}
+
+
+class EmulatorServer(Server):
+    """The emulator with these options of ``batchflow simulate``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, object],
+        env: Mapping[str, str],
+        *,
+        name: str = "emulator",
+    ) -> None:
+        port = commands.free_port()
+        given = [f"--{key}={value}" for key, value in options.items()]
+        log = folder / f"{name}.log"
+        super().__init__(name, [*commands.simulator(port), *given], env, log, port=port)
+
+    @property
+    def base_url(self) -> str:
+        """The value of OPENAI_BASE_URL."""
+        return f"http://{self.address}/v1"
+
+
+@contextmanager
+def running_emulator(api_key: str) -> Iterator["Emulator"]:
+    """An emulator whose batches are in progress until a test ends them."""
+    with (
+        tempfile.TemporaryDirectory(prefix="emulator-") as folder,
+        EmulatorServer(Path(folder), _ENDED_BY_TESTS, clean_environment()) as server,
+        closing(Emulator(server.base_url, api_key)) as emulator,
+    ):
+        yield emulator
 
 
 class Emulator:
-    """Orders to a running emulator, and what it has. Each organization sees only its own."""
+    """A client of a running emulator. Each organization has batches and files of its own."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url
         self._api_key = api_key
         self._http = httpx2.Client(base_url=base_url.removesuffix("/v1"), timeout=15)
-        self._initial = self._ask("GET", "/config")
+        self._initial = self._call("GET", "/config")
         self._changed: set[str] = set()
 
-    def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
-        answer = self._http.request(method, f"/simulator{path}", json=body)
-        answer.raise_for_status()
-        found: Json = answer.json()
-        return found
+    def _call(self, method: str, path: str, body: Json | None = None) -> Json:
+        response = self._http.request(method, f"/simulator{path}", json=body)
+        content: Json = response.raise_for_status().json()
+        return content
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._http.close()
 
     def heal(self) -> None:
-        """Undo what tests have set; the batches and files stay."""
+        """Undo what a test has set; batches and files stay."""
         self.end_outages()
         if self._changed:
             self.configure(**{name: self._initial[name] for name in self._changed})
             self._changed.clear()
 
     def configure(self, **settings: Any) -> None:
-        """Change settings, for the batches that are made from now on."""
+        """Change settings for batches that are created from now on."""
         self._changed |= set(settings)
-        self._ask("PATCH", "/config", settings)
+        self._call("PATCH", "/config", settings)
 
     def outage(self, **outage: Any) -> None:
-        """Let something go wrong."""
-        self._ask("POST", "/outage", outage)
+        """Start an outage."""
+        self._call("POST", "/outage", outage)
 
     def end_outages(self) -> None:
-        """Everything works again."""
-        self._ask("DELETE", "/outage")
+        """End all outages."""
+        self._call("DELETE", "/outage")
 
-    def next(self, status: str, **order: Any) -> None:
-        """What the next batch comes to."""
-        self._ask("POST", "/next", {"status": status, **order})
+    def next(self, status: str, **options: Any) -> None:
+        """Decide how the next batch will end."""
+        self._call("POST", "/next", {"status": status, **options})
 
-    def end(self, batch_id: str, status: str = "completed", **order: Any) -> None:
+    def end(self, batch_id: str, status: str = "completed", **options: Any) -> None:
         """End a live batch now."""
-        self._ask("POST", f"/batches/{batch_id}/end", {"status": status, **order})
+        self._call("POST", f"/batches/{batch_id}/end", {"status": status, **options})
 
     def calls(self, operation: str) -> int:
-        """How often an operation was answered, well or badly, by anybody."""
-        return sum(self._ask("GET", "/stats")["calls"].get(operation, {}).values())
+        """The number of calls of an operation, by all organizations, successful or not."""
+        return sum(self._call("GET", "/stats")["calls"].get(operation, {}).values())
 
     def batches(self, organization: str) -> list[Json]:
         """The batches of an organization, oldest first."""
@@ -69,12 +117,12 @@ class Emulator:
         return self._of(organization, "/files")
 
     def uploads(self, organization: str) -> list[Json]:
-        """The files that an organization has uploaded."""
+        """The batch files that an organization has uploaded."""
         return [file for file in self.files(organization) if file["purpose"] == "batch"]
 
     def _of(self, organization: str, path: str) -> list[Json]:
-        everything = self._ask("GET", path)["data"]
-        return [entry for entry in everything if entry["organization"] == organization]
+        entries = self._call("GET", path)["data"]
+        return [entry for entry in entries if entry["organization"] == organization]
 
     def sdk(self, organization: str) -> OpenAI:
         """OpenAI's client for an organization. The caller closes it."""
@@ -86,6 +134,6 @@ class Emulator:
         )
 
     def upload(self, organization: str, content: bytes) -> str:
-        """Put a batch file there, past Batchflow; returns its id."""
+        """Upload a batch file without Batchflow and return its id."""
         with self.sdk(organization) as client:
             return client.files.create(file=("given.jsonl", content), purpose="batch").id

@@ -1,4 +1,4 @@
-"""Real processes for tests: started with a log file, awaited with a deadline, stopped by pid."""
+"""Real processes for tests and benchmarks: started with a log file, awaited, and stopped."""
 
 import contextlib
 import os
@@ -6,20 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-import pytest
+from batchflow.stack import commands
 
 T = TypeVar("T")
 
-#: Commands that are installed beside the interpreter.
+#: The folder of the commands that are installed beside the interpreter.
 BIN = Path(sys.executable).parent
 
+_WAIT_S = 60.0
 _STOP_S = 10.0
-_ASK_EVERY_S = 0.05
-#: Lines that hide what one wants to see after a failure, and how much of the others is shown.
+_POLL_S = 0.05
+#: Log lines that would hide the cause of a failure, and the length at which the others are cut.
 _NOISE = (
     "batchflow.sweep",
     "TaskPool: Apply",
@@ -27,44 +30,93 @@ _NOISE = (
     "beat: Waking",
     "httpcore",
 )
-_LINE = 300
+_LINE_CHARS = 300
+_LOG_LINES = 15
+
+_started: "weakref.WeakSet[Process]" = weakref.WeakSet()
+
+
+class NotReady(AssertionError):
+    """Raised when a condition does not become true in time; ends with the processes' logs."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join([message, *process_logs(_LOG_LINES).values()]))
 
 
 def until(
-    condition: Callable[[], T], what: str, *, timeout_s: float = 30.0, every_s: float = _ASK_EVERY_S
+    condition: Callable[[], T | None],
+    what: str,
+    *,
+    timeout_s: float = _WAIT_S,
+    every_s: float = _POLL_S,
 ) -> T:
-    """Ask until the answer is truthy, and return it; the test fails when it never is."""
+    """Return the first truthy result of a condition; raises NotReady after the timeout."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if answer := condition():
-            return answer
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise NotReady(f"Waited {timeout_s:g} s in vain for: {what}")
         time.sleep(every_s)
-    pytest.fail(f"Waited {timeout_s:g} s in vain for: {what}")
+    return result
+
+
+def process_logs(lines: int) -> dict[str, str]:
+    """The last log lines of each process that was started and not stopped, by name."""
+    return {
+        process.name: f"--- log of {process.name}\n{process.tail(lines)}"
+        for process in sorted(_started, key=lambda process: process.name)
+        if process.log_path.exists()
+    }
 
 
 def clean_environment() -> dict[str, str]:
-    """This process' environment, without the settings, the secrets and the terminal of whoever
-    runs the tests."""
+    """This process' environment without settings, secrets and the size of the terminal."""
     foreign = ("BATCHFLOW_", "OPENAI_", "_FSEC_", "FLYTE_", "COLUMNS", "LINES")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
 
 class Process:
-    """A command with its environment and its log, which can be started again."""
+    """A command with its environment and its log; it can be started more than once.
+
+    ``ready`` is what `await_ready` waits for.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], env: Mapping[str, str], log: Path
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        ready: Callable[["Process"], object] | None = None,
     ) -> None:
         self.name = name
         self.command = [str(part) for part in command]
         self.env = dict(env)
         self.log_path = log
+        self._ready = ready
         self._popen: subprocess.Popen[bytes] | None = None
-        self._started_at = 0
+        self._log_offset = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.await_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
 
     def start(self) -> None:
-        """Start it, in a process group of its own; the log is added to."""
-        self._started_at = self.log_path.stat().st_size if self.log_path.exists() else 0
+        """Start it in a process group of its own; its output is appended to the log."""
+        self._log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._popen = subprocess.Popen(
                 self.command,
@@ -75,10 +127,11 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _started.add(self)
 
     @property
     def pid(self) -> int:
-        """Of the process that was started, not of its children."""
+        """The id of the process itself, not of its children."""
         assert self._popen is not None
         return self._popen.pid
 
@@ -88,58 +141,107 @@ class Process:
         return self._popen is not None and self._popen.poll() is None
 
     def log(self) -> str:
-        """What it has written since it was last started."""
+        """The output since it was last started."""
         with self.log_path.open("rb") as log:
-            log.seek(self._started_at)
+            log.seek(self._log_offset)
             return log.read().decode("utf-8", "replace")
 
+    def logged(self, text: str) -> bool:
+        """Whether the output since the last start contains a text."""
+        return text in self.log()
+
     def tail(self, lines: int = 40) -> str:
-        """The end of its log, without the ticking of the sweep, its lines cut."""
+        """The last lines of the log, without the periodic ones, long lines cut."""
         kept = [
-            line[:_LINE] for line in self.log().splitlines() if not any(n in line for n in _NOISE)
+            line[:_LINE_CHARS]
+            for line in self.log().splitlines()
+            if not any(noise in line for noise in _NOISE)
         ]
         return "\n".join(kept[-lines:])
 
-    def await_ready(self, ready: Callable[[], object], timeout_s: float = 60.0) -> None:
-        """Wait until it is ready; the test fails, with its log, if it ends before that."""
-        deadline = time.monotonic() + timeout_s
-        while not ready():
-            if not self.running or time.monotonic() > deadline:
-                pytest.fail(f"{self.name} did not get ready:\n{self.tail()}")
-            time.sleep(_ASK_EVERY_S)
+    def await_ready(self) -> None:
+        """Wait until it is ready; raises NotReady if it ends before that."""
+        until(
+            lambda: not self.running or self._ready is None or self._ready(self),
+            f"{self.name} to be ready",
+        )
+        if not self.running:
+            raise NotReady(f"{self.name} ended while it started.")
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process alone."""
+        """Send a signal to the process, not to its children."""
         os.kill(self.pid, number)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
-        """Wait until it has ended by itself; answers its exit code."""
+    def wait(self, timeout_s: float = _WAIT_S) -> int:
+        """Wait until it has ended by itself and return its exit code."""
         assert self._popen is not None
         return self._popen.wait(timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL for it and its children, as when a machine dies."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        assert self._popen is not None
-        self._popen.wait(_STOP_S)
+        """Kill it and its children, as when a machine fails."""
+        self.signal_group(signal.SIGKILL)
+        self.wait(_STOP_S)
 
     def terminate(self) -> None:
-        """Ask it to end; a stopped process goes on to hear it."""
+        """Ask it to end; a process that is paused continues, so that it can."""
         if self.running:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End it: politely, then not. Idempotent."""
+        """End it and its children, by force if it does not end in time. Idempotent."""
+        _started.discard(self)
         if self._popen is None:
             return
         self.terminate()
-        if self.running:
-            try:
-                self._popen.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        # What is left of its group, if anything.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(_STOP_S)
+        self.kill()
+
+
+class Server(Process):
+    """A process that listens on a loopback port; by default it is ready when it does."""
+
+    def __init__(self, *args: Any, port: int, **options: Any) -> None:
+        super().__init__(*args, **{"ready": lambda _: commands.is_taken(port)} | options)
+        self.port = port
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.port}"
+
+
+def stop_all(processes: Sequence[Process]) -> None:
+    """Stop processes, all at the same time."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.stop()
+
+
+class RedisServer(Server):
+    """A redis-server that keeps its data in memory, unless an option says otherwise."""
+
+    def __init__(self, folder: Path, *options: str | Path, name: str = "redis") -> None:
+        port = commands.free_port()
+        binary, command = commands.redis(port, str(folder))
+        assert binary == "redis-server", "Install redis-server and put it on PATH."
+        super().__init__(
+            name,
+            [*command, *options],
+            clean_environment(),
+            folder / f"{name}.log",
+            port=port,
+            ready=lambda server: server.logged("eady to accept connections"),
+        )
+
+    @property
+    def url(self) -> str:
+        """The URL of its first database."""
+        return f"redis://{self.address}/0"

@@ -1,7 +1,5 @@
 """The workers' steps by hand: a real Redis, a real emulator, and a queue that only takes notes."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,16 +18,6 @@ from batchflow.store.command import Command
 from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
 
-READY = "OpenAI emulator ready: OPENAI_BASE_URL="
-#: A batch is worked on until a test says otherwise.
-OPTIONS = {
-    "validating-s": 0,
-    "in-progress-s": 600,
-    "per-request-s": 0,
-    "finalizing-s": 0,
-    "cancelling-s": 0,
-}
-
 LINE = (
     b'{"custom_id": "%d", "method": "POST", "url": "/v1/chat/completions", "body": '
     b'{"model": "gpt-test", "messages": [{"role": "user", "content": "Hello"}]}}\n'
@@ -39,24 +27,6 @@ LINE = (
 def lines(count: int = 3) -> bytes:
     """A batch file."""
     return b"".join(LINE % number for number in range(count))
-
-
-@contextmanager
-def running_emulator(api_key: str) -> Iterator[Emulator]:
-    """An emulator's process for the time of a block."""
-    options = [part for name, value in OPTIONS.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "batchflow.cli", "simulate", "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith(READY), line
-            emulator = Emulator(line.removeprefix(READY).strip(), api_key)
-            yield emulator
-            emulator.close()
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
 
 
 def wait_in_queue(store: JobStore, queue: str, job_id: str) -> None:
