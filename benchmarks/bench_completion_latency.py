@@ -77,11 +77,11 @@ def _run(mode: str, options: argparse.Namespace) -> list[float]:
 def _start(stack: Stack, mode: str) -> Mapping[str, str]:
     """Everything but the connector; returns what its environment adds."""
     env = {"OPENAI_WEBHOOK_SECRET": _SECRET}
-    behaviour: dict[str, float | str] = {"validating_s": 0, "in_progress_s": 86_000}
+    options: dict[str, object] = {"validating-s": 0, "in-progress-s": 86_000}
     if mode == _WEBHOOKS:
         env["BATCHFLOW_POLL_INTERVAL_S"] = f"{_POLL_INTERVAL_S:g}"
-        behaviour["webhook_url"] = f"{stack.gateway(env=env)}/webhooks/openai"
-    env["OPENAI_BASE_URL"] = stack.emulator(env=env, **behaviour)
+        options["webhook-url"] = f"{stack.gateway(env=env)}/webhooks/openai"
+    env["OPENAI_BASE_URL"] = stack.emulator(options, env)
     stack.worker("--pool", "threads", "--concurrency", str(_THREADS), env=env)
     stack.beat(env=env)
     return env

@@ -1,7 +1,7 @@
 """2 Starting: many ``CreateTask`` at once, as when a fan-out begins.
 
 All calls go out together over one channel, each with Flyte's deadline: to this connector, with real
-Redis and broker, to the old plugin in front of a stand-in for OpenAI that answers at once, and to a
+Redis and broker, to the old plugin in front of a stub of OpenAI that answers at once, and to a
 connector that answers with a constant. Flyte fails the attempt whose call misses the deadline.
 """
 
@@ -79,9 +79,9 @@ class Burst:
 def measure(options: argparse.Namespace) -> Result:
     """Start the three servers, then burst after burst."""
     with Stack() as stack:
-        program.say("Starting Redis, the stand-in and the servers")
+        program.say("Starting Redis, the stub and the servers")
         stack.redis()
-        openai = {"OPENAI_BASE_URL": stack.stand_in()}
+        openai = {"OPENAI_BASE_URL": stack.openai_stub()}
         addresses = {
             OURS: stack.connector("batchflow_connector", name="batchflow"),
             OLD: stack.connector("flytekitplugins.openai", name="old-plugin", env=openai),
@@ -164,13 +164,13 @@ def _notes(options: argparse.Namespace) -> list[str]:
         else "No worker ran: in production they have machines of their own."
     )
     return [
-        cores.told(),
+        cores.note(),
         workers,
         "All calls went over one channel, as FlytePropeller's do. What is late counts with its "
         "deadline in the 99th percentile.",
         "gRPC's server refuses requests, at once and by chance, when more than 1,000 wait to be "
         "taken; they fail as those do that are late.",
-        "The old plugin's create calls OpenAI; here a stand-in answered at once.",
+        "The old plugin's create calls OpenAI; here a stub answered at once.",
     ]
 
 

@@ -3,7 +3,7 @@
 The check is compared with the least that any check must do, a loop of ``orjson.loads``. Transfers
 go through a fresh Celery worker, from the moment in which the step is sent to the job's end, and
 are compared with what OpenAI's SDK takes for the same file in a process of its own. The other end
-of both is a stand-in for OpenAI that throws uploads away.
+of both is a stub of OpenAI that throws uploads away.
 """
 
 import argparse
@@ -76,13 +76,13 @@ def measure(options: argparse.Namespace) -> Result:
         program.say(f"Writing {options.mb} MB in {options.lines:,} lines")
         input_file.write(source, lines=options.lines, size_bytes=options.mb * _MB)
         measured = _validation(source, options)
-        program.say("Starting Redis and the stand-in")
+        program.say("Starting Redis and the stub")
         stack.redis()
-        openai = {"OPENAI_BASE_URL": stack.stand_in()}
+        openai = {"OPENAI_BASE_URL": stack.openai_stub()}
         upload = UploadSpec(credential=credential_of("org-benchmark"), uri=str(source))
         arguments = ["upload", str(source)]
         measured += _transfers(stack, openai, _upload_case(options), upload, arguments, options)
-        line = stack.stand_in(upload_mbit_s=options.mbit_s, name="stand-in-line")
+        line = stack.openai_stub(upload_mbit_s=options.mbit_s, name="openai-stub-line")
         by_line = {"OPENAI_BASE_URL": line}
         measured += _transfers(stack, by_line, _line_case(options), upload, arguments, options)
         source.unlink()
@@ -195,7 +195,7 @@ def _by_worker(stack: Stack, openai: Mapping[str, str], spec: Spec, pool: str) -
     options = ("-Q", queue, "--pool", pool, "--concurrency", "1")
     worker = stack.worker(*options, env=openai, measured=True)
     try:
-        pid = worker.popen.pid
+        pid = worker.pid
         idle_bytes = usage.now_bytes(pid)
         seen = redis.xrevrange(events, count=1)[0][0]
         sender = Sender(make_app(settings))
@@ -234,7 +234,7 @@ def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
 def _by_sdk(stack: Stack, openai: Mapping[str, str], arguments: Sequence[str]) -> Transfer:
     _forget_results(stack)
     command = [sys.executable, "-m", "benchmarks.support.sdk_transfers", *arguments]
-    env = {**stack.env, **openai, "OPENAI_API_KEY": API_KEY}
+    env = {**stack.env(openai), "OPENAI_API_KEY": API_KEY}
     with cores.on(measured=True):
         told = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=_TRANSFER_S, check=True
@@ -265,7 +265,7 @@ def _times(title: str, ours_s: float, theirs_s: float, limit: float) -> Bar:
 
 def _notes() -> list[str]:
     return [
-        cores.told(),
+        cores.note(),
         "The input has chat requests of several sentences with escapes and characters of several "
         "bytes. It was in the system's cache.",
         f"The bars are for Celery's pool that is recommended, {_RECOMMENDED}.",

@@ -1,7 +1,7 @@
 """1 Asking: ``GetTask`` per second, and how long one takes.
 
 Callers ask flytekit's own gRPC server about different live jobs, each again as soon as it has its
-answer: of this connector, of the old plugin in front of a stand-in for OpenAI that answers at once,
+answer: of this connector, of the old plugin in front of a stub of OpenAI that answers at once,
 and of a connector whose answers are constants, which is the most that the server itself allows.
 """
 
@@ -50,9 +50,9 @@ program.option("--rounds", 4, "how often each side is measured")
 def measure(options: argparse.Namespace) -> Result:
     """Start the three servers, then measure one after the other, again and again."""
     with Stack() as stack:
-        program.say("Starting Redis, the stand-in and the servers")
+        program.say("Starting Redis, the stub and the servers")
         stack.redis()
-        openai = {"OPENAI_BASE_URL": stack.stand_in()}
+        openai = {"OPENAI_BASE_URL": stack.openai_stub()}
         addresses = {
             OURS: stack.connector("batchflow_connector", name="batchflow"),
             OLD: stack.connector("flytekitplugins.openai", name="old-plugin", env=openai),
@@ -134,7 +134,7 @@ def _bars(measured: list[Measured], case: str) -> list[Bar]:
 
 def _notes(options: argparse.Namespace) -> list[str]:
     return [
-        cores.told(),
+        cores.note(),
         f"One server process at a time was asked, over one channel, about {options.jobs:,} jobs.",
         f"No deadline was set: Flyte's of {_FLYTES_DEADLINE_S:g} s would have failed the answers "
         "that took longer.",

@@ -1,6 +1,6 @@
 """3 Watching: calls to OpenAI per minute, and how stale a status is.
 
-A real worker and beat watch live batches of several organizations, while a stand-in for OpenAI
+A real worker and beat watch live batches of several organizations, while a stub of OpenAI
 counts what it is asked. One kind of organization has started all its batches just now, which is
 when they are asked about most often; the other has batches of all ages up to a day, with as many
 ended ones between them in OpenAI's list. Of either kind, one is told of ends by webhooks, so that
@@ -88,9 +88,9 @@ class Watched:
 def measure(options: argparse.Namespace) -> Result:
     """Let a worker watch all organizations at once, then ask the old plugin."""
     with Stack() as stack:
-        program.say("Starting Redis and the stand-in")
+        program.say("Starting Redis and the stub")
         stack.redis()
-        openai = {"OPENAI_BASE_URL": stack.stand_in()}
+        openai = {"OPENAI_BASE_URL": stack.openai_stub()}
         settings = _settings(stack, options.faster)
         store = stack.store()
         program.say("Recording the batches")
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> Result:
         stack.beat()
         time.sleep(options.warm_up_minutes * 60 / options.faster)
         program.say(f"Counting for {options.minutes * 60 / options.faster:g} s")
-        calls, cpu_s = _calls(openai["OPENAI_BASE_URL"]), usage.cpu_s(worker.popen.pid)
+        calls, cpu_s = _calls(openai["OPENAI_BASE_URL"]), usage.cpu_s(worker.pid)
         begun_at = time.monotonic()
         ends_at = begun_at + options.minutes * 60 / options.faster
         while (left_s := ends_at - time.monotonic()) > 0:
@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace) -> Result:
             for group in watched:
                 group.stale_s += _ages_s(store, settings, group, options.faster)
         minutes = (time.monotonic() - begun_at) / 60 * options.faster
-        used_s = (usage.cpu_s(worker.popen.pid) - cpu_s) / minutes
+        used_s = (usage.cpu_s(worker.pid) - cpu_s) / minutes
         asked = _calls(openai["OPENAI_BASE_URL"])
         per_minute = {
             group.organization: (asked[group.organization] - calls[group.organization]) / minutes
@@ -140,7 +140,9 @@ def _settings(stack: Stack, faster: float) -> Settings:
         name: float(default[name].default) / faster
         for name in ("poll_interval_s", "sweep_interval_s")
     }
-    stack.env |= {f"BATCHFLOW_{name.upper()}": f"{value:g}" for name, value in shorter.items()}
+    stack.variables |= {
+        f"BATCHFLOW_{name.upper()}": f"{value:g}" for name, value in shorter.items()
+    }
     return stack.settings(**shorter)
 
 
@@ -165,7 +167,7 @@ def _populate(store: JobStore, settings: Settings, base_url: str, group: Watched
     if group.ages == _AGED:
         entries += [(f"{i}_ended", f"{job}-2", at, "completed") for i, job, at, _ in entries]
     entries.sort(key=lambda entry: -entry[2])
-    url = f"{base_url.removesuffix('/v1')}/stand-in/batches/{group.organization}"
+    url = f"{base_url.removesuffix('/v1')}/stub/batches/{group.organization}"
     httpx2.put(url, json=entries, timeout=60).raise_for_status()
     return group
 
@@ -207,7 +209,7 @@ def _ages_s(store: JobStore, settings: Settings, group: Watched, faster: float) 
 
 def _calls(base_url: str) -> dict[str, int]:
     """How often each organization has asked."""
-    answer = httpx2.get(f"{base_url.removesuffix('/v1')}/stand-in/calls", timeout=30)
+    answer = httpx2.get(f"{base_url.removesuffix('/v1')}/stub/calls", timeout=30)
     calls: Mapping[str, Mapping[str, int]] = answer.raise_for_status().json()
     return {name: sum(counts.values()) for name, counts in calls.items()}
 

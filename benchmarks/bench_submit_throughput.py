@@ -64,9 +64,9 @@ def measure(options: argparse.Namespace) -> Result:
     """A worker after the other, each on the same core."""
     measured: list[Measured] = []
     with Stack() as stack:
-        program.say("Starting Redis and the stand-in")
+        program.say("Starting Redis and the stub")
         stack.redis()
-        openai = {"OPENAI_BASE_URL": stack.stand_in(latency_ms=options.latency_ms)}
+        openai = {"OPENAI_BASE_URL": stack.openai_stub(latency_ms=options.latency_ms)}
         program.say(f"Submits, {options.rounds} rounds")
         sides: dict[tuple[int, str], Callable[[], Work]] = {
             (concurrency, pool): partial(_work, stack, openai, pool, concurrency, options)
@@ -100,7 +100,7 @@ def _work(
         measured=True,
     )
     try:
-        pid = worker.popen.pid
+        pid = worker.pid
         _await(store, begun + warm_up)
         steps, cpu_s, begun_at = _made(store), usage.cpu_s(pid), time.perf_counter()
         time.sleep(options.seconds)
@@ -154,8 +154,8 @@ def _measured(case: str, side: str, works: list[Work]) -> list[Measured]:
 
 def _notes(options: argparse.Namespace) -> list[str]:
     return [
-        cores.told(),
-        f"One worker at a time, all its processes on that one core; the stand-in answered each "
+        cores.note(),
+        f"One worker at a time, all its processes on that one core; the stub answered each "
         f"call after {options.latency_ms:g} ms.",
         f"Each side's first {_WARM_UP} steps for each thread or child are not counted.",
         "Memory: the sum of Linux' VmRSS over the worker and its children, and the sum of their "

@@ -2,7 +2,6 @@
 
 import contextlib
 import heapq
-import os
 import random
 import shutil
 import signal
@@ -181,8 +180,7 @@ class Breaker:
         return "a second one"
 
     def _kill_connector(self, rng: random.Random) -> str | None:
-        number = rng.randrange(len(self._stack.connectors))
-        connector = self._stack.connectors[number]
+        connector = rng.choice(self._stack.connectors)
         # The other replica goes on, as in a rolling restart.
         if "connector" in self._busy:
             return None
@@ -191,7 +189,7 @@ class Breaker:
 
         def start() -> None:
             connector.start()
-            self._until(lambda: self._stack.serves(number), lambda: self._busy.discard("connector"))
+            self._until(lambda: connector.is_ready, lambda: self._busy.discard("connector"))
 
         self._later(rng.uniform(0, 1), start, f"{connector.name} starts")
         return connector.name
@@ -290,10 +288,10 @@ class Breaker:
     def _pause(self, process: Process, lasts_s: float) -> str | None:
         if not self._occupy(process.name):
             return None
-        _signal_group(process, signal.SIGSTOP)
+        process.signal_group(signal.SIGSTOP)
 
         def go_on() -> None:
-            _signal_group(process, signal.SIGCONT)
+            process.signal_group(signal.SIGCONT)
             self._busy.discard(process.name)
 
         self._later(lasts_s, go_on, f"{process.name} goes on")
@@ -324,8 +322,3 @@ class Breaker:
 
     def _note(self, what: str) -> None:
         self.journal.append((time.time(), what))
-
-
-def _signal_group(process: Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Which processor cores what runs on, so that the measured process does not share its core."""
+"""Processor affinity: the measured process does not share its core."""
 
 import os
 from collections.abc import Iterator
@@ -9,20 +9,22 @@ def _available() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-#: Fixed at the start, because `on` changes what this process may use.
+#: Read once, because `on` changes it.
 _ALL = _available()
 
 
-def apart() -> bool:
-    """Whether there are cores enough to keep what is measured and the rest apart."""
+def separable() -> bool:
+    """Whether there are enough cores to give the measured process one of its own."""
     return len(_ALL) > 1
 
 
 @contextmanager
 def on(*, measured: bool) -> Iterator[None]:
-    """What is started in this block runs on the first core, if it is what is measured, else on
-    the others. With one core, or another system than Linux, all share what there is."""
-    if not apart():
+    """Run what is started in this block on the first core if it is measured, else on the others.
+
+    On machines with one core, and on systems other than Linux, all processes share all cores.
+    """
+    if not separable():
         yield
         return
     before = os.sched_getaffinity(0)
@@ -33,8 +35,8 @@ def on(*, measured: bool) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def told() -> str:
-    """How it is done here, for the notes of a result."""
-    if not apart():
-        return "Client and servers shared the machine's only core."
-    return "The measured process had a core for itself; client, Redis and stand-ins had the rest."
+def note() -> str:
+    """The note about cores for a result."""
+    if not separable():
+        return "Clients and servers shared the machine's only core."
+    return "The measured process had a core to itself; clients, Redis and stubs shared the others."

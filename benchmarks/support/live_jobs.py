@@ -20,7 +20,7 @@ from batchflow.settings import Settings
 from batchflow.store import JobStore, keys, records
 from batchflow.store.command import Command
 from batchflow.store.index import IndexScope
-from benchmarks.support.stand_in import batch_json
+from benchmarks.support.openai_stub import batch_json
 
 T = TypeVar("T")
 

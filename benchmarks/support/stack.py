@@ -1,62 +1,58 @@
 """The processes that a benchmark needs, started as an operator starts them.
 
-They live in one folder and end with the benchmark, however it ends.
+They live in a temporary folder and end with the benchmark, however it ends.
 """
 
 import contextlib
-import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import yaml
 from celery import Celery
 
 from batchflow.queue import make_app
 from batchflow.settings import Settings
-from batchflow.stack import process_commands
-from batchflow.stack.local_stack import redis_responds
-from batchflow.stack.processes import Child, Processes, free_port, is_port_taken
+from batchflow.stack import commands
 from batchflow.store import JobStore, connect
 from benchmarks.support import cores, usage
+from tests.kit.processes import Process, RedisServer, Server, stop_all, until
+from tests.kit.stack import StackBase
+
+P = TypeVar("P", bound=Process)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: What the workers and the old plugin send as their API key.
 API_KEY = "sk-benchmark"
 
-_STOP_S = 3.0
-#: A process that uses less than this share of a core has nothing to do.
+#: A process that uses less than this share of a core is idle.
 _IDLE_SHARE = 0.05
-_LOOK_S = 0.2
-_IDLE_S = 120.0
-_FOREIGN = ("BATCHFLOW_", "OPENAI_", "_FSEC_", "FLYTE_")
+_SAMPLE_S = 0.2
+_IDLE_TIMEOUT_S = 120.0
 
 
-class Stack:
+class Stack(StackBase):
     """Starts processes: what is measured on a core of its own, the rest on the others."""
+
+    log_level = "WARNING"
 
     def __init__(self, *, pinned: bool = True) -> None:
         self._pinned = pinned
-        self._processes = Processes(stop_s=_STOP_S)
-        self.folder = self._processes.folder
-        #: What plays the blob storage: workers touch no other files.
-        self.blobs = self.folder / "blobs"
-        self.blobs.mkdir()
-        temporary = self.folder / "tmp"
-        temporary.mkdir()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-        #: What every process gets; nothing of whoever runs this decides a figure.
-        self.env = kept | {
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "REMAP_SIGTERM": "SIGQUIT",
-            "TMPDIR": str(temporary),
-            "BATCHFLOW_ALLOWED_URIS": f"{self.blobs}/",
-            "_FSEC_FLYTE_OPENAI_API_KEY": API_KEY,
-        }
+        self._temporary = tempfile.TemporaryDirectory(prefix="benchmark-")
+        self._processes: list[Process] = []
+        super().__init__(
+            Path(self._temporary.name),
+            {
+                "PYTHONPATH": str(ROOT),
+                "REMAP_SIGTERM": "SIGQUIT",
+                "FLYTE_SDK_LOGGING_LEVEL": "30",
+                "_FSEC_FLYTE_OPENAI_API_KEY": API_KEY,
+            },
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -67,138 +63,104 @@ class Stack:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._processes.stop()
+        stop_all(self._processes[::-1])
+        self._temporary.cleanup()
 
     def redis(self, *options: str, name: str = "redis") -> str:
         """A Redis with the options of docker-compose.yml, and further ones; returns its URL.
 
-        Everything that is started after it finds the jobs there.
+        Processes that are started later use it.
         """
-        port = free_port()
         folder = self.folder / name
         folder.mkdir()
-        local = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
-        url = f"redis://127.0.0.1:{port}/0"
-        child = self._start(name, [*_compose_redis(), *local, *options], stop_last=True)
-        self._processes.wait_until(child, lambda: redis_responds(url))
-        self.env["BATCHFLOW_REDIS_URL"] = url
-        return url
+        server = self._start(RedisServer(folder, *_compose_options(), *options, name=name))
+        self.variables["BATCHFLOW_REDIS_URL"] = server.url
+        return server.url
 
     def connector(self, module: str, *, name: str, env: Mapping[str, str] | None = None) -> str:
         """flytekit's gRPC server with the connectors of a module; returns its address."""
-        port = free_port()
-        command = list(process_commands.connector(port, free_port()))
-        command[command.index("--modules") + 1] = module
-        child = self._start(name, command, env=env, measured=True)
-        self._processes.wait_until(child, lambda: is_port_taken(port))
-        return f"127.0.0.1:{port}"
+        return self._start(self.make_connector(name, module, env=env), measured=True).address
 
     def worker(
-        self,
-        *options: str,
-        name: str = "worker",
-        env: Mapping[str, str] | None = None,
-        measured: bool = False,
-    ) -> Child:
+        self, *options: str, env: Mapping[str, str] | None = None, measured: bool = False
+    ) -> Process:
         """A Celery worker with these options."""
-        command = [sys.executable, "-m", "celery", "-A", "batchflow_workers", "worker"]
-        child = self._start(
-            name, [*command, "-n", f"{name}@%h", *options], env=env, measured=measured
-        )
         app = make_app(self.settings())
-        self._processes.wait_until(child, lambda: _is_up(app, name))
-        return child
+        worker = self.make_worker("worker", *options, env=env, ready=lambda _: _responds(app))
+        return self._start(worker, measured=measured)
 
-    def kill(self, child: Child) -> None:
-        """End a process and its children at once; another one of its name may follow."""
-        for process in usage.family(child.popen.pid):
-            process.kill()
-        child.popen.wait()
+    def kill(self, process: Process) -> None:
+        """Kill a process and its children; another one of its name may follow."""
+        process.kill()
+        process.stop()
+        self._processes.remove(process)
 
-    def beat(self, env: Mapping[str, str] | None = None) -> Child:
+    def beat(self, env: Mapping[str, str] | None = None) -> None:
         """Celery's scheduler."""
-        return self._start("beat", process_commands.beat(log_level="WARNING"), env=env)
+        self._start(self.make_beat("beat", env, ready=None))
 
     def gateway(self, env: Mapping[str, str] | None = None) -> str:
         """`batchflow gateway`; returns its URL."""
-        port = free_port()
-        child = self._start("gateway", process_commands.gateway(port), env=env)
-        self._processes.wait_until(child, lambda: is_port_taken(port))
-        return f"http://127.0.0.1:{port}"
+        return f"http://{self._start(self.make_gateway('gateway', env)).address}"
 
-    def emulator(self, env: Mapping[str, str] | None = None, **settings: float | str) -> str:
-        """OpenAI's emulator with these settings; returns its base URL."""
-        port = free_port()
-        options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        command = [*process_commands.simulator(port), *options]
-        child = self._start("emulator", command, env=env, stop_last=True)
-        self._processes.wait_until(child, lambda: is_port_taken(port))
-        return f"http://127.0.0.1:{port}/v1"
+    def emulator(self, options: Mapping[str, object], env: Mapping[str, str] | None = None) -> str:
+        """The emulator of OpenAI with these options; returns its base URL."""
+        return self._start(self.make_emulator("emulator", options, env)).base_url
 
-    def stand_in(
-        self, *, latency_ms: float = 0, upload_mbit_s: float = 0, name: str = "stand-in"
+    def openai_stub(
+        self, *, latency_ms: float = 0, upload_mbit_s: float = 0, name: str = "openai-stub"
     ) -> str:
-        """The stand-in for OpenAI, see ``stand_in.py``; returns its base URL."""
-        port = free_port()
-        module = "benchmarks.support.stand_in"
+        """The stub of OpenAI, see ``openai_stub.py``; returns its base URL."""
+        port = commands.free_port()
+        module = "benchmarks.support.openai_stub"
         command = [sys.executable, "-m", module, str(port), str(latency_ms), str(upload_mbit_s)]
-        url = f"http://127.0.0.1:{port}"
-        child = self._start(name, command, stop_last=True)
-        self._processes.wait_until(child, lambda: is_port_taken(port))
-        return f"{url}/v1"
+        log = self.folder / f"{name}.log"
+        return f"http://{self._start(Server(name, command, self.env(), log, port=port)).address}/v1"
 
     def await_idle(self) -> None:
-        """Wait until what was started has nothing left to do: what one side has not finished must
-        not slow down the next one."""
-        deadline = time.monotonic() + _IDLE_S
-        while _busy_s(self._processes.children) > _IDLE_SHARE * _LOOK_S:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"The servers were still busy after {_IDLE_S:g} s.")
+        """Wait until all processes are idle, so that one side's work does not slow the next."""
+        until(
+            lambda: _busiest_s(self._processes) <= _IDLE_SHARE * _SAMPLE_S,
+            "the servers to be idle",
+            timeout_s=_IDLE_TIMEOUT_S,
+        )
 
     def settings(self, **values: Any) -> Settings:
         """The settings that the processes read from their environment."""
         given = {
-            "redis_url": self.env["BATCHFLOW_REDIS_URL"],
+            "redis_url": self.variables["BATCHFLOW_REDIS_URL"],
             "allowed_uris": f"{self.blobs}/",
         }
         return Settings.model_validate(given | values)
 
-    def store(self, **values: Any) -> JobStore:
+    def store(self) -> JobStore:
         """The job store."""
-        return connect(self.settings(**values))
+        return connect(self.settings())
 
-    def _start(
-        self,
-        name: str,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        measured: bool = False,
-        stop_last: bool = False,
-    ) -> Child:
+    def _start(self, process: P, *, measured: bool = False) -> P:
+        self._processes.append(process)
         with cores.on(measured=measured) if self._pinned else contextlib.nullcontext():
-            return self._processes.start(
-                name, command, self.env | dict(env or {}), stop_last=stop_last
-            )
+            process.start()
+        process.await_ready()
+        return process
 
 
-def _busy_s(children: Sequence[Child]) -> float:
-    """How many seconds of processor time the busiest one takes while one looks."""
-    before = [usage.cpu_s(child.popen.pid) for child in children]
-    time.sleep(_LOOK_S)
+def _busiest_s(processes: Sequence[Process]) -> float:
+    """The processor time in seconds that the busiest process takes during a sample."""
+    before = [usage.cpu_s(process.pid) for process in processes]
+    time.sleep(_SAMPLE_S)
     return max(
-        usage.cpu_s(child.popen.pid) - used for child, used in zip(children, before, strict=True)
+        usage.cpu_s(process.pid) - used for process, used in zip(processes, before, strict=True)
     )
 
 
-def _is_up(app: Celery, name: str) -> bool:
-    """Whether the worker of this name answers."""
-    replies = app.control.ping(timeout=0.3) or []
-    return any(worker.startswith(f"{name}@") for reply in replies for worker in reply)
+def _responds(app: Celery) -> bool:
+    """Whether a worker responds to a ping."""
+    return bool(app.control.ping(timeout=0.3))
 
 
-def _compose_redis() -> list[str]:
-    """How docker-compose.yml starts Redis."""
+def _compose_options() -> list[str]:
+    """The options with which docker-compose.yml starts Redis."""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
-    command: list[str] = compose["services"]["redis"]["command"]
-    return command
+    _binary, *options = compose["services"]["redis"]["command"]
+    return [str(option) for option in options]

@@ -129,7 +129,7 @@ def test_a_doctor_finds_all_well(well: dict[str, str], stack: Stack) -> None:
     assert doctor.returncode == 0, doctor.stdout
     assert doctor.stdout.endswith("\nAll is well.\n"), doctor.stdout
     assert "\x1b" not in doctor.stdout
-    assert re.search(r"ok +workers on files +1: main@", doctor.stdout)
+    assert re.search(r"ok +workers on files +1: worker@", doctor.stdout)
     assert stack.api_key not in doctor.stdout + doctor.stderr
     assert SECRET not in doctor.stdout + doctor.stderr
 

@@ -87,7 +87,7 @@ class Process:
         env: Mapping[str, str],
         log: Path,
         *,
-        ready: Callable[["Process"], object] | None = None,
+        ready: "Ready | None" = None,
     ) -> None:
         self.name = name
         self.command = [str(part) for part in command]
@@ -140,6 +140,11 @@ class Process:
         """Whether it was started and has not ended."""
         return self._popen is not None and self._popen.poll() is None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it runs and does its work."""
+        return self.running and (self._ready is None or bool(self._ready(self)))
+
     def log(self) -> str:
         """The output since it was last started."""
         with self.log_path.open("rb") as log:
@@ -161,10 +166,7 @@ class Process:
 
     def await_ready(self) -> None:
         """Wait until it is ready; raises NotReady if it ends before that."""
-        until(
-            lambda: not self.running or self._ready is None or self._ready(self),
-            f"{self.name} to be ready",
-        )
+        until(lambda: self.is_ready or not self.running, f"{self.name} to be ready")
         if not self.running:
             raise NotReady(f"{self.name} ended while it started.")
 
@@ -202,6 +204,10 @@ class Process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(_STOP_S)
         self.kill()
+
+
+#: Whether a process does its work.
+Ready = Callable[[Process], object]
 
 
 class Server(Process):

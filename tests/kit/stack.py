@@ -1,7 +1,7 @@
 """Batchflow as real processes, started as an operator starts them."""
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tests.kit.emulator import Emulator, EmulatorServer
 from tests.kit.flyte_client import FlyteClient
 from tests.kit.processes import (
     Process,
+    Ready,
     RedisServer,
     Server,
     clean_environment,
@@ -77,17 +78,21 @@ class StackBase:
         name: str,
         *options: str,
         env: Mapping[str, str] | None = None,
-        ready: Callable[[Process], object] = lambda worker: worker.logged(" ready."),
+        ready: Ready = lambda worker: worker.logged(" ready."),
     ) -> Process:
         """A Celery worker with the default pool, on all queues unless an option says otherwise."""
         command = commands.worker(concurrency=4, log_level=self.log_level)
         named = [*command, "--pool", "prefork", "-n", f"{name}@%h", *options]
         return self._process(name, named, env, ready=ready)
 
-    def make_beat(self, name: str, env: Mapping[str, str] | None = None) -> Process:
+    def make_beat(
+        self,
+        name: str,
+        env: Mapping[str, str] | None = None,
+        ready: Ready | None = lambda beat: beat.logged("beat: Starting"),
+    ) -> Process:
         """Celery's scheduler."""
-        command = commands.beat(log_level=self.log_level)
-        return self._process(name, command, env, ready=lambda beat: beat.logged("beat: Starting"))
+        return self._process(name, commands.beat(log_level=self.log_level), env, ready)
 
     def make_connector(
         self, name: str, *modules: str, env: Mapping[str, str] | None = None
@@ -116,7 +121,7 @@ class StackBase:
         name: str,
         command: Sequence[str],
         env: Mapping[str, str] | None,
-        ready: Callable[[Process], object],
+        ready: Ready | None,
     ) -> Process:
         return Process(name, command, self.env(env), self.folder / f"{name}.log", ready=ready)
 
@@ -126,7 +131,7 @@ class StackBase:
         command: Sequence[str],
         port: int,
         env: Mapping[str, str] | None,
-        **ready: Callable[[Process], object],
+        **ready: Ready,
     ) -> Server:
         log = self.folder / f"{name}.log"
         return Server(name, command, self.env(env), log, port=port, **ready)

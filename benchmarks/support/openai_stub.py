@@ -1,9 +1,9 @@
-"""A stand-in for OpenAI that costs as little as possible, so that it is rarely what is measured.
+"""A stub of OpenAI that costs as little as possible, so that it is rarely the bottleneck.
 
-It counts the calls that it answers. Batches are in progress for ever; a file that is uploaded is
-thrown away; ``file-<bytes>`` is a result file of that length. ``python -m
-benchmarks.support.stand_in PORT [LATENCY_MS [UPLOAD_MBIT_S]]`` runs it on the loopback; with a
-latency, every answer comes so much later; with a rate, it takes uploads no faster.
+It counts calls. Batches are in progress for ever, uploads are discarded, and ``file-<bytes>`` is a
+result file of that size. ``python -m benchmarks.support.openai_stub PORT [LATENCY_MS
+[UPLOAD_MBIT_S]]`` runs it on the loopback, delays every response by the latency, and receives
+uploads at that rate at most.
 """
 
 import asyncio
@@ -30,21 +30,22 @@ _LARGEST_PAGE = 100
 
 @dataclass
 class _Account:
-    """An organization's batches, newest first, each as JSON; and what it has asked."""
+    """An organization's batches as JSON, newest first, and its calls by operation."""
 
     batches: list[bytes] = field(default_factory=list)
-    place: dict[str, int] = field(default_factory=dict)
+    #: Batch id -> position in the list.
+    positions: dict[str, int] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
 
 
 _accounts: dict[str, _Account] = {}
 _numbers = itertools.count()
-#: At which uploads are taken, if not as they come.
+#: The rate at which uploads are received; None for no limit.
 _bytes_per_s: float | None = None
 
 
 def batch_json(batch_id: str, job_id: str, created_at: int, status: str) -> dict[str, Any]:
-    """A batch as OpenAI shows one, half done."""
+    """A batch as OpenAI's API returns it, half done."""
     ended = {"completed_at": created_at + 60} if status == "completed" else {}
     return {
         "id": batch_id,
@@ -72,11 +73,11 @@ def _account(request: Request, operation: str) -> _Account:
 
 
 async def _populate(request: Request) -> Response:
-    """Give an organization its batches: [[batch id, job id, created_at, status], ...]."""
+    """Set an organization's batches: [[batch id, job id, created_at, status], ...]."""
     entries = orjson.loads(await request.body())
     account = _accounts.setdefault(request.path_params["organization"], _Account())
     account.batches = [orjson.dumps(batch_json(*entry)) for entry in entries]
-    account.place = {entry[0]: n for n, entry in enumerate(entries)}
+    account.positions = {entry[0]: n for n, entry in enumerate(entries)}
     return Response(status_code=204)
 
 
@@ -87,7 +88,7 @@ async def _calls(_: Request) -> Response:
 async def _list(request: Request) -> Response:
     account = _account(request, "batches.list")
     after = request.query_params.get("after")
-    first = account.place[after] + 1 if after else 0
+    first = account.positions[after] + 1 if after else 0
     size = min(_LARGEST_PAGE, int(request.query_params.get("limit", 20)))
     page = account.batches[first : first + size]
     more = b"true" if first + size < len(account.batches) else b"false"
@@ -98,8 +99,8 @@ async def _list(request: Request) -> Response:
 async def _retrieve(request: Request) -> Response:
     account = _account(request, "batches.retrieve")
     batch_id = request.path_params["batch_id"]
-    if batch_id in account.place:
-        return Response(account.batches[account.place[batch_id]], media_type="application/json")
+    if batch_id in account.positions:
+        return Response(account.batches[account.positions[batch_id]], media_type="application/json")
     return _json(batch_json(batch_id, "", int(time.time()) - 60, "in_progress"))
 
 
@@ -141,7 +142,7 @@ async def _content(request: Request) -> Response:
 
 
 async def _result(size: int) -> AsyncIterator[bytes]:
-    """Lines of an output file, the last one cut off."""
+    """Lines of an output file; the last one may be incomplete."""
     answer = {"role": "assistant", "content": "It depends. " * 150}
     body = {"id": "chatcmpl-1", "object": "chat.completion", "choices": [{"message": answer}]}
     line = orjson.dumps({"custom_id": "r-1", "response": {"status_code": 200, "body": body}})
@@ -155,7 +156,7 @@ def _json(value: object) -> Response:
 
 
 def make_app() -> Starlette:
-    """The stand-in as an ASGI application."""
+    """The stub as an ASGI application."""
     return Starlette(
         routes=[
             Route("/v1/batches", _list, methods=["GET"]),
@@ -163,28 +164,28 @@ def make_app() -> Starlette:
             Route("/v1/batches/{batch_id}", _retrieve, methods=["GET"]),
             Route("/v1/files", _upload, methods=["POST"]),
             Route("/v1/files/{file_id}/content", _content, methods=["GET"]),
-            Route("/stand-in/calls", _calls, methods=["GET"]),
-            Route("/stand-in/batches/{organization}", _populate, methods=["PUT"]),
+            Route("/stub/calls", _calls, methods=["GET"]),
+            Route("/stub/batches/{organization}", _populate, methods=["PUT"]),
         ]
     )
 
 
-def later(app: ASGIApp, latency_s: float) -> ASGIApp:
-    """The same, each answer so much later, as over a long line."""
+def with_latency(app: ASGIApp, latency_s: float) -> ASGIApp:
+    """Delay every response."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await asyncio.sleep(latency_s)
         await app(scope, receive, send)
 
-    return answer
+    return respond
 
 
 if __name__ == "__main__":
     _port, _latency_ms, _mbit_s, *_ = map(float, [*sys.argv[1:], "0", "0"])
     _bytes_per_s = _mbit_s * 1e6 / 8 or None
     uvicorn.run(
-        later(make_app(), _latency_ms / 1000) if _latency_ms else make_app(),
+        with_latency(make_app(), _latency_ms / 1000) if _latency_ms else make_app(),
         host="127.0.0.1",
         port=int(_port),
         access_log=False,
