@@ -17,7 +17,7 @@ from celery import Celery
 
 from batchflow.queue import make_app
 from batchflow.settings import Settings
-from batchflow.stack import commands
+from batchflow.stack.processes import free_port
 from batchflow.store import JobStore, connect
 from benchmarks.support import cores, usage
 from tests.kit.processes import Process, RedisServer, Server, stop_all, until
@@ -111,7 +111,7 @@ class Stack(StackBase):
         self, *, latency_ms: float = 0, upload_mbit_s: float = 0, name: str = "openai-stub"
     ) -> str:
         """The stub of OpenAI, see ``openai_stub.py``; returns its base URL."""
-        port = commands.free_port()
+        port = free_port()
         module = "benchmarks.support.openai_stub"
         command = [sys.executable, "-m", module, str(port), str(latency_ms), str(upload_mbit_s)]
         log = self.folder / f"{name}.log"

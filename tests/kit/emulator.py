@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 from openai import OpenAI
 
-from batchflow.stack import commands
+from batchflow.stack import process_commands
+from batchflow.stack.processes import free_port
 from tests.kit.processes import Server, clean_environment
 
 Json = dict[str, Any]
@@ -35,10 +36,10 @@ class EmulatorServer(Server):
         *,
         name: str = "emulator",
     ) -> None:
-        port = commands.free_port()
+        port = free_port()
         given = [f"--{key}={value}" for key, value in options.items()]
         log = folder / f"{name}.log"
-        super().__init__(name, [*commands.simulator(port), *given], env, log, port=port)
+        super().__init__(name, [*process_commands.simulator(port), *given], env, log, port=port)
 
     @property
     def base_url(self) -> str:

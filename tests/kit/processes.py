@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from batchflow.stack import commands
+from batchflow.stack import process_commands
+from batchflow.stack.processes import free_port, is_port_taken
 
 T = TypeVar("T")
 
@@ -214,7 +215,7 @@ class Server(Process):
     """A process that listens on a loopback port; by default it is ready when it does."""
 
     def __init__(self, *args: Any, port: int, **options: Any) -> None:
-        super().__init__(*args, **{"ready": lambda _: commands.is_taken(port)} | options)
+        super().__init__(*args, **{"ready": lambda _: is_port_taken(port)} | options)
         self.port = port
 
     @property
@@ -235,8 +236,8 @@ class RedisServer(Server):
     """A redis-server that keeps its data in memory, unless an option says otherwise."""
 
     def __init__(self, folder: Path, *options: str | Path, name: str = "redis") -> None:
-        port = commands.free_port()
-        binary, command = commands.redis(port, str(folder))
+        port = free_port()
+        binary, command = process_commands.redis(port, str(folder))
         assert binary == "redis-server", "Install redis-server and put it on PATH."
         super().__init__(
             name,

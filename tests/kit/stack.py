@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 from redis import Redis
 
-from batchflow.stack import commands
+from batchflow.stack import process_commands
+from batchflow.stack.processes import free_port
 from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator, EmulatorServer
 from tests.kit.flyte_client import FlyteClient
@@ -81,7 +82,7 @@ class StackBase:
         ready: Ready = lambda worker: worker.logged(" ready."),
     ) -> Process:
         """A Celery worker with the default pool, on all queues unless an option says otherwise."""
-        command = commands.worker(concurrency=4, log_level=self.log_level)
+        command = process_commands.worker(concurrency=4, log_level=self.log_level)
         named = [*command, "--pool", "prefork", "-n", f"{name}@%h", *options]
         return self._process(name, named, env, ready=ready)
 
@@ -92,23 +93,23 @@ class StackBase:
         ready: Ready | None = lambda beat: beat.logged("beat: Starting"),
     ) -> Process:
         """Celery's scheduler."""
-        return self._process(name, commands.beat(log_level=self.log_level), env, ready)
+        return self._process(name, process_commands.beat(log_level=self.log_level), env, ready)
 
     def make_connector(
         self, name: str, *modules: str, env: Mapping[str, str] | None = None
     ) -> Server:
         """flytekit's gRPC server with the connectors of these modules, in this order."""
-        port = commands.free_port()
+        port = free_port()
         # Without the modules of the product's command.
-        command = list(commands.connector(port, commands.free_port()))[:-2]
+        command = list(process_commands.connector(port, free_port()))[:-2]
         for module in modules or ("batchflow_connector",):
             command += ["--modules", module]
         return self._server(name, command, port, env, ready=lambda _: _serves(port))
 
     def make_gateway(self, name: str, env: Mapping[str, str] | None = None) -> Server:
         """`batchflow gateway`."""
-        port = commands.free_port()
-        return self._server(name, commands.gateway(port), port, env)
+        port = free_port()
+        return self._server(name, process_commands.gateway(port), port, env)
 
     def make_emulator(
         self, name: str, options: Mapping[str, object], env: Mapping[str, str] | None = None
