@@ -17,7 +17,9 @@ _COMMANDS = {
     "doctor": LazyCommand("batchflow.cli.doctor:doctor", "workers", "Check that all is well."),
     "up": LazyCommand("batchflow.cli.up:up", "local", "Run everything on this machine."),
     "gateway": LazyCommand(
-        "batchflow.gateway.command:gateway", "gateway", "Run the webhook receiver and status page."
+        "batchflow.gateway.gateway_command:gateway",
+        "gateway",
+        "Run the webhook receiver and status page.",
     ),
     "simulate": LazyCommand(
         "batchflow.simulator.command:simulate", "simulator", "Run an emulator of OpenAI's APIs."

@@ -8,19 +8,21 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from batchflow.gateway import health, webhooks
-from batchflow.gateway.backend import Backend
-from batchflow.gateway.errors import install_errors
-from batchflow.gateway.guard.access import Access
-from batchflow.gateway.guard.bodies import BodyLimit
-from batchflow.gateway.guard.gate import Gate
-from batchflow.gateway.guard.headers import StrictHeaders
-from batchflow.gateway.guard.rates import RateLimit, Rates
+from batchflow.gateway import probes, webhook_receiver
+from batchflow.gateway.api import event_stream
+from batchflow.gateway.api import routes as api_routes
+from batchflow.gateway.context import GatewayContext
+from batchflow.gateway.error_responses import install_error_handlers
 from batchflow.gateway.metering import metrics
-from batchflow.gateway.page import login, pages
-from batchflow.gateway.page.templating import static_files
-from batchflow.gateway.signature import parse_secrets
-from batchflow.gateway.status import api, stream
+from batchflow.gateway.pages import login
+from batchflow.gateway.pages import routes as page_routes
+from batchflow.gateway.pages.templating import static_files
+from batchflow.gateway.security.access import Access
+from batchflow.gateway.security.body_limit import BodyLimitMiddleware
+from batchflow.gateway.security.headers import SecurityHeadersMiddleware
+from batchflow.gateway.security.middleware import AuthMiddleware
+from batchflow.gateway.security.rate_limits import RateLimiter, RateLimitMiddleware
+from batchflow.gateway.webhook_signature import parse_secrets
 from batchflow.queue import Sender, make_app
 from batchflow.settings import Settings
 from batchflow.store import connect_async
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def make_gateway(settings: Settings) -> FastAPI:
     """The gateway; nothing is connected before it starts. Raises InvalidSettings."""
-    access, rates = Access(settings), Rates()
+    access, rate_limiter = Access(settings), RateLimiter()
     celery, store = make_app(settings), connect_async(settings)
 
     @asynccontextmanager
@@ -55,18 +57,18 @@ def make_gateway(settings: Settings) -> FastAPI:
         # A redirect to the same path without a slash would name the host that the client named.
         redirect_slashes=False,
         middleware=[
-            Middleware(StrictHeaders),
-            Middleware(BodyLimit),
-            Middleware(RateLimit, rates=rates),
-            Middleware(Gate, access=access),
+            Middleware(SecurityHeadersMiddleware),
+            Middleware(BodyLimitMiddleware),
+            Middleware(RateLimitMiddleware, rate_limiter=rate_limiter),
+            Middleware(AuthMiddleware, access=access),
         ],
     )
-    app.state.backend = Backend(settings, store, celery, Sender(celery))
+    app.state.context = GatewayContext(settings, store, celery, Sender(celery))
     app.state.access = access
-    app.state.rates = rates
+    app.state.rate_limiter = rate_limiter
     app.state.webhook_keys = parse_secrets(settings.webhook_secrets)
-    install_errors(app)
-    for routes in (webhooks, health, login, api, stream, metrics, pages):
+    install_error_handlers(app)
+    for routes in (webhook_receiver, probes, login, api_routes, event_stream, metrics, page_routes):
         app.include_router(routes.router)
     app.mount("/static", static_files, name="static")
     return app

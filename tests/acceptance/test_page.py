@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from batchflow.gateway.page.display import short_id
+from batchflow.gateway.pages.display import short_id
 from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
 from batchflow.overview.job_list import MOST_READ
 from batchflow.queue import QUEUE_OF, Queue, Step

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from batchflow.gateway.guard.access import CSRF_FIELD
-from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
-from batchflow.gateway.guard.rates import LOGINS
+from batchflow.gateway.security.access import CSRF_FIELD
+from batchflow.gateway.security.body_limit import MAX_BODY_BYTES
+from batchflow.gateway.security.rate_limits import LOGINS
 from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import records

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchflow.gateway.status import feed, stream
+from batchflow.gateway.api import event_fanout, event_stream
 from batchflow.jobs import JobRequest
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
@@ -229,7 +229,7 @@ def test_a_gateway_goes_on_where_another_one_was(gateway: Gateway, settings: Mak
 def test_what_memory_no_longer_has_comes_from_redis(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "KEPT", 20)
+    monkeypatch.setattr(event_fanout, "KEPT", 20)
     job_request = created(gateway.store)
     with listening(gateway) as first:
         pass
@@ -244,7 +244,7 @@ def test_what_memory_no_longer_has_comes_from_redis(
 def test_a_client_that_does_not_read_delays_nobody_and_misses_nothing(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "KEPT", 100)
+    monkeypatch.setattr(event_fanout, "KEPT", 100)
     job_request = created(gateway.store)
     with listening(gateway) as quick, Listener(gateway.url, receive_bytes=65_536) as slow:
         place = quick.last_id
@@ -371,7 +371,7 @@ def test_a_place_that_is_too_long_is_refused(gateway: Gateway) -> None:
 def test_a_process_serves_so_many_and_no_more(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MOST_STREAMS", 2)
+    monkeypatch.setattr(event_stream, "MOST_STREAMS", 2)
     with Listener(gateway.url), Listener(gateway.url) as second:
         with gateway.client() as client:
             answer = client.get("/api/events")
@@ -393,7 +393,7 @@ def test_a_process_serves_so_many_and_no_more(
 def test_a_quiet_stream_shows_that_it_is_alive(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.05)
     job_request, other = created(gateway.store), created(gateway.store)
     with listening(gateway), Listener(gateway.url, Asked(job_id=job_request.job_id)) as listener:
         until(lambda: listener.comments >= 3, "heartbeats")

@@ -17,8 +17,8 @@ from redis import Redis
 
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.app import make_gateway
-from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
-from batchflow.gateway.guard.rates import BAD_DELIVERIES, REQUESTS
+from batchflow.gateway.security.body_limit import MAX_BODY_BYTES
+from batchflow.gateway.security.rate_limits import BAD_DELIVERIES, REQUESTS
 from batchflow.queue import Queue, queue_name
 from batchflow.settings import Settings
 from batchflow.store import JobStore, connect, deliveries, heartbeats, keys, metrics, records

@@ -9,7 +9,7 @@ from prometheus_client.exposition import choose_encoder
 
 from batchflow.gateway.metering.families import Families
 from batchflow.gateway.metering.fleet import Fleet
-from batchflow.gateway.webhooks import Result
+from batchflow.gateway.webhook_receiver import Result
 from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.queue import Queue, QueueUnavailable, Sender, Step, all_queues, make_app
 from batchflow.queue.lengths import QueueLength, queue_lengths

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from batchflow.gateway.page import display
-from batchflow.gateway.page.chips import kind_chips, state_chips
-from batchflow.gateway.page.numbers import Figure, figures, said
-from batchflow.gateway.page.query import JobsQuery
-from batchflow.gateway.page.waits import waiting
+from batchflow.gateway.pages import display
+from batchflow.gateway.pages.blockers import blockers
+from batchflow.gateway.pages.filters import kind_filters, state_filters
+from batchflow.gateway.pages.query import JobsQuery
+from batchflow.gateway.pages.stat_tiles import StatTile, said, stat_tiles
 from batchflow.links import batch_page, execution_page, file_page
 from batchflow.overview.job_list import Filter
 from batchflow.overview.snapshot import Summary, Wait
@@ -48,8 +48,8 @@ def summary(jobs: dict[tuple[JobKind, JobState], int] | None = None, **fields: A
     return Summary.model_validate(usual | fields)
 
 
-def figure(name: str, of: Summary) -> Figure:
-    return next(each for each in figures(of, sweep_interval_s=1) if each.name == name)
+def figure(name: str, of: Summary) -> StatTile:
+    return next(each for each in stat_tiles(of, sweep_interval_s=1) if each.name == name)
 
 
 # -- values ---------------------------------------------------------------------------------------
@@ -185,24 +185,24 @@ def test_another_filter_begins_at_the_first_page() -> None:
 def test_chips_switch_states_on_and_off() -> None:
     query = JobsQuery(state=frozenset({JobState.FAILED}))
     jobs = {(JobKind.BATCH, JobState.FAILED): 3, (JobKind.UPLOAD, JobState.RUNNING): 1_200}
-    chips = {chip.text: chip for chip in state_chips(query, summary(jobs))}
+    chips = {chip.text: chip for chip in state_filters(query, summary(jobs))}
     assert [text for text, chip in chips.items() if chip.is_on] == ["Failed"]
     assert chips["Failed"].href == "/"
     assert chips["Running"].href == "/?state=running&state=failed"
     assert chips["All"].href == "/"
     counted = {text: chips[text].jobs for text in ("All", "Live", "Failed", "Queued")}
     assert counted == {"All": 1_203, "Live": 1_200, "Failed": 3, "Queued": 0}
-    live = {chip.text: chip for chip in state_chips(JobsQuery(state=LIVE), summary(jobs))}
+    live = {chip.text: chip for chip in state_filters(JobsQuery(state=LIVE), summary(jobs))}
     assert [text for text, chip in live.items() if chip.is_on] == ["Live", "Queued", "Running"]
 
 
 def test_chips_count_the_wanted_kinds_and_nothing_that_is_not_known() -> None:
     jobs = {(JobKind.BATCH, JobState.FAILED): 3, (JobKind.UPLOAD, JobState.FAILED): 4}
     uploads = JobsQuery(kind=frozenset({JobKind.UPLOAD}))
-    [failed] = [c for c in state_chips(uploads, summary(jobs)) if c.text == "Failed"]
+    [failed] = [c for c in state_filters(uploads, summary(jobs)) if c.text == "Failed"]
     assert failed.jobs == 4
-    assert {chip.jobs for chip in state_chips(JobsQuery(text="x"), summary(jobs))} == {None}
-    assert [chip.is_on for chip in kind_chips(uploads)] == [True, False, False]
+    assert {chip.jobs for chip in state_filters(JobsQuery(text="x"), summary(jobs))} == {None}
+    assert [chip.is_on for chip in kind_filters(uploads)] == [True, False, False]
 
 
 # -- the fleet ------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_numbers_say_what_they_count_and_lead_there() -> None:
     assert figure("Oldest open batch", of).href == "/jobs/bf-mctgn4lcdvhclm2p4qc7gkxbae"
     assert figure("Last poll", of).value == "4 s ago"
     assert figure("Last poll", of).note == "webhook 2 min ago"
-    assert not any(each.alert for each in figures(of, sweep_interval_s=1))
+    assert not any(each.alert for each in stat_tiles(of, sweep_interval_s=1))
     assert said(of) == "1,901 running, 0 queued, 0 failed in the last hour"
 
 
@@ -254,7 +254,7 @@ def test_failures_call_for_a_look() -> None:
 def test_a_beat_that_has_stopped_is_noticed(
     swept_at: datetime | None, interval_s: float, note: str
 ) -> None:
-    found = figures(summary(swept_at=swept_at, polled_at=None), interval_s)
+    found = stat_tiles(summary(swept_at=swept_at, polled_at=None), interval_s)
     [polled] = [each for each in found if each.name == "Last poll"]
     assert (polled.value, polled.note) == ("never", note)
     assert polled.alert == ("beat" in note)
@@ -284,7 +284,7 @@ def test_why_jobs_wait() -> None:
         until=NOW + timedelta(seconds=95),
     )
     full = Wait(reason="capacity", what="search/key|o4-mini", jobs=3, message="Full.", until=None)
-    first, second = waiting(summary(waits=(outage, full)))
+    first, second = blockers(summary(waits=(outage, full)))
     assert first.what == "For OpenAI, with search/key@org-a"
     assert first.how == "asked again in 1 min"
     assert first.href == "/?state=queued&state=running&text=search%2Fkey%40org-a"
@@ -299,8 +299,8 @@ def test_jobs_wait_for_a_worker_where_none_is() -> None:
         (JobKind.DOWNLOAD, JobState.QUEUED): 1,
         (JobKind.BATCH, JobState.RUNNING): 5,
     }
-    [files, poll] = waiting(summary(jobs, workers={"submit": 1}))
+    [files, poll] = blockers(summary(jobs, workers={"submit": 1}))
     assert (files.what, files.how) == ("For a worker on the queue files", "3 jobs")
     assert files.href == "/?state=queued&kind=upload&kind=download"
     assert (poll.what, poll.how) == ("For a worker on the queue poll", "5 jobs")
-    assert waiting(summary(jobs)) == []
+    assert blockers(summary(jobs)) == []

@@ -8,7 +8,7 @@ from batchflow.cli.checks.findings import Finding, Level, Look, in_thread
 from batchflow.cli.checks.openai_side import MOST_CREDENTIALS, TIMEOUT_S, known
 from batchflow.cli.text import count, duration
 from batchflow.errors import CredentialMissing, CredentialRefused, OpenAIError
-from batchflow.gateway.signature import parse_secrets
+from batchflow.gateway.webhook_signature import parse_secrets
 from batchflow.jobs import Credential
 from batchflow.openai_client.webhook_endpoints import connect_webhooks
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH

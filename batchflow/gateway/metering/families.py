@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from batchflow.gateway.metering.fleet import Fleet
 from batchflow.gateway.metering.series import SECONDS, Labels, counted, counter, gauge, histogram
-from batchflow.gateway.webhooks import Result
+from batchflow.gateway.webhook_receiver import Result
 from batchflow.openai_client.calls import NO_KEY, CallOutcome, Operation
 from batchflow.queue import Queue
 from batchflow.queue.lengths import QueueLength

@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from batchflow.errors import StoreUnavailable
-from batchflow.gateway.backend import AppBackend, Backend
+from batchflow.gateway.context import AppContext, GatewayContext
 from batchflow.gateway.metering.families import Families
 from batchflow.gateway.metering.fleet import Fleet, read_fleet
 from batchflow.queue import Queue, QueueUnavailable, queue_name
@@ -30,25 +30,25 @@ _BROKER_S = 3.0
 
 
 @router.get("/metrics", include_in_schema=False)
-async def metrics(backend: AppBackend, request: Request) -> Response:
+async def metrics(context: AppContext, request: Request) -> Response:
     """Prometheus' text format, or OpenMetrics for who asks for it."""
-    fleet, queues = await asyncio.gather(_fleet(backend), _queues(backend))
+    fleet, queues = await asyncio.gather(_fleet(context), _queues(context))
     encode, content_type = _encoder(", ".join(request.headers.getlist("accept")))
     return Response(encode(Families(fleet, queues)), headers={"content-type": content_type})
 
 
-async def _fleet(backend: Backend) -> Fleet | None:
+async def _fleet(context: GatewayContext) -> Fleet | None:
     try:
-        return await read_fleet(backend.store)
+        return await read_fleet(context.store)
     except StoreUnavailable as error:
         logger.warning("Metrics without the fleet: %s", error)
         return None
 
 
-async def _queues(backend: Backend) -> Mapping[Queue, QueueLength] | None:
-    names = {queue: queue_name(backend.settings.key_prefix, queue) for queue in Queue}
+async def _queues(context: GatewayContext) -> Mapping[Queue, QueueLength] | None:
+    names = {queue: queue_name(context.settings.key_prefix, queue) for queue in Queue}
     look = asyncio.to_thread(
-        queue_lengths, backend.celery, list(names.values()), patience_s=_BROKER_S
+        queue_lengths, context.celery, list(names.values()), patience_s=_BROKER_S
     )
     try:
         async with asyncio.timeout(_BROKER_S):

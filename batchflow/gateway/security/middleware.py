@@ -8,11 +8,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batchflow.gateway.errors import error_answer
-from batchflow.gateway.guard.access import OPEN_FOLDER, OPEN_PATHS, VISITOR, Access
+from batchflow.gateway.error_responses import error_response
+from batchflow.gateway.security.access import OPEN_FOLDER, OPEN_PATHS, PRINCIPAL, Access
 
 
-class Gate:
+class AuthMiddleware:
     """ASGI middleware that lets in who may, and tells the routes who it is."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -28,20 +28,22 @@ class Gate:
         try:
             self._access.check(request)
         except HTTPException as refusal:
-            await error_answer(refusal.status_code, refusal.detail)(scope, receive, send)
+            await error_response(refusal.status_code, refusal.detail)(scope, receive, send)
             return
-        visitor = self._access.visitor(request)
-        if not self._access.admits(visitor) and not _is_open(scope["path"]):
+        principal = self._access.principal(request)
+        if not self._access.is_authorized(principal) and not _is_open(scope["path"]):
             await _ask_for_token(request)(scope, receive, send)
             return
-        before = visitor.session
+        before = principal.session
 
         async def send_with_session(message: Message) -> None:
-            if message["type"] == "http.response.start" and visitor.session != before:
-                self._access.tell(request, visitor.session, MutableHeaders(scope=message))
+            if message["type"] == "http.response.start" and principal.session != before:
+                self._access.set_session_cookie(
+                    request, principal.session, MutableHeaders(scope=message)
+                )
             await send(message)
 
-        scope[VISITOR] = visitor
+        scope[PRINCIPAL] = principal
         await self._app(scope, receive, send_with_session)
 
 
@@ -52,7 +54,7 @@ def _is_open(path: str) -> bool:
 def _ask_for_token(request: Request) -> Response:
     """The login page for people, 401 for programs."""
     if "text/html" not in request.headers.get("accept", ""):
-        return error_answer(
+        return error_response(
             HTTPStatus.UNAUTHORIZED,
             "This needs the token: Authorization: Bearer <BATCHFLOW_API_TOKEN>.",
             {"WWW-Authenticate": "Bearer"},

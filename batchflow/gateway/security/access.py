@@ -16,13 +16,13 @@ from fastapi import Depends, HTTPException, Request
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
-from batchflow.gateway.guard.origin import (
+from batchflow.gateway.security.origin import (
     Host,
     is_browser,
     is_from_other_site,
     same_host,
 )
-from batchflow.gateway.guard.sessions import SESSION_S, Session, Sessions
+from batchflow.gateway.security.sessions import SESSION_S, Session, Sessions
 from batchflow.hosts import is_loopback
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.settings import Settings
@@ -38,13 +38,13 @@ OPEN_FOLDER: Final = "/static/"
 CSRF_FIELD: Final = "csrf_token"
 CSRF_HEADER: Final = "X-CSRF-Token"
 
-#: Where the request's scope has its Visitor.
-VISITOR: Final = "batchflow.visitor"
+#: Where the request's scope has its Principal.
+PRINCIPAL: Final = "batchflow.principal"
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 @dataclass
-class Visitor:
+class Principal:
     """Who sends a request. A session that a route begins or ends is told to the browser."""
 
     #: The browser's, if it has one.
@@ -72,16 +72,16 @@ class Access:
         """Whether it is the token. How long that takes says nothing about it."""
         return self._token is not None and hmac.compare_digest(_digest(text), self._token)
 
-    def visitor(self, request: Request) -> Visitor:
+    def principal(self, request: Request) -> Principal:
         """Who sends a request."""
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         has_token = scheme.lower() == "bearer" and self.is_token(shown.strip())
         cookie = request.cookies.get(self._cookie_name(request), "")
-        return Visitor(self.sessions.read(cookie, time.time()), has_token)
+        return Principal(self.sessions.read(cookie, time.time()), has_token)
 
-    def admits(self, visitor: Visitor) -> bool:
+    def is_authorized(self, principal: Principal) -> bool:
         """Whether they may in."""
-        return self.is_open or visitor.has_token or visitor.session is not None
+        return self.is_open or principal.has_token or principal.session is not None
 
     def check(self, request: Request) -> None:
         """Raise HTTPException for what is refused whoever sends it."""
@@ -103,7 +103,9 @@ class Access:
                 "or 127.0.0.1. Set BATCHFLOW_API_TOKEN to reach it by another one.",
             )
 
-    def tell(self, request: Request, session: Session | None, headers: MutableHeaders) -> None:
+    def set_session_cookie(
+        self, request: Request, session: Session | None, headers: MutableHeaders
+    ) -> None:
         """Let the browser keep a session, or forget it, with an answer that has these headers."""
         answer = Response()
         answer.set_cookie(
@@ -141,32 +143,32 @@ def _of(request: Request) -> Access:
 AppAccess = Annotated[Access, Depends(_of)]
 
 
-def visitor_of(request: Request) -> Visitor:
+def principal_of(request: Request) -> Principal:
     """Who has sent a request that the gate has let in."""
-    visitor: Visitor = request.scope[VISITOR]
-    return visitor
+    principal: Principal = request.scope[PRINCIPAL]
+    return principal
 
 
 def csrf_token(request: Request) -> str:
     """What a form on a page has to send back in CSRF_FIELD; begins a session where there is
     none."""
-    access, visitor = _of(request), visitor_of(request)
-    if not access.admits(visitor):
+    access, principal = _of(request), principal_of(request)
+    if not access.is_authorized(principal):
         # A session would let them in.
         raise PermissionError("Nobody who has to log in first is given a form of ours.")
-    if visitor.session is None:
-        visitor.session = access.sessions.begin(time.time())
-    return access.sessions.csrf_token(visitor.session)
+    if principal.session is None:
+        principal.session = access.sessions.begin(time.time())
+    return access.sessions.csrf_token(principal.session)
 
 
 async def check_csrf(request: Request) -> None:
     """A dependency of every route that changes something: raises HTTPException unless the request
     is from one of our pages, or from no browser at all."""
-    access, visitor = _of(request), visitor_of(request)
-    if visitor.has_token or (access.is_open and not is_browser(request.headers)):
+    access, principal = _of(request), principal_of(request)
+    if principal.has_token or (access.is_open and not is_browser(request.headers)):
         return
     shown = request.headers.get(CSRF_HEADER) or await _form_token(request)
-    if visitor.session is None or not access.sessions.is_csrf_token(visitor.session, shown):
+    if principal.session is None or not access.sessions.is_csrf_token(principal.session, shown):
         raise HTTPException(
             HTTPStatus.FORBIDDEN, "This page is out of date. Load it again and repeat what you did."
         )

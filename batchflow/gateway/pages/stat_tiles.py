@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from batchflow.gateway.page.display import ago, between, count, number, rounded, short_id, utc
-from batchflow.gateway.page.query import JobsQuery
+from batchflow.gateway.pages.display import ago, between, count, number, rounded, short_id, utc
+from batchflow.gateway.pages.query import JobsQuery
 from batchflow.overview.snapshot import BAD, Summary
 from batchflow.queue import Queue
 from batchflow.states import JobKind, JobState
@@ -22,7 +22,7 @@ _NOUNS: Final = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class StatTile:
     """One number."""
 
     name: str
@@ -37,7 +37,7 @@ class Figure:
     title: str = ""
 
 
-def figures(summary: Summary, sweep_interval_s: float) -> list[Figure]:
+def stat_tiles(summary: Summary, sweep_interval_s: float) -> list[StatTile]:
     """All of them, in the order in which they are shown."""
     overdue_s = max(_SWEEP_OVERDUE_S, _MISSED_SWEEPS * sweep_interval_s)
     return [
@@ -61,22 +61,22 @@ def said(summary: Summary) -> str:
     )
 
 
-def _running(summary: Summary) -> Figure:
+def _running(summary: Summary) -> StatTile:
     kinds = ", ".join(
         count(running, *nouns)
         for kind, nouns in _NOUNS.items()
         if (running := summary.counts[kind][JobState.RUNNING])
     )
-    return Figure("Running", number(summary.running), kinds, _of(JobState.RUNNING))
+    return StatTile("Running", number(summary.running), kinds, _of(JobState.RUNNING))
 
 
-def _queued(summary: Summary) -> Figure:
+def _queued(summary: Summary) -> StatTile:
     note = "not yet at OpenAI" if summary.queued else ""
-    return Figure("Queued", number(summary.queued), note, _of(JobState.QUEUED))
+    return StatTile("Queued", number(summary.queued), note, _of(JobState.QUEUED))
 
 
-def _succeeded(summary: Summary) -> Figure:
-    return Figure(
+def _succeeded(summary: Summary) -> StatTile:
+    return StatTile(
         "Succeeded, last hour",
         number(summary.succeeded_last_hour),
         f"{number(_all(summary, JobState.SUCCEEDED))} in all",
@@ -84,8 +84,8 @@ def _succeeded(summary: Summary) -> Figure:
     )
 
 
-def _failed(summary: Summary) -> Figure:
-    return Figure(
+def _failed(summary: Summary) -> StatTile:
+    return StatTile(
         "Failed, last hour",
         number(summary.failed_last_hour),
         f"{number(_all(summary, *BAD))} in all",
@@ -94,9 +94,9 @@ def _failed(summary: Summary) -> Figure:
     )
 
 
-def _tokens(summary: Summary) -> Figure:
+def _tokens(summary: Summary) -> StatTile:
     since = f"since {summary.since:%-d %b %Y}" if summary.since else ""
-    return Figure(
+    return StatTile(
         "Tokens",
         rounded(summary.input_tokens + summary.output_tokens),
         since,
@@ -107,10 +107,10 @@ def _tokens(summary: Summary) -> Figure:
     )
 
 
-def _oldest(summary: Summary) -> Figure:
+def _oldest(summary: Summary) -> StatTile:
     if not summary.oldest_batch or not summary.oldest_batch_since:
-        return Figure("Oldest open batch", "none")
-    return Figure(
+        return StatTile("Oldest open batch", "none")
+    return StatTile(
         "Oldest open batch",
         between(summary.oldest_batch_since, summary.at),
         short_id(summary.oldest_batch),
@@ -119,29 +119,29 @@ def _oldest(summary: Summary) -> Figure:
     )
 
 
-def _poll(summary: Summary, overdue: timedelta) -> Figure:
+def _poll(summary: Summary, overdue: timedelta) -> StatTile:
     polled = ago(summary.polled_at, summary.at) if summary.polled_at else "never"
     if not summary.swept_at or summary.at - summary.swept_at > overdue:
         since = f" for {between(summary.swept_at, summary.at)}" if summary.swept_at else ""
-        return Figure("Last poll", polled, f"no sweep{since}: does beat run?", alert=True)
+        return StatTile("Last poll", polled, f"no sweep{since}: does beat run?", alert=True)
     webhook = (
         f"webhook {ago(summary.webhook_at, summary.at)}"
         if summary.webhook_at
         else "no webhooks yet"
     )
-    return Figure("Last poll", polled, webhook)
+    return StatTile("Last poll", polled, webhook)
 
 
-def _workers(summary: Summary) -> Figure:
+def _workers(summary: Summary) -> StatTile:
     each = {queue: summary.workers.get(queue, 0) for queue in Queue}
     fewest = min(each.values())
     if missing := [queue for queue, workers in each.items() if not workers]:
         queues = " and ".join(missing)
         note = "none runs" if len(missing) == len(each) else f"none works on {queues}"
-        return Figure("Workers", number(fewest), note, alert=True)
+        return StatTile("Workers", number(fewest), note, alert=True)
     if fewest == max(each.values()):
-        return Figure("Workers", number(fewest), "on each queue")
-    return Figure(
+        return StatTile("Workers", number(fewest), "on each queue")
+    return StatTile(
         "Workers",
         number(fewest),
         ", ".join(f"{queue} {workers}" for queue, workers in each.items()),

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from batchflow.gateway.page.query import JobsQuery
+from batchflow.gateway.pages.query import JobsQuery
 from batchflow.overview.snapshot import Summary
 from batchflow.states import LIVE, JobKind, JobState
 
 
 @dataclass(frozen=True)
-class Chip:
+class FilterLink:
     """A filter, and whether it is on."""
 
     text: str
@@ -20,11 +20,11 @@ class Chip:
     state: str = ""
 
 
-def state_chips(query: JobsQuery, summary: Summary) -> list[Chip]:
+def state_filters(query: JobsQuery, summary: Summary) -> list[FilterLink]:
     """All jobs, the live ones, and those in each state."""
     counts = _counts(query, summary)
     every = [
-        Chip(
+        FilterLink(
             state.title(),
             query.switched("state", state).address(),
             state in query.state,
@@ -34,13 +34,13 @@ def state_chips(query: JobsQuery, summary: Summary) -> list[Chip]:
         for state in JobState
     ]
     return [
-        Chip(
+        FilterLink(
             "All",
             query.but(state=frozenset()).address(),
             not query.state,
             sum(counts.values()) if counts else None,
         ),
-        Chip(
+        FilterLink(
             "Live",
             query.but(state=LIVE).address(),
             query.state == LIVE,
@@ -50,10 +50,10 @@ def state_chips(query: JobsQuery, summary: Summary) -> list[Chip]:
     ]
 
 
-def kind_chips(query: JobsQuery) -> list[Chip]:
+def kind_filters(query: JobsQuery) -> list[FilterLink]:
     """The kinds; none of them on means all."""
     return [
-        Chip(kind.title(), query.switched("kind", kind).address(), kind in query.kind)
+        FilterLink(kind.title(), query.switched("kind", kind).address(), kind in query.kind)
         for kind in JobKind
     ]
 

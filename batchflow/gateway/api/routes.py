@@ -5,9 +5,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from batchflow.gateway.backend import AppBackend
-from batchflow.gateway.guard.access import check_csrf
-from batchflow.gateway.status.models import SHOWS_TOKEN, CancelAnswer, JobPage, problems
+from batchflow.gateway.api.models import SHOWS_TOKEN, CancelAnswer, JobPage, problems
+from batchflow.gateway.context import AppContext
+from batchflow.gateway.security.access import check_csrf
 from batchflow.overview.cancellation import cancel_job
 from batchflow.overview.job_list import Filter, find_job, list_jobs
 from batchflow.overview.job_view import JobDetails, JobView
@@ -77,13 +77,13 @@ router = APIRouter(prefix="/api", tags=["jobs"], dependencies=[SHOWS_TOKEN])
 
 
 @router.get("/jobs", operation_id="listJobs", summary="Jobs, newest first", responses=problems(400))
-async def jobs(backend: AppBackend, asked: Annotated[JobsAsked, Query()]) -> JobPage:
+async def jobs(context: AppContext, asked: Annotated[JobsAsked, Query()]) -> JobPage:
     """A live job's place is by when it was made, another one's by when it ended.
 
     While jobs change, no job comes twice on the pages that follow each other, and one that matches
     all the while and does not end meanwhile comes once.
     """
-    page = await list_jobs(backend.store, asked.filter, limit=asked.limit, after=asked.after)
+    page = await list_jobs(context.store, asked.filter, limit=asked.limit, after=asked.after)
     return JobPage(jobs=tuple(map(JobView.of, page.jobs)), next=page.next)
 
 
@@ -95,13 +95,13 @@ async def jobs(backend: AppBackend, asked: Annotated[JobsAsked, Query()]) -> Job
     dependencies=[Depends(check_csrf)],
     responses=problems(400, 404, 413),
 )
-async def cancel(backend: AppBackend, job_id: _JobId) -> CancelAnswer:
+async def cancel(context: AppContext, job_id: _JobId) -> CancelAnswer:
     """At OpenAI, too. Asked twice, it does no more than once.
 
     A browser's request needs the page's CSRF token; one with `Authorization` does not.
     """
     done = await cancel_job(
-        backend.store, backend.send, job_id, message="Cancelled through the API.", source="api"
+        context.store, context.send, job_id, message="Cancelled through the API.", source="api"
     )
     return CancelAnswer(outcome=done.outcome, delayed=done.delayed, job=JobView.of(done.job))
 
@@ -112,14 +112,14 @@ async def cancel(backend: AppBackend, job_id: _JobId) -> CancelAnswer:
     summary="A job with its history",
     responses=problems(400, 404),
 )
-async def job(backend: AppBackend, job_id: _JobId) -> JobDetails:
+async def job(context: AppContext, job_id: _JobId) -> JobDetails:
     """All there is to know about a job."""
-    return JobDetails.of(await find_job(backend.store, job_id))
+    return JobDetails.of(await find_job(context.store, job_id))
 
 
 @router.get(
     "/summary", operation_id="getSummary", summary="The fleet in numbers", responses=problems()
 )
-async def summary(backend: AppBackend) -> Summary:
+async def summary(context: AppContext) -> Summary:
     """What runs, what waits and for what, and what has come of the last hour."""
-    return await summarize(backend.store)
+    return await summarize(context.store)

@@ -13,7 +13,7 @@ MAX_BODY_BYTES: Final = 65_536
 _LONGEST_NUMBER = 18
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """ASGI middleware that keeps routes from reading a larger body, announced or not: whoever goes
     on reading gets HTTPException. With the answer the connection ends, or the server would go on
     to take what comes and throw it away."""

@@ -8,10 +8,10 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
-from batchflow.gateway.guard.access import AppAccess, check_csrf, visitor_of
-from batchflow.gateway.guard.rates import LOGINS, AppRates
-from batchflow.gateway.page.problem_pages import PageRoute
-from batchflow.gateway.page.templating import render
+from batchflow.gateway.pages.error_pages import PageRoute
+from batchflow.gateway.pages.templating import render
+from batchflow.gateway.security.access import AppAccess, check_csrf, principal_of
+from batchflow.gateway.security.rate_limits import LOGINS, AppRateLimiter
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -22,7 +22,7 @@ _OWN_PATH: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*", re.ASCII)
 @router.get("/login")
 async def show(request: Request, access: AppAccess, next: str = "/") -> Response:  # noqa: A002 - the address says so
     """The form; ``next`` is the page that was asked for."""
-    if access.admits(visitor_of(request)):
+    if access.is_authorized(principal_of(request)):
         return _go_to(next)
     return render(request, "login.html", error="", next=next)
 
@@ -31,12 +31,12 @@ async def show(request: Request, access: AppAccess, next: str = "/") -> Response
 async def log_in(
     request: Request,
     access: AppAccess,
-    rates: AppRates,
+    rate_limiter: AppRateLimiter,
     token: Annotated[str, Form()] = "",
     next: Annotated[str, Form()] = "/",  # noqa: A002 - the address says so
 ) -> Response:
     """Begin a session, or say what is wrong."""
-    if wait_s := await rates.wait_s(LOGINS, request):
+    if wait_s := await rate_limiter.wait_s(LOGINS, request):
         raise HTTPException(
             HTTPStatus.TOO_MANY_REQUESTS,
             f"Too many tries. Try again in {wait_s} s.",
@@ -46,14 +46,14 @@ async def log_in(
         error = "That is not the token. It is what BATCHFLOW_API_TOKEN says where the gateway runs."
         status = HTTPStatus.UNAUTHORIZED
         return render(request, "login.html", status_code=status, error=error, next=next)
-    visitor_of(request).session = access.sessions.begin(time.time())
+    principal_of(request).session = access.sessions.begin(time.time())
     return _go_to(next)
 
 
 @router.post("/logout", dependencies=[Depends(check_csrf)])
 async def log_out(request: Request) -> Response:
     """Let the browser forget its session."""
-    visitor_of(request).session = None
+    principal_of(request).session = None
     return _go_to("/")
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from batchflow.gateway.page.display import between, count
-from batchflow.gateway.page.query import JobsQuery
+from batchflow.gateway.pages.display import between, count
+from batchflow.gateway.pages.query import JobsQuery
 from batchflow.overview.snapshot import Summary, Wait
 from batchflow.queue import QUEUE_OF, STEP_OF, Queue, Step
 from batchflow.states import LIVE, JobKind, JobState
@@ -15,7 +15,7 @@ _JOBS: Final = ("job", "jobs")
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Blocker:
     """A reason why jobs wait."""
 
     what: str
@@ -25,12 +25,12 @@ class Waiting:
     href: str
 
 
-def waiting(summary: Summary) -> list[Waiting]:
+def blockers(summary: Summary) -> list[Blocker]:
     """What jobs wait for."""
-    return [*_without_worker(summary), *(_waiting(wait, summary.at) for wait in summary.waits)]
+    return [*_without_worker(summary), *(_blocker(wait, summary.at) for wait in summary.waits)]
 
 
-def _without_worker(summary: Summary) -> Iterator[Waiting]:
+def _without_worker(summary: Summary) -> Iterator[Blocker]:
     """Queues that jobs need, and that nobody takes from."""
     needed: dict[Queue, list[tuple[JobKind, JobState]]] = {}
     for kind, step in STEP_OF.items():
@@ -43,7 +43,7 @@ def _without_worker(summary: Summary) -> Iterator[Waiting]:
                 state=frozenset(state for _, state in whose),
                 kind=frozenset(kind for kind, _ in whose),
             )
-            yield Waiting(
+            yield Blocker(
                 f"For a worker on the queue {queue}",
                 "None is alive. Start one: celery -A batchflow_workers worker",
                 count(jobs, *_JOBS),
@@ -51,7 +51,7 @@ def _without_worker(summary: Summary) -> Iterator[Waiting]:
             )
 
 
-def _waiting(wait: Wait, now: datetime) -> Waiting:
+def _blocker(wait: Wait, now: datetime) -> Blocker:
     credential, what = wait.what, f"For OpenAI, with {wait.what}"
     if wait.reason == "capacity":
         credential, _, model = wait.what.rpartition("|")
@@ -59,4 +59,4 @@ def _waiting(wait: Wait, now: datetime) -> Waiting:
     how = count(wait.jobs, *_JOBS) if wait.jobs is not None else ""
     if wait.until:
         how = f"asked again in {between(now, wait.until)}"
-    return Waiting(what, wait.message, how, JobsQuery(state=LIVE, text=credential).address())
+    return Blocker(what, wait.message, how, JobsQuery(state=LIVE, text=credential).address())

@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from batchflow.errors import InvalidInput
-from batchflow.gateway.status.feed import Feed
-from batchflow.gateway.status.models import SHOWS_TOKEN, problems, schema_of
+from batchflow.gateway.api.event_fanout import EventFanout
+from batchflow.gateway.api.models import SHOWS_TOKEN, problems, schema_of
 from batchflow.jobs import is_job_id
 from batchflow.store.events import EntryId, Transition
 
@@ -78,13 +78,13 @@ class EventStream(StreamingResponse):
 
 @asynccontextmanager
 async def _following(app: FastAPI) -> AsyncIterator[None]:
-    feed = app.state.feed = Feed(app.state.backend.store)
-    task = asyncio.create_task(feed.follow())
+    fanout = app.state.fanout = EventFanout(app.state.context.store)
+    task = asyncio.create_task(fanout.follow())
     task.add_done_callback(_say_why_it_ended)
     try:
         yield
     finally:
-        feed.close()
+        fanout.close()
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
@@ -95,19 +95,19 @@ router = APIRouter(tags=["jobs"], dependencies=[SHOWS_TOKEN], lifespan=_followin
 
 def end_streams(app: FastAPI) -> None:
     """End all streams: a server that shuts down would wait for them, and they never end."""
-    app.state.feed.close()
+    app.state.fanout.close()
 
 
-async def _feed_for_one(request: Request) -> AsyncIterator[Feed]:
-    feed: Feed = request.app.state.feed
-    if feed.clients >= MOST_STREAMS:
+async def _feed_for_one(request: Request) -> AsyncIterator[EventFanout]:
+    fanout: EventFanout = request.app.state.fanout
+    if fanout.clients >= MOST_STREAMS:
         raise HTTPException(
             503,
             f"This gateway has {MOST_STREAMS} streams open, and serves no more.",
             {"Retry-After": "10"},
         )
-    with feed.client():
-        yield feed
+    with fanout.client():
+        yield fanout
 
 
 @router.get(
@@ -119,7 +119,7 @@ async def _feed_for_one(request: Request) -> AsyncIterator[Feed]:
     responses={200: {"content": {"text/event-stream": {"itemSchema": _ITEM}}}, **_PROBLEMS},
 )
 async def stream(
-    feed: Annotated[Feed, Depends(_feed_for_one)],
+    fanout: Annotated[EventFanout, Depends(_feed_for_one)],
     asked: Annotated[StreamAsked, Query()],
     last_seen: Annotated[
         str | None, Header(alias="Last-Event-ID", max_length=_MOST_CHARS, description=_EVENT_ID)
@@ -135,18 +135,20 @@ async def stream(
     place = EntryId.parse(given) if given is not None else None
     if asked.job_id is not None and not is_job_id(asked.job_id):
         raise InvalidInput("job_id must be the id of a job.")
-    return EventStream(_events(feed, place, asked.job_id), headers=_HEADERS)
+    return EventStream(_events(fanout, place, asked.job_id), headers=_HEADERS)
 
 
-async def _events(feed: Feed, place: EntryId | None, job_id: str | None) -> AsyncIterator[bytes]:
+async def _events(
+    fanout: EventFanout, place: EntryId | None, job_id: str | None
+) -> AsyncIterator[bytes]:
     """The stream from a place on, or from now on, in pieces of one or more events."""
-    place = place or feed.end
+    place = place or fanout.end
     clock = asyncio.get_running_loop().time
     # The id alone: whoever is cut off before the first event goes on from here all the same.
     yield format_sse_event(retry=_RETRY_MS, id=str(place) if place else None)
     told, told_at_s = place, clock()
-    while not feed.closed:
-        found = await feed.after(place, for_s=HEARTBEAT_S)
+    while not fanout.closed:
+        found = await fanout.after(place, for_s=HEARTBEAT_S)
         place = found.place
         blocks = [_reset(place)] if found.missed else []
         blocks += [

@@ -14,15 +14,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from batchflow.errors import JobNotFound, StoreUnavailable
-from batchflow.gateway.backend import AppBackend, Backend
-from batchflow.gateway.guard.access import check_csrf
-from batchflow.gateway.page import numbers
-from batchflow.gateway.page.chips import kind_chips, state_chips
-from batchflow.gateway.page.display import words
-from batchflow.gateway.page.problem_pages import PageRoute
-from batchflow.gateway.page.query import JobsQuery
-from batchflow.gateway.page.templating import render
-from batchflow.gateway.page.waits import waiting
+from batchflow.gateway.context import AppContext, GatewayContext
+from batchflow.gateway.pages.blockers import blockers
+from batchflow.gateway.pages.display import words
+from batchflow.gateway.pages.error_pages import PageRoute
+from batchflow.gateway.pages.filters import kind_filters, state_filters
+from batchflow.gateway.pages.query import JobsQuery
+from batchflow.gateway.pages.stat_tiles import said, stat_tiles
+from batchflow.gateway.pages.templating import render
+from batchflow.gateway.security.access import check_csrf
 from batchflow.jobs import Job, is_job_id, is_openai_id
 from batchflow.links import execution_page
 from batchflow.overview.cancellation import cancel_job
@@ -62,23 +62,23 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 @router.get("/")
 async def show_jobs(
-    request: Request, backend: AppBackend, query: Annotated[JobsQuery, Query()]
+    request: Request, context: AppContext, query: Annotated[JobsQuery, Query()]
 ) -> Response:
     """The fleet in numbers, and a page of its jobs."""
-    if job := await _named(backend, query.text):
+    if job := await _named(context, query.text):
         return RedirectResponse(f"/jobs/{job.id}", HTTPStatus.SEE_OTHER)
-    summary = await summarize(backend.store)
-    page = await list_jobs(backend.store, query.filter, limit=_PAGE_SIZE, after=query.after or None)
+    summary = await summarize(context.store)
+    page = await list_jobs(context.store, query.filter, limit=_PAGE_SIZE, after=query.after or None)
     is_live = any(not job.terminal for job in page.jobs)
     return render(
         request,
         "jobs.html",
         now=summary.at,
-        figures=numbers.figures(summary, backend.settings.sweep_interval_s),
-        waits=waiting(summary),
-        said=numbers.said(summary),
+        tiles=stat_tiles(summary, context.settings.sweep_interval_s),
+        blockers=blockers(summary),
+        said=said(summary),
         running=summary.running,
-        chips=(state_chips(query, summary), kind_chips(query)),
+        filters=(state_filters(query, summary), kind_filters(query)),
         query=query,
         jobs=page.jobs,
         next=page.next,
@@ -90,19 +90,19 @@ async def show_jobs(
 
 @router.get("/jobs/{job_id:path}")
 async def show_job(
-    request: Request, backend: AppBackend, job_id: str, cancel: str = ""
+    request: Request, context: AppContext, job_id: str, cancel: str = ""
 ) -> Response:
     """All about a job; its id may be that of its batch or uploaded file at OpenAI."""
-    job = await find_job(backend.store, job_id)
+    job = await find_job(context.store, job_id)
     if job.id != job_id:
         return RedirectResponse(f"/jobs/{job.id}", HTTPStatus.SEE_OTHER)
-    is_reading = await _explain(backend, job)
+    is_reading = await _explain(context, job)
     notice, of_ended = _NOTICES.get(cancel, ("", False))
-    console = backend.settings.flyte_console_url
+    console = context.settings.flyte_console_url
     return render(
         request,
         "job.html",
-        now=datetime.fromtimestamp(await backend.store.run(records.time()), UTC),
+        now=datetime.fromtimestamp(await context.store.run(records.time()), UTC),
         job=job,
         events=timeline(job),
         phase=phase_of(job.kind, job.state, job.stage),
@@ -117,11 +117,11 @@ async def show_job(
 
 
 @router.post("/jobs/{job_id:path}/cancel", dependencies=[Depends(check_csrf)])
-async def cancel(backend: AppBackend, job_id: str) -> Response:
+async def cancel(context: AppContext, job_id: str) -> Response:
     """Cancel a job, and show what has come of it."""
     done = await cancel_job(
-        backend.store,
-        backend.send,
+        context.store,
+        context.send,
         job_id,
         message="Cancelled from the status page.",
         source="page",
@@ -130,25 +130,25 @@ async def cancel(backend: AppBackend, job_id: str) -> Response:
     return RedirectResponse(f"/jobs/{done.job.id}?cancel={outcome}", HTTPStatus.SEE_OTHER)
 
 
-async def _named(backend: Backend, text: str) -> Job | None:
+async def _named(context: GatewayContext, text: str) -> Job | None:
     """The job that somebody searches for by its id, or by that of its batch."""
     if not is_job_id(text) and not is_openai_id(text):
         return None
     try:
-        job = await find_job(backend.store, text)
+        job = await find_job(context.store, text)
     except JobNotFound:
         return None
     return job if text in (job.id, job.batch_id) else None
 
 
-async def _explain(backend: Backend, job: Job) -> bool:
+async def _explain(context: GatewayContext, job: Job) -> bool:
     """Whether its error file is to be read for the most frequent error; then a worker does so."""
     if job.top_error or not job.failed or not job.error_file_id:
         return False
     lease = leases.acquire(f"explain:{job.id}", uuid.uuid4().hex, ttl_s=_EXPLAIN_EVERY_S)
     try:
-        if await backend.store.run(lease):
-            await backend.send(Step.EXPLAIN, job.id)
+        if await context.store.run(lease):
+            await context.send(Step.EXPLAIN, job.id)
     except (QueueUnavailable, StoreUnavailable) as error:
         logger.warning("%s: nobody reads its error file: %s", job.id, error)
     return True

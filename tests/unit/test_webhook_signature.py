@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from batchflow.errors import InvalidSettings
-from batchflow.gateway.signature import TOLERANCE_S, InvalidDelivery, parse_secrets, verify
+from batchflow.gateway.webhook_signature import TOLERANCE_S, InvalidDelivery, parse_secrets, verify
 from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
 
 NOW_S = 1_760_000_000.5

@@ -33,7 +33,7 @@ _RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
-class Next:
+class NextEntries:
     """What comes after a place in the stream."""
 
     entries: list[Entry]
@@ -43,7 +43,7 @@ class Next:
     missed: bool = False
 
 
-class Feed:
+class EventFanout:
     """The newest transitions. It belongs to one event loop."""
 
     def __init__(self, store: AsyncJobStore) -> None:
@@ -64,14 +64,14 @@ class Feed:
 
     @contextmanager
     def client(self) -> Iterator[None]:
-        """Somebody's time with the feed."""
+        """Somebody's time with the fanout."""
         self.clients += 1
         try:
             yield
         finally:
             self.clients -= 1
 
-    async def after(self, place: EntryId | None, *, for_s: float) -> Next:
+    async def after(self, place: EntryId | None, *, for_s: float) -> NextEntries:
         """The next entries after a place, or after now; waits up to ``for_s`` seconds for one."""
         # Looked up first: what comes while Redis is asked must not be slept through.
         moved = self._moved
@@ -112,7 +112,7 @@ class Feed:
     async def _go_on(self) -> None:
         """Read what is new, or see that Redis was emptied, and wake everybody."""
         if self._end is None:
-            found = Next([], await self._store.run(newest()) or BEGINNING, missed=True)
+            found = NextEntries([], await self._store.run(newest()) or BEGINNING, missed=True)
         else:
             found = await self._read(self._end)
         if found.missed:
@@ -128,25 +128,25 @@ class Feed:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    async def _found(self, place: EntryId | None) -> Next:
+    async def _found(self, place: EntryId | None) -> NextEntries:
         if self._begin is None or self._end is None:
-            return Next([], place)
+            return NextEntries([], place)
         if place is None:
-            return Next([], self._end)
+            return NextEntries([], self._end)
         if self._begin <= place <= self._end:
             found = list(takewhile(lambda entry: entry.id > place, reversed(self._kept)))[::-1]
-            return Next(found, self._end)
+            return NextEntries(found, self._end)
         try:
             return await self._read(place)
         except StoreUnavailable:
-            # The feed moves when Redis is back.
-            return Next([], place)
+            # The fanout moves when Redis is back.
+            return NextEntries([], place)
 
-    async def _read(self, place: EntryId) -> Next:
+    async def _read(self, place: EntryId) -> NextEntries:
         """The next entries that Redis has; raises StoreUnavailable."""
         found = await self._store.run(entries(place, _AT_ONCE))
         # Only now: what is forgotten from here on has been read.
         first, last = await self._store.run_all([oldest(), newest()])
         if place != BEGINNING and not (first and last and first <= place <= last):
-            return Next([], last or BEGINNING, missed=True)
-        return Next(found, found[-1].id if found else place)
+            return NextEntries([], last or BEGINNING, missed=True)
+        return NextEntries(found, found[-1].id if found else place)

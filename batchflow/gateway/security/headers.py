@@ -30,14 +30,14 @@ STRICT: Final = {
 }
 
 
-def add_strict(headers: MutableHeaders) -> None:
+def add_security_headers(headers: MutableHeaders) -> None:
     """Add them to an answer. A route may say how long its answer may be kept; by default it
     isn't."""
     headers.update(STRICT)
     headers.setdefault("Cache-Control", "no-store")
 
 
-class StrictHeaders:
+class SecurityHeadersMiddleware:
     """ASGI middleware that adds them; answers pass through it as they come."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,7 +48,7 @@ class StrictHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                add_strict(MutableHeaders(scope=message))
+                add_security_headers(MutableHeaders(scope=message))
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -10,11 +10,17 @@ from fastapi import FastAPI, Request
 from fastapi.routing import iter_route_contexts
 
 from batchflow.gateway.app import make_gateway
-from batchflow.gateway.guard.access import CSRF_FIELD, CSRF_HEADER, OPEN_PATHS, VISITOR, Visitor
-from batchflow.gateway.guard.access import csrf_token as csrf_token_for
-from batchflow.gateway.guard.bodies import MAX_BODY_BYTES
-from batchflow.gateway.guard.rates import LOGINS, REQUESTS
-from batchflow.gateway.guard.sessions import SESSION_S, Sessions
+from batchflow.gateway.security.access import (
+    CSRF_FIELD,
+    CSRF_HEADER,
+    OPEN_PATHS,
+    PRINCIPAL,
+    Principal,
+)
+from batchflow.gateway.security.access import csrf_token as csrf_token_for
+from batchflow.gateway.security.body_limit import MAX_BODY_BYTES
+from batchflow.gateway.security.rate_limits import LOGINS, REQUESTS
+from batchflow.gateway.security.sessions import SESSION_S, Sessions
 from batchflow.settings import Settings
 from tests.kit.asgi import Answer, InProcess
 
@@ -255,7 +261,7 @@ class TestLogin:
 
 
 def test_no_form_gives_a_session_to_who_is_not_let_in(guarded: InProcess) -> None:
-    scope = {"type": "http", "app": guarded.app, VISITOR: Visitor(None, has_token=False)}
+    scope = {"type": "http", "app": guarded.app, PRINCIPAL: Principal(None, has_token=False)}
     with pytest.raises(PermissionError):
         csrf_token_for(Request(scope))
 

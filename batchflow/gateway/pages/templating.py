@@ -15,8 +15,8 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from batchflow.gateway.guard.access import Access, csrf_token, visitor_of
-from batchflow.gateway.page import display
+from batchflow.gateway.pages import display
+from batchflow.gateway.security.access import Access, csrf_token, principal_of
 from batchflow.links import batch_page, file_page
 
 _STATIC: Final = Path(__file__).parent / "static"
@@ -49,7 +49,7 @@ def _json(value: object) -> str:
 
 
 _environment = Environment(
-    loader=PackageLoader("batchflow.gateway.page"),
+    loader=PackageLoader("batchflow.gateway.pages"),
     autoescape=True,
     undefined=StrictUndefined,
     finalize=display.clean,
@@ -81,7 +81,7 @@ def render(
     """A page."""
     access: Access = request.app.state.access
     text = _environment.get_template(template).render(
-        can_log_out=visitor_of(request).session is not None and not access.is_open,
+        can_log_out=principal_of(request).session is not None and not access.is_open,
         # Called by a page that has a form: it begins a session.
         csrf_token=partial(csrf_token, request),
         **values,

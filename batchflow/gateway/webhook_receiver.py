@@ -17,10 +17,10 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from batchflow.errors import StoreUnavailable
-from batchflow.gateway.backend import AppBackend, Backend
-from batchflow.gateway.errors import error_answer
-from batchflow.gateway.guard.rates import BAD_DELIVERIES, AppRates
-from batchflow.gateway.signature import InvalidDelivery, verify
+from batchflow.gateway.context import AppContext, GatewayContext
+from batchflow.gateway.error_responses import error_response
+from batchflow.gateway.security.rate_limits import BAD_DELIVERIES, AppRateLimiter
+from batchflow.gateway.webhook_signature import InvalidDelivery, verify
 from batchflow.jobs import is_openai_id
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
 from batchflow.queue import QueueUnavailable, Step
@@ -68,23 +68,23 @@ class _Event(BaseModel):
 
 
 @router.post(WEBHOOK_PATH)
-async def receive(request: Request, backend: AppBackend, rates: AppRates) -> Response:
+async def receive(request: Request, context: AppContext, rate_limiter: AppRateLimiter) -> Response:
     """Take a delivery: 204 once it is queued or needs nothing, 400 if it is not genuine or makes
     no sense, 503 if OpenAI has to send it again."""
     try:
         webhook_id, batch_id = await _read(request)
-        result = await _handle(backend, webhook_id, batch_id)
+        result = await _handle(context, webhook_id, batch_id)
     except InvalidDelivery as reason:
-        return await _reject(request, backend, rates, reason)
+        return await _reject(request, context, rate_limiter, reason)
     except (StoreUnavailable, QueueUnavailable) as error:
         logger.warning("A webhook can't be taken now, OpenAI will send it again: %s", error)
-        answer = error_answer(HTTPStatus.SERVICE_UNAVAILABLE, "Send it again later.")
+        answer = error_response(HTTPStatus.SERVICE_UNAVAILABLE, "Send it again later.")
         if isinstance(error, QueueUnavailable):
-            answer.background = BackgroundTask(_count, backend, Result.UNAVAILABLE)
+            answer.background = BackgroundTask(_count, context, Result.UNAVAILABLE)
         return answer
     # OpenAI waits for the answer, not for the counting.
     return Response(
-        status_code=HTTPStatus.NO_CONTENT, background=BackgroundTask(_count, backend, result)
+        status_code=HTTPStatus.NO_CONTENT, background=BackgroundTask(_count, context, result)
     )
 
 
@@ -103,36 +103,36 @@ async def _read(request: Request) -> tuple[str, str | None]:
         raise InvalidDelivery("its body is no event of OpenAI's") from error
 
 
-async def _handle(backend: Backend, webhook_id: str, batch_id: str | None) -> Result:
+async def _handle(context: GatewayContext, webhook_id: str, batch_id: str | None) -> Result:
     if batch_id is None:
         return Result.IGNORED
-    job_id = await backend.store.run(find_job(batch_id))
+    job_id = await context.store.run(find_job(batch_id))
     if job_id is None:
         return Result.FOREIGN
-    if await backend.store.run(deliveries.was_delivered(webhook_id)):
+    if await context.store.run(deliveries.was_delivered(webhook_id)):
         return Result.DUPLICATE
-    await backend.send(Step.REFRESH, job_id)
+    await context.send(Step.REFRESH, job_id)
     # Not before: what is remembered is not taken again.
-    await backend.store.run(deliveries.remember(webhook_id))
+    await context.store.run(deliveries.remember(webhook_id))
     logger.info("%s: a webhook says that %s has ended", job_id, batch_id)
     return Result.ACCEPTED
 
 
 async def _reject(
-    request: Request, backend: Backend, rates: AppRates, reason: InvalidDelivery
+    request: Request, context: GatewayContext, rate_limiter: AppRateLimiter, reason: InvalidDelivery
 ) -> Response:
     """One answer for all that is wrong: whoever tries things out learns nothing from it."""
-    answer = error_answer(HTTPStatus.BAD_REQUEST, "This is no delivery of OpenAI's.")
-    if not await rates.wait_s(BAD_DELIVERIES, request):
+    answer = error_response(HTTPStatus.BAD_REQUEST, "This is no delivery of OpenAI's.")
+    if not await rate_limiter.wait_s(BAD_DELIVERIES, request):
         logger.warning("A webhook was refused: %s.", reason)
-        answer.background = BackgroundTask(_count, backend, Result.REJECTED)
+        answer.background = BackgroundTask(_count, context, Result.REJECTED)
     return answer
 
 
-async def _count(backend: Backend, result: Result) -> None:
+async def _count(context: GatewayContext, result: Result) -> None:
     commands = [metrics.count("webhook_deliveries", result)]
     if result not in (Result.REJECTED, Result.UNAVAILABLE):
         commands.append(heartbeats.record_event("webhook"))
     # It is only a number.
     with contextlib.suppress(StoreUnavailable):
-        await backend.store.run_all(commands)
+        await context.store.run_all(commands)

@@ -16,7 +16,7 @@ _SEND_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
-class Backend:
+class GatewayContext:
     """The gateway's connections, of one event loop."""
 
     settings: Settings
@@ -33,10 +33,10 @@ class Backend:
             raise QueueUnavailable("Celery's broker did not answer in time.") from error
 
 
-def _of(request: Request) -> Backend:
-    backend: Backend = request.app.state.backend
-    return backend
+def _of(request: Request) -> GatewayContext:
+    context: GatewayContext = request.app.state.context
+    return context
 
 
-#: For a route's parameter: ``backend: AppBackend``.
-AppBackend = Annotated[Backend, Depends(_of)]
+#: For a route's parameter: ``context: AppContext``.
+AppContext = Annotated[GatewayContext, Depends(_of)]

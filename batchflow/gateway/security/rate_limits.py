@@ -12,8 +12,8 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from batchflow.gateway.errors import error_answer
-from batchflow.gateway.guard.access import MACHINE_PATHS
+from batchflow.gateway.error_responses import error_response
+from batchflow.gateway.security.access import MACHINE_PATHS
 
 #: Requests of any kind. Many people behind one proxy look like one client, each with a page that
 #: updates itself.
@@ -27,7 +27,7 @@ BAD_DELIVERIES: Final = RateLimitItemPerMinute(60, namespace="bad-deliveries")
 _IPV6_PREFIX_BITS: Final = 64
 
 
-class Rates:
+class RateLimiter:
     """Counts what clients do."""
 
     def __init__(self) -> None:
@@ -42,20 +42,20 @@ class Rates:
         return max(1, math.ceil(ends_s - time.time()))
 
 
-class RateLimit:
+class RateLimitMiddleware:
     """ASGI middleware that refuses a client's requests when they are too many. No genuine webhook
     is dropped, and no probe answered otherwise than it should be."""
 
-    def __init__(self, app: ASGIApp, rates: Rates) -> None:
+    def __init__(self, app: ASGIApp, rate_limiter: RateLimiter) -> None:
         self._app = app
-        self._rates = rates
+        self._rates = rate_limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] == "http" and scope["path"] not in MACHINE_PATHS:
             wait_s = await self._rates.wait_s(REQUESTS, Request(scope))
             if wait_s:
-                answer = error_answer(
+                answer = error_response(
                     HTTPStatus.TOO_MANY_REQUESTS,
                     f"Too many requests. Try again in {wait_s} s.",
                     {"Retry-After": str(wait_s)},
@@ -65,13 +65,13 @@ class RateLimit:
         await self._app(scope, receive, send)
 
 
-def _of(request: Request) -> Rates:
-    rates: Rates = request.app.state.rates
-    return rates
+def _of(request: Request) -> RateLimiter:
+    rate_limiter: RateLimiter = request.app.state.rate_limiter
+    return rate_limiter
 
 
-#: For a route's parameter: ``rates: AppRates``.
-AppRates = Annotated[Rates, Depends(_of)]
+#: For a route's parameter: ``rate_limiter: AppRateLimiter``.
+AppRateLimiter = Annotated[RateLimiter, Depends(_of)]
 
 
 def _client(request: Request) -> str:

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from batchflow.errors import BatchflowError, InvalidInput, JobNotFound, StoreUnavailable
-from batchflow.gateway.guard.headers import add_strict
+from batchflow.gateway.security.headers import add_security_headers
 from batchflow.queue import QueueUnavailable
 
 #: What an error of ours means to a client; all others are ours to mend.
@@ -22,12 +22,12 @@ _STATUS: dict[type[BatchflowError], HTTPStatus] = {
 }
 
 
-def error_answer(status: int, message: str, headers: Any = None) -> JSONResponse:
+def error_response(status: int, message: str, headers: Any = None) -> JSONResponse:
     """An error as clients get it: ``{"error": {"message": ...}}``."""
     return JSONResponse({"error": {"message": message}}, status, headers)
 
 
-def install_errors(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Let the app answer every error in that form."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -39,12 +39,12 @@ def install_errors(app: FastAPI) -> None:
 
 async def _ours(_: Request, error: Exception) -> Response:
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    return error_answer(status, str(error))
+    return error_response(status, str(error))
 
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    return error_answer(error.status_code, str(error.detail), error.headers)
+    return error_response(error.status_code, str(error.detail), error.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -54,21 +54,21 @@ async def _invalid(_: Request, error: Exception) -> Response:
         f"{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg']}"
         for problem in error.errors()
     )
-    return error_answer(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(problems))
+    return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(problems))
 
 
 async def _gone(_: Request, error: Exception) -> Response:
     # Nobody reads this, and it is no news for the log.
-    return error_answer(HTTPStatus.BAD_REQUEST, "The connection ended before the body did.")
+    return error_response(HTTPStatus.BAD_REQUEST, "The connection ended before the body did.")
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
     # Starlette raises it again, for the server to log, which then ends the connection. It answers
     # outside of all middleware.
-    answer = error_answer(
+    answer = error_response(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "Something broke; the log says what.",
         {"Connection": "close"},
     )
-    add_strict(answer.headers)
+    add_security_headers(answer.headers)
     return answer

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from batchflow.errors import InvalidInput, JobNotFound, StoreUnavailable
-from batchflow.gateway.page.templating import render
+from batchflow.gateway.pages.templating import render
 
 #: How often a page that waits for Redis looks whether it is back.
 _RETRY_S: Final = 3
@@ -33,17 +33,17 @@ class PageRoute(APIRoute):
                 RequestValidationError,
                 StoreUnavailable,
             ) as error:
-                return problem_page(request, error)
+                return error_page(request, error)
 
         return handle_as_page
 
 
-def problem_page(request: Request, error: Exception) -> Response:
+def error_page(request: Request, error: Exception) -> Response:
     """A page that says what is wrong and what can be done."""
     status, title, message, advice = _words(error)
     page = render(
         request,
-        "problem.html",
+        "error.html",
         status_code=status,
         title=title,
         message=message,
