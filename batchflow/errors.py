@@ -1,20 +1,23 @@
-"""Everything that Batchflow raises, in two levels: whose matter it is, then what happened.
+"""All errors that Batchflow raises, in two levels: whose fault it is, then what happened.
 
-Messages are shown to users as they are: plain sentences that say what, where and how to mend it,
-and never a secret.
+Messages are shown to users as they are: plain sentences that say what went wrong, where, and what
+to do, and never a secret.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 
 class BatchflowError(Exception):
-    """Base of all errors raised by Batchflow."""
+    """Base class of all errors raised by Batchflow."""
 
 
 class InvalidInput(BatchflowError):
-    """Raised when what a user gave (a file, a config, a literal, an id) can't work."""
+    """Raised when what a user gave (a file, a config, a literal, an id) is not valid."""
 
 
 class InvalidSettings(BatchflowError):
-    """Raised when the environment of a process is missing a setting or has a wrong one."""
+    """Raised when a setting of a process is missing or not valid."""
 
 
 class MissingExtra(BatchflowError):
@@ -22,28 +25,28 @@ class MissingExtra(BatchflowError):
 
 
 class JobNotFound(BatchflowError):
-    """Raised when no job has the id that was asked for."""
+    """Raised when there is no job with the given id."""
 
 
 class StoreUnavailable(BatchflowError):
-    """Raised when Redis can't be reached or doesn't answer; it passes by itself."""
+    """Raised when Redis can't be reached or does not answer; this passes by itself."""
 
 
 class BlobUnavailable(BatchflowError):
-    """Raised when blob storage can't be read or written for a reason that may pass."""
+    """Raised when a file can't be read or written for a reason that may pass."""
 
 
 class OpenAIError(BatchflowError):
-    """Base of what goes wrong between a worker and OpenAI.
+    """Base class of errors of calls to OpenAI.
 
-    ``outcome_unknown`` tells whether the request may have been carried out all the same.
+    ``outcome_unknown`` says whether the request may have taken effect all the same.
     """
 
     outcome_unknown = False
 
 
 class OpenAIRefused(OpenAIError):
-    """Raised when OpenAI understood a request and said no; asking again would not help.
+    """Raised when OpenAI refused a request; repeating it would not help.
 
     ``status_code`` is the HTTP status.
     """
@@ -54,9 +57,9 @@ class OpenAIRefused(OpenAIError):
 
 
 class OpenAIUnavailable(OpenAIError):
-    """Raised when OpenAI gave no usable answer: outage, rate limit, timeout, garbage.
+    """Raised when OpenAI gave no usable answer: an outage, a rate limit, a timeout, garbage.
 
-    ``retry_after_s`` is what OpenAI asked us to wait, if it did; ``status_code`` is the HTTP
+    ``retry_after_s`` is how long OpenAI asked to wait, if it did. ``status_code`` is the HTTP
     status, if there was an answer.
     """
 
@@ -75,8 +78,30 @@ class OpenAIUnavailable(OpenAIError):
 
 
 class CredentialRefused(OpenAIError):
-    """Raised when OpenAI answers 401 or 403: the key is wrong, revoked or lacks the right."""
+    """Raised when OpenAI answers 401 or 403: the key is wrong, revoked, or lacks a permission."""
 
 
 class CredentialMissing(OpenAIError):
     """Raised when a worker can't find the secret that a job names."""
+
+
+class _ValidationError(Protocol):
+    """pydantic's, or FastAPI's of the same form."""
+
+    def errors(self) -> Sequence[Any]: ...
+
+
+def explain_invalid(
+    error: _ValidationError, name_of: Callable[[tuple[int | str, ...]], str] | None = None
+) -> str:
+    """What is wrong with each field, without its value: ``a.b: must be a string; c: ...``.
+
+    ``name_of`` gives the name of a field by its location. At most ten fields are named.
+    """
+    name_of = name_of or (lambda location: ".".join(map(str, location)))
+    return "; ".join(f"{name_of(fault['loc'])}: {fault['msg']}" for fault in error.errors()[:10])
+
+
+def invalid_fields(error: _ValidationError) -> str:
+    """The names of the fields that are not valid: ``a, b``."""
+    return ", ".join(sorted({str(fault["loc"][0]) for fault in error.errors()}))

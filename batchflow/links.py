@@ -1,4 +1,4 @@
-"""Addresses of pages that are about a job: OpenAI's, Flyte's, and our own."""
+"""URLs of pages about a job: in OpenAI's and Flyte's consoles, and on the gateway."""
 
 from urllib.parse import quote
 
@@ -6,23 +6,23 @@ _OPENAI = "https://platform.openai.com"
 
 
 def batch_page(batch_id: str) -> str:
-    """A batch, in OpenAI's console."""
+    """A batch in OpenAI's console."""
     return f"{_OPENAI}/batches/{_part(batch_id)}"
 
 
 def file_page(file_id: str) -> str:
-    """A file, in OpenAI's console."""
+    """A file in OpenAI's console."""
     return f"{_OPENAI}/storage/files/{_part(file_id)}"
 
 
 def job_page(public_url: str, job_id: str) -> str:
-    """A job, at our gateway; ``public_url`` is BATCHFLOW_PUBLIC_URL."""
+    """A job on the gateway; ``public_url`` is BATCHFLOW_PUBLIC_URL."""
     return f"{public_url}/jobs/{_part(job_id)}"
 
 
 def execution_page(flyte_console_url: str, execution: str) -> str | None:
-    """The execution of ``<project>/<domain>/<execution>/<node>`` in the Flyte console, of which
-    ``flyte_console_url`` is the address; None for a job that has none."""
+    """The page of ``<project>/<domain>/<execution>/<node>`` in the Flyte console; None for a job
+    without an execution."""
     parts = execution.split("/")[:3]
     if len(parts) < len(("project", "domain", "execution")) or not all(parts):
         return None

@@ -1,11 +1,14 @@
-"""Where Redis is: one URL for our own client and for Celery's.
+"""Redis URLs: one for our own client and for Celery's.
+
+They are parsed by hand, because redis-py has no URL for a master under Sentinel, and kombu has
+another one.
 
 ``redis://``, ``rediss://`` (TLS) and ``unix://`` are redis-py's. A Redis under Sentinel is::
 
     sentinel://[[user]:password@]host:26379,host:26379/<master name>[/<db>][?sentinel_password=...]
 
-An IPv6 address stands in brackets, and special characters of a password are percent-encoded. No
-error repeats a URL: it may hold a password.
+An IPv6 address is in brackets, and special characters of a password are percent-encoded. No error
+contains a URL: it may contain a password.
 """
 
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 @dataclass(frozen=True)
 class SentinelAddress:
-    """A master that Sentinels know by name."""
+    """A master under Sentinel."""
 
     sentinels: tuple[tuple[str, int], ...]
     master: str
@@ -35,41 +38,43 @@ class SentinelAddress:
 
     @property
     def sentinel_options(self) -> dict[str, Any]:
-        """How to talk to the Sentinels themselves: when one is away, the next one is asked."""
+        """Options of the connections to Sentinels: if one is unavailable, the next is tried."""
         options: dict[str, Any] = {
             "socket_timeout": _SENTINEL_TIMEOUT_S,
             "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
-            # Left to itself, redis-py would try a dead one for ten seconds.
+            # By default, redis-py would try a dead one for ten seconds.
             "retry": Retry(NoBackoff(), 0),
         }
         return options | ({"password": self.sentinel_password} if self.sentinel_password else {})
 
 
 def is_sentinel(url: str) -> bool:
-    """Whether the URL names a master under Sentinel."""
+    """Whether the URL is for a master under Sentinel."""
     return url.startswith("sentinel://")
 
 
 def check_redis_url(url: str) -> None:
-    """Raise InvalidSettings, without the URL, unless it names a Redis."""
+    """Raise InvalidSettings, without the URL, unless it is a valid Redis URL."""
     if is_sentinel(url):
         parse_sentinel(url)
         return
     try:
         parts = urlsplit(url)
-        fine = parts.scheme in _REDIS_SCHEMES and (parts.scheme == "unix" or _has_place(parts))
+        fine = parts.scheme in _REDIS_SCHEMES and (
+            parts.scheme == "unix" or _has_valid_location(parts)
+        )
     except ValueError:
         fine = False
     if not fine:
         raise InvalidSettings(
-            "BATCHFLOW_REDIS_URL is no Redis URL. It has the form redis://:password@host:6379/0, "
-            "or begins with rediss://, unix:// or sentinel://; special characters of a password "
-            "are percent-encoded."
+            "BATCHFLOW_REDIS_URL is not a valid Redis URL. Its form is "
+            "redis://:password@host:6379/0, or it begins with rediss://, unix:// or sentinel://. "
+            "Percent-encode special characters of a password."
         )
 
 
 def parse_sentinel(url: str) -> SentinelAddress:
-    """Take a ``sentinel://`` URL apart; raises InvalidSettings, without the URL."""
+    """Parse a ``sentinel://`` URL; raises InvalidSettings, without the URL."""
     try:
         parts = urlsplit(url)
         user_info, _, hosts = parts.netloc.rpartition("@")
@@ -89,17 +94,17 @@ def parse_sentinel(url: str) -> SentinelAddress:
         address = None
     if address is None or not address.master:
         raise InvalidSettings(
-            "BATCHFLOW_REDIS_URL is no Sentinel URL. It has the form "
-            "sentinel://:password@host:26379,host:26379/master-name/0; special characters of a "
-            "password are percent-encoded."
+            "BATCHFLOW_REDIS_URL is not a valid Sentinel URL. Its form is "
+            "sentinel://:password@host:26379,host:26379/master-name/0. Percent-encode special "
+            "characters of a password."
         )
     return address
 
 
 def broker(url: str) -> tuple[str, dict[str, Any]]:
-    """The URL as Celery takes it, and the transport options that it needs beside it."""
+    """The URL in Celery's form, and the transport options that belong to it."""
     if not is_sentinel(url):
-        # Celery takes several, for when one is away.
+        # Celery accepts several, for when one is unavailable.
         return ";".join(map(_plain_broker, url.split(";"))), {}
     address = parse_sentinel(url)
     user_info = ""
@@ -118,27 +123,27 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
 def _plain_broker(url: str) -> str:
     try:
         parts = urlsplit(url)
-        fine = _has_place(parts) or parts.scheme not in ("redis", "rediss")
+        fine = _has_valid_location(parts) or parts.scheme not in ("redis", "rediss")
     except ValueError:
         fine = False
     if not fine:
         raise InvalidSettings(
-            "Celery's broker URL can't be read: look at BATCHFLOW_BROKER_URL, or if that is not "
-            "set, at BATCHFLOW_REDIS_URL. Special characters of a password are percent-encoded."
+            "Celery's broker URL is not valid. Check BATCHFLOW_BROKER_URL, or BATCHFLOW_REDIS_URL "
+            "if that is not set. Percent-encode special characters of a password."
         )
     query = parse_qs(parts.query)
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in query:
-        # Left to itself, kombu would take any certificate.
+        # By default, kombu would accept any certificate.
         return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
     if parts.scheme == "unix":
-        # As kombu names it.
+        # kombu's form.
         db = query.get("db", ["0"])[0]
         return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={db}"
     return url
 
 
-def _has_place(parts: SplitResult) -> bool:
-    """Whether a URL has a port and a database that can be; raises ValueError for some others."""
+def _has_valid_location(parts: SplitResult) -> bool:
+    """Whether a URL has a valid port and database; raises ValueError for some that it has not."""
     db = parts.path.strip("/")
     return parts.port != 0 and (not db or db.isdecimal())
 

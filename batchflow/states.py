@@ -1,15 +1,15 @@
-"""The job's state machine: everything lives here, as data.
+"""The state machine of a job, as data.
 
-OpenAI's batch statuses are those of ``openai.types.Batch.status``; Flyte's phases those of
-``flyteidl.core.TaskExecution.Phase``, by name. The Lua commands get their rules from these
-tables as arguments and know none of their own.
+OpenAI's batch statuses are those of ``openai.types.Batch.status``, Flyte's phases those of
+``flyteidl.core.TaskExecution.Phase``, by name. The Lua commands receive their rules from these
+tables as arguments.
 """
 
 from enum import IntEnum, StrEnum
 
 
 class JobKind(StrEnum):
-    """What a job does; one for each Flyte task type."""
+    """The kind of a job: one for each Flyte task type."""
 
     UPLOAD = "upload"
     BATCH = "batch"
@@ -17,29 +17,29 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
-    #: Recorded, not yet at OpenAI.
+    #: Recorded; OpenAI has no batch of it yet, and no transfer has started.
     QUEUED = "queued"
-    #: At OpenAI; or a transfer under way.
+    #: OpenAI has its batch, or its transfer is running.
     RUNNING = "running"
-    #: The outputs are there.
+    #: Its outputs are available.
     SUCCEEDED = "succeeded"
-    #: Wrong input, refused by OpenAI, expired, cancelled elsewhere.
+    #: Invalid input, refused by OpenAI, expired, or cancelled elsewhere.
     FAILED = "failed"
-    #: Gave up on an outage or a lost worker; another attempt may do better.
+    #: Given up after repeated failures; another attempt may succeed.
     RETRYABLE = "retryable"
     #: Cancelled by Flyte or by an operator.
     CANCELLED = "cancelled"
 
     @property
     def terminal(self) -> bool:
-        """Whether the state absorbs: nothing follows it."""
+        """Whether no other state follows."""
         return not TRANSITIONS[self]
 
 
 class Stage(IntEnum):
-    """How far OpenAI has come with a batch. It only ever grows."""
+    """The progress of a batch at OpenAI. It never decreases."""
 
     NONE = 0
     VALIDATING = 1
@@ -59,7 +59,7 @@ class Phase(StrEnum):
     RETRYABLE_FAILED = "RETRYABLE_FAILED"
 
 
-#: State -> the states that may follow it. A state may always be repeated while it is live.
+#: State -> the states that may follow it. A live state may follow itself.
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset(JobState),
     JobState.RUNNING: frozenset(JobState) - {JobState.QUEUED},
@@ -71,7 +71,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 LIVE: frozenset[JobState] = frozenset(state for state in JobState if not state.terminal)
 
-#: OpenAI's status -> our state. A status that is not on the list means ``running``.
+#: OpenAI's status -> the job's state. An unknown status means ``running``.
 STATE_OF_STATUS: dict[str, JobState] = {
     "validating": JobState.RUNNING,
     "in_progress": JobState.RUNNING,
@@ -83,7 +83,7 @@ STATE_OF_STATUS: dict[str, JobState] = {
     "cancelled": JobState.FAILED,
 }
 
-#: OpenAI's status -> stage. A status that is not on the list says nothing about it.
+#: OpenAI's status -> stage. An unknown status says nothing about the stage.
 STAGE_OF_STATUS: dict[str, Stage] = {
     "validating": Stage.VALIDATING,
     "in_progress": Stage.IN_PROGRESS,
@@ -100,30 +100,30 @@ _PHASE_OF_STATE: dict[JobState, Phase] = {
     JobState.SUCCEEDED: Phase.SUCCEEDED,
     JobState.FAILED: Phase.FAILED,
     JobState.RETRYABLE: Phase.RETRYABLE_FAILED,
-    # Not ABORTED, which would drop the message.
+    # With ABORTED, Flyte would drop the message.
     JobState.CANCELLED: Phase.FAILED,
 }
 
 
 def may_follow(state: JobState) -> frozenset[JobState]:
-    """The states from which a job may go to ``state``."""
+    """The states that ``state`` may follow."""
     return frozenset(before for before, after in TRANSITIONS.items() if state in after)
 
 
 def state_of(openai_status: str) -> JobState:
-    """Map OpenAI's batch status, known or not, onto our state."""
+    """The job's state for OpenAI's batch status, known or unknown."""
     return STATE_OF_STATUS.get(openai_status, JobState.RUNNING)
 
 
 def stage_of(openai_status: str) -> Stage:
-    """Map OpenAI's batch status onto its stage; ``Stage.NONE`` when it is not on the list."""
+    """The stage for OpenAI's batch status; ``Stage.NONE`` for an unknown one."""
     return STAGE_OF_STATUS.get(openai_status, Stage.NONE)
 
 
 def phase_of(kind: JobKind, state: JobState, stage: Stage) -> Phase:
-    """The phase that Flyte is told.
+    """The phase that Flyte gets.
 
-    A batch is INITIALIZING, which carries its message to the user, until OpenAI works on it.
+    A batch is INITIALIZING until OpenAI works on it: in that phase, Flyte shows its message.
     """
     if state is not JobState.RUNNING:
         return _PHASE_OF_STATE[state]

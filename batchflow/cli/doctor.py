@@ -9,9 +9,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from batchflow.cli.asking import ask
-from batchflow.cli.checks.examine import Section, examine
-from batchflow.cli.checks.findings import Finding, Level, Look
+from batchflow.cli.checks.check import CheckContext, CheckResult, Level
+from batchflow.cli.checks.run_checks import Section, run_checks
+from batchflow.cli.store_session import ask
 from batchflow.cli.text import count, printable
 from batchflow.settings import load_settings
 
@@ -35,7 +35,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     It looks from this machine, with this machine's settings: run it where a worker runs for the
     fullest answer. Exits with 1 if there is a problem, and with 0 if there are only warnings.
     """
-    sections = ask(lambda store: examine(Look(load_settings(), store)))
+    sections = ask(lambda store: run_checks(CheckContext(load_settings(), store)))
     levels = Counter(finding.level for section in sections for finding in section.findings)
     problems, warnings = levels[Level.PROBLEM], levels[Level.WARNING]
     if as_json:
@@ -67,7 +67,7 @@ def view(sections: list[Section], width: int | None) -> Text:
     return Text("\n").join(lines)
 
 
-def _lines(finding: Finding, name_chars: int, width: int | None) -> list[Text]:
+def _lines(finding: CheckResult, name_chars: int, width: int | None) -> list[Text]:
     indent = 2 + _LEVEL_CHARS + 2 + name_chars + 2
     # On a narrow terminal the words get room all the same.
     room = max(30, width - indent) if width else None

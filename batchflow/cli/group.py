@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchflow.cli.errors import Shown
+from batchflow.cli.exit_codes import Shown
 from batchflow.errors import BatchflowError, MissingExtra
 
 

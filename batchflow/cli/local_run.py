@@ -18,8 +18,8 @@ from flytekit.core.data_persistence import FileAccessProvider
 from rich.console import Console
 
 from batchflow import create_batch
-from batchflow.cli.errors import Interrupted, JobFailed
-from batchflow.cli.progress import Follower, Standing, make_display, standing
+from batchflow.cli.exit_codes import Interrupted, JobFailed
+from batchflow.cli.run_progress import Follower, Standing, make_display, standing
 from batchflow.errors import BatchflowError, InvalidInput, StoreUnavailable
 from batchflow.flyte1 import local
 from batchflow.flyte1.results import BatchResult

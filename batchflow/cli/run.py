@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from batchflow.cli.account import account_for, request_ids
-from batchflow.cli.credentials import with_credential
-from batchflow.cli.errors import JobFailed
-from batchflow.cli.files import keep
+from batchflow.cli.credential_options import with_credential
+from batchflow.cli.exit_codes import JobFailed
 from batchflow.cli.local_run import finished_batch
-from batchflow.cli.summary import Summary
+from batchflow.cli.output_files import keep
+from batchflow.cli.results_audit import audit_results, request_ids
+from batchflow.cli.run_summary import Summary
 from batchflow.cli.text import count
 from batchflow.errors import InvalidInput
 from batchflow.job_requests.batch_config import check_batch_config
@@ -72,7 +72,7 @@ def run(
         errors = keep(batch.errors, output_dir / _ERRORS)
         duration_s = time.monotonic() - began
     summary = Summary(
-        account=account_for(ids, output, errors),
+        account=audit_results(ids, output, errors),
         usage=(batch.job.result or {}).get("usage") or {},
         model=batch.job.model,
         endpoint=str(config["endpoint"]),

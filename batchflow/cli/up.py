@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from batchflow.cli.supervise import Supervisor, stopping_on_signals
+from batchflow.cli.supervisor import Supervisor, stopping_on_signals
 from batchflow.errors import InvalidInput
 from batchflow.jobs import Credential
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH

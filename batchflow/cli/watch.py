@@ -3,18 +3,18 @@
 import asyncio
 import contextlib
 import signal
-from dataclasses import replace
 
 import click
 from rich.console import Console
 from rich.live import Live
 
-from batchflow.cli import screen, text
-from batchflow.cli.asking import ask
-from batchflow.cli.filters import filtered
+from batchflow.cli import text, watch_screen
+from batchflow.cli.filter_options import filtered
+from batchflow.cli.store_session import ask
 from batchflow.errors import StoreUnavailable
-from batchflow.overview.job_list import Filter, list_jobs
-from batchflow.overview.snapshot import summarize
+from batchflow.overview.job_filter import JobFilter
+from batchflow.overview.job_list import list_jobs
+from batchflow.overview.summary import summarize
 from batchflow.states import LIVE, JobState
 from batchflow.store import AsyncJobStore, events, records
 
@@ -36,7 +36,7 @@ _MESSAGE_CHARS = 300
     show_default=True,
     help="How often to look.",
 )
-def watch(wanted: Filter, interval_s: float) -> None:
+def watch(wanted: JobFilter, interval_s: float) -> None:
     """Watch the fleet and its jobs until Ctrl-C; live jobs first, then those that ended last.
 
     Without a terminal, each transition from now on is a line.
@@ -77,36 +77,40 @@ async def _pause(ended: asyncio.Event, seconds: float) -> None:
 
 async def _on_screen(
     store: AsyncJobStore,
-    wanted: Filter,
+    wanted: JobFilter,
     interval_s: float,
     ended: asyncio.Event,
     console: Console,
 ) -> None:
-    seen: screen.Seen | None = None
+    seen: watch_screen.Seen | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while not ended.is_set():
             trouble = ""
             try:
-                seen = await _look(store, wanted, screen.rows(console.height))
+                seen = await _look(store, wanted, watch_screen.rows(console.height))
             except StoreUnavailable as error:
                 trouble = str(error)
-            drawn = screen.frame(seen, trouble, width=console.width, height=console.height)
+            drawn = watch_screen.frame(seen, trouble, width=console.width, height=console.height)
             live.update(drawn, refresh=True)
             await _pause(ended, interval_s)
 
 
-async def _look(store: AsyncJobStore, wanted: Filter, rows: int) -> screen.Seen:
-    states = wanted.states or frozenset(JobState)
+async def _look(store: AsyncJobStore, wanted: JobFilter, rows: int) -> watch_screen.Seen:
+    states = wanted.state or frozenset(JobState)
     live, ended = [
-        (await list_jobs(store, replace(wanted, states=part), limit=rows)).jobs if part else ()
+        (await list_jobs(store, wanted.model_copy(update={"state": part}), limit=rows)).jobs
+        if part
+        else ()
         for part in (states & LIVE, states - LIVE)
     ]
     for_ended = max(rows - len(live), min(len(ended), rows // _ENDED_SHARE))
-    return screen.Seen(await summarize(store), [*live[: rows - for_ended], *ended[:for_ended]])
+    return watch_screen.Seen(
+        await summarize(store), [*live[: rows - for_ended], *ended[:for_ended]]
+    )
 
 
 async def _as_lines(
-    store: AsyncJobStore, wanted: Filter, interval_s: float, ended: asyncio.Event
+    store: AsyncJobStore, wanted: JobFilter, interval_s: float, ended: asyncio.Event
 ) -> None:
     place: events.EntryId | None = None
     away = False
@@ -134,13 +138,13 @@ async def _as_lines(
         await _pause(ended, interval_s)
 
 
-async def _takes(store: AsyncJobStore, wanted: Filter, transition: events.Transition) -> bool:
+async def _takes(store: AsyncJobStore, wanted: JobFilter, transition: events.Transition) -> bool:
     """Whether the job, as it was then, is wanted."""
-    if wanted == Filter():
+    if wanted == JobFilter():
         return True
     job = await store.run(records.get(transition.job_id))
     then = transition.model_dump(include={"state", "openai_status", "message"})
-    return job is not None and wanted.takes(job.model_copy(update=then))
+    return job is not None and wanted.matches(job.model_copy(update=then))
 
 
 def _line(transition: events.Transition) -> str:

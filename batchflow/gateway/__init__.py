@@ -1,1 +1,1 @@
-"""The gateway: an ASGI app that takes OpenAI's webhooks and shows how the fleet is doing."""
+"""The gateway: an ASGI app that receives OpenAI's webhooks and shows the fleet."""

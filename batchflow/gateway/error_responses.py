@@ -1,7 +1,8 @@
-"""How errors are answered: in one form, without a trace, in one place."""
+"""The responses to errors: one table for the API's JSON and for the pages."""
 
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -9,66 +10,85 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from batchflow.errors import BatchflowError, InvalidInput, JobNotFound, StoreUnavailable
+from batchflow.errors import InvalidInput, JobNotFound, StoreUnavailable, explain_invalid
 from batchflow.gateway.security.headers import add_security_headers
 from batchflow.queue import QueueUnavailable
 
-#: What an error of ours means to a client; all others are ours to mend.
-_STATUS: dict[type[BatchflowError], HTTPStatus] = {
-    InvalidInput: HTTPStatus.BAD_REQUEST,
-    JobNotFound: HTTPStatus.NOT_FOUND,
-    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-    QueueUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+
+@dataclass(frozen=True)
+class ErrorMeaning:
+    """What an error means to a client, and what a page says about it."""
+
+    status: HTTPStatus
+    title: str
+    advice: str = ""
+
+
+#: The errors that a client can cause, or wait for. All others are bugs.
+MEANINGS: Final[dict[type[Exception], ErrorMeaning]] = {
+    InvalidInput: ErrorMeaning(HTTPStatus.BAD_REQUEST, "Invalid request"),
+    JobNotFound: ErrorMeaning(
+        HTTPStatus.NOT_FOUND,
+        "No such job",
+        "The record of a job is deleted some days after the job has ended; see "
+        "BATCHFLOW_RETENTION_S.",
+    ),
+    StoreUnavailable: ErrorMeaning(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The job store is unavailable",
+        "Batches continue at OpenAI meanwhile. This page reloads by itself.",
+    ),
+    QueueUnavailable: ErrorMeaning(HTTPStatus.SERVICE_UNAVAILABLE, "Celery is unavailable"),
+    RequestValidationError: ErrorMeaning(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid request"),
+    ClientDisconnect: ErrorMeaning(HTTPStatus.BAD_REQUEST, "Incomplete request"),
 }
 
 
+def meaning_of(error: Exception) -> ErrorMeaning | None:
+    """The meaning of an error; None for a bug."""
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.status_code)
+        return ErrorMeaning(status, status.phrase)
+    return next((MEANINGS[kind] for kind in type(error).__mro__ if kind in MEANINGS), None)
+
+
+def message_of(error: Exception) -> str:
+    """The message of an error that has a meaning."""
+    match error:
+        case HTTPException():
+            return str(error.detail)
+        case RequestValidationError():
+            return explain_invalid(error, lambda location: ".".join(map(str, location[1:])))
+        case ClientDisconnect():
+            return "The connection ended before the body did."
+    return str(error)
+
+
 def error_response(status: int, message: str, headers: Any = None) -> JSONResponse:
-    """An error as clients get it: ``{"error": {"message": ...}}``."""
+    """An error as clients of the API get it: ``{"error": {"message": ...}}``."""
     return JSONResponse({"error": {"message": message}}, status, headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
     """Let the app answer every error in that form."""
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    for kind in (*MEANINGS, HTTPException):
+        app.add_exception_handler(kind, _expected)
     app.add_exception_handler(Exception, _unexpected)
-    for error in _STATUS:
-        app.add_exception_handler(error, _ours)
 
 
-async def _ours(_: Request, error: Exception) -> Response:
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    return error_response(status, str(error))
-
-
-async def _http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    return error_response(error.status_code, str(error.detail), error.headers)
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
-    # Which parameter and why; not what was sent.
-    problems = (
-        f"{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg']}"
-        for problem in error.errors()
-    )
-    return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(problems))
-
-
-async def _gone(_: Request, error: Exception) -> Response:
-    # Nobody reads this, and it is no news for the log.
-    return error_response(HTTPStatus.BAD_REQUEST, "The connection ended before the body did.")
+async def _expected(_: Request, error: Exception) -> Response:
+    meaning = meaning_of(error)
+    assert meaning is not None  # noqa: S101 - the handler is registered for these alone
+    return error_response(meaning.status, message_of(error), getattr(error, "headers", None))
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
-    # Starlette raises it again, for the server to log, which then ends the connection. It answers
-    # outside of all middleware.
-    answer = error_response(
+    # Starlette raises the error again for the server to log, which then closes the connection. This
+    # response does not pass through the middleware.
+    response = error_response(
         HTTPStatus.INTERNAL_SERVER_ERROR,
-        "Something broke; the log says what.",
+        "Internal error; see the gateway's log.",
         {"Connection": "close"},
     )
-    add_security_headers(answer.headers)
-    return answer
+    add_security_headers(response.headers)
+    return response

@@ -1,10 +1,10 @@
-"""Whether the gateway is up, and whether it can do its work."""
+"""Liveness and readiness of the gateway."""
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from batchflow.errors import StoreUnavailable
-from batchflow.gateway.context import AppContext
+from batchflow.gateway.connections import AppConnections
 from batchflow.store.records import time
 
 router = APIRouter(include_in_schema=False)
@@ -17,15 +17,18 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(context: AppContext) -> JSONResponse:
-    """The parts that it needs, and which of them is missing: 503 if Redis doesn't answer.
+async def readyz(connections: AppConnections) -> JSONResponse:
+    """The parts that the gateway needs, and which one is missing: 503 if Redis does not answer.
 
-    Without a webhook secret it is ready all the same: it shows the fleet, and refuses webhooks.
+    Without a webhook secret the gateway is ready: it shows the fleet, and refuses webhooks.
     """
-    parts = {"redis": "ok", "webhooks": "ok" if context.settings.webhook_secrets else "no secret"}
+    parts = {
+        "redis": "ok",
+        "webhooks": "ok" if connections.settings.webhook_secrets else "no secret",
+    }
     try:
-        await context.store.run(time())
+        await connections.store.run(time())
     except StoreUnavailable:
-        # Anybody may ask, so nothing is said about where Redis is.
+        # The request needs no token, so the response does not say where Redis is.
         return JSONResponse({"status": "unavailable", **parts, "redis": "no answer"}, 503)
     return JSONResponse({"status": "ok", **parts})

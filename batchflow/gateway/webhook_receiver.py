@@ -1,7 +1,7 @@
-"""The receiver of OpenAI's webhooks: checks the signature, queues a look at the batch, answers.
+"""The receiver of OpenAI's webhooks: verifies the signature, enqueues a refresh of the batch.
 
-A delivery only says that a batch has ended; what it has come to, a worker asks OpenAI. So one that
-is late, repeated or out of order is harmless.
+A delivery only says that a batch has ended; a worker asks OpenAI for the rest. So a delivery that
+is late, repeated or out of order does no harm.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from batchflow.errors import StoreUnavailable
-from batchflow.gateway.context import AppContext, GatewayContext
+from batchflow.gateway.connections import AppConnections, GatewayConnections
 from batchflow.gateway.error_responses import error_response
-from batchflow.gateway.security.rate_limits import BAD_DELIVERIES, AppRateLimiter
+from batchflow.gateway.security.rate_limit import INVALID_DELIVERIES, AppRateLimiter
 from batchflow.gateway.webhook_signature import InvalidDelivery, verify
 from batchflow.jobs import is_openai_id
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
@@ -32,24 +32,24 @@ logger = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
 
 
-class Result(StrEnum):
-    """What became of a delivery, as the metrics have it."""
+class DeliveryResult(StrEnum):
+    """What was done with a delivery; the label of a metric."""
 
     ACCEPTED = "accepted"
     #: It was accepted before.
     DUPLICATE = "duplicate"
-    #: No job of ours has made this batch.
+    #: The batch belongs to no job.
     FOREIGN = "foreign"
-    #: It is about something else than a batch.
+    #: It is not about a batch.
     IGNORED = "ignored"
     #: It is malformed, or not from OpenAI.
     REJECTED = "rejected"
-    #: The queue is away: OpenAI has to send it again. While Redis is away nothing is counted.
+    #: The broker is unavailable: OpenAI must repeat it. Without Redis, nothing is counted.
     UNAVAILABLE = "unavailable"
 
 
 class _Event(BaseModel):
-    """What is read of an event (openai-python: ``types/webhooks``)."""
+    """The parts of an event that are read (openai-python: ``types/webhooks``)."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -58,7 +58,7 @@ class _Event(BaseModel):
 
     @property
     def batch_id(self) -> str | None:
-        """The batch that has ended, if it is about one; raises InvalidDelivery."""
+        """The batch that has ended, if the event is about one; raises InvalidDelivery."""
         if self.type not in BATCH_EVENTS:
             return None
         batch_id = self.data.get("id")
@@ -68,28 +68,30 @@ class _Event(BaseModel):
 
 
 @router.post(WEBHOOK_PATH)
-async def receive(request: Request, context: AppContext, rate_limiter: AppRateLimiter) -> Response:
-    """Take a delivery: 204 once it is queued or needs nothing, 400 if it is not genuine or makes
-    no sense, 503 if OpenAI has to send it again."""
+async def receive(
+    request: Request, connections: AppConnections, limiter: AppRateLimiter
+) -> Response:
+    """Receive a delivery: 204 once it is enqueued or needs nothing, 400 if it is not valid, 503 if
+    OpenAI must repeat it."""
     try:
         webhook_id, batch_id = await _read(request)
-        result = await _handle(context, webhook_id, batch_id)
+        result = await _handle(connections, webhook_id, batch_id)
     except InvalidDelivery as reason:
-        return await _reject(request, context, rate_limiter, reason)
+        return await _reject(request, connections, limiter, reason)
     except (StoreUnavailable, QueueUnavailable) as error:
-        logger.warning("A webhook can't be taken now, OpenAI will send it again: %s", error)
-        answer = error_response(HTTPStatus.SERVICE_UNAVAILABLE, "Send it again later.")
+        logger.warning("A webhook can't be accepted now; OpenAI will repeat it: %s", error)
+        response = error_response(HTTPStatus.SERVICE_UNAVAILABLE, "Send it again later.")
         if isinstance(error, QueueUnavailable):
-            answer.background = BackgroundTask(_count, context, Result.UNAVAILABLE)
-        return answer
-    # OpenAI waits for the answer, not for the counting.
+            response.background = BackgroundTask(_count, connections, DeliveryResult.UNAVAILABLE)
+        return response
+    # OpenAI waits for the response, not for the counting.
     return Response(
-        status_code=HTTPStatus.NO_CONTENT, background=BackgroundTask(_count, context, result)
+        status_code=HTTPStatus.NO_CONTENT, background=BackgroundTask(_count, connections, result)
     )
 
 
 async def _read(request: Request) -> tuple[str, str | None]:
-    """A delivery's id and the batch it is about, if any; raises InvalidDelivery."""
+    """The id of a delivery, and the batch that it is about, if any; raises InvalidDelivery."""
     try:
         body = await request.body()
     except HTTPException as error:
@@ -100,39 +102,44 @@ async def _read(request: Request) -> tuple[str, str | None]:
     try:
         return webhook_id, _Event.model_validate_json(body).batch_id
     except ValidationError as error:
-        raise InvalidDelivery("its body is no event of OpenAI's") from error
+        raise InvalidDelivery("its body is not an event of OpenAI's") from error
 
 
-async def _handle(context: GatewayContext, webhook_id: str, batch_id: str | None) -> Result:
+async def _handle(
+    connections: GatewayConnections, webhook_id: str, batch_id: str | None
+) -> DeliveryResult:
     if batch_id is None:
-        return Result.IGNORED
-    job_id = await context.store.run(find_job(batch_id))
+        return DeliveryResult.IGNORED
+    job_id = await connections.store.run(find_job(batch_id))
     if job_id is None:
-        return Result.FOREIGN
-    if await context.store.run(deliveries.was_delivered(webhook_id)):
-        return Result.DUPLICATE
-    await context.send(Step.REFRESH, job_id)
-    # Not before: what is remembered is not taken again.
-    await context.store.run(deliveries.remember(webhook_id))
-    logger.info("%s: a webhook says that %s has ended", job_id, batch_id)
-    return Result.ACCEPTED
+        return DeliveryResult.FOREIGN
+    if await connections.store.run(deliveries.was_delivered(webhook_id)):
+        return DeliveryResult.DUPLICATE
+    await connections.send(Step.REFRESH, job_id)
+    # Not earlier: a delivery that is remembered is not accepted again.
+    await connections.store.run(deliveries.remember(webhook_id))
+    logger.info("%s: a webhook reports that %s has ended", job_id, batch_id)
+    return DeliveryResult.ACCEPTED
 
 
 async def _reject(
-    request: Request, context: GatewayContext, rate_limiter: AppRateLimiter, reason: InvalidDelivery
+    request: Request,
+    connections: GatewayConnections,
+    limiter: AppRateLimiter,
+    reason: InvalidDelivery,
 ) -> Response:
-    """One answer for all that is wrong: whoever tries things out learns nothing from it."""
-    answer = error_response(HTTPStatus.BAD_REQUEST, "This is no delivery of OpenAI's.")
-    if not await rate_limiter.wait_s(BAD_DELIVERIES, request):
+    """The same response for every reason, which tells an attacker nothing."""
+    response = error_response(HTTPStatus.BAD_REQUEST, "Not a valid delivery from OpenAI.")
+    if not await limiter.wait_s(INVALID_DELIVERIES, request):
         logger.warning("A webhook was refused: %s.", reason)
-        answer.background = BackgroundTask(_count, context, Result.REJECTED)
-    return answer
+        response.background = BackgroundTask(_count, connections, DeliveryResult.REJECTED)
+    return response
 
 
-async def _count(context: GatewayContext, result: Result) -> None:
+async def _count(connections: GatewayConnections, result: DeliveryResult) -> None:
     commands = [metrics.count("webhook_deliveries", result)]
-    if result not in (Result.REJECTED, Result.UNAVAILABLE):
+    if result not in (DeliveryResult.REJECTED, DeliveryResult.UNAVAILABLE):
         commands.append(heartbeats.record_event("webhook"))
-    # It is only a number.
+    # A lost count does no harm.
     with contextlib.suppress(StoreUnavailable):
-        await context.store.run_all(commands)
+        await connections.store.run_all(commands)

@@ -1,1 +1,1 @@
-"""What people ask about the fleet: which jobs there are, what waits and why, what is stuck."""
+"""The fleet as people see it: its jobs, its numbers, what waits and why, its health."""

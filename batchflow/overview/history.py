@@ -1,4 +1,4 @@
-"""What a job has gone through, from its record."""
+"""The transitions of a job, from its record."""
 
 from datetime import UTC, datetime
 
@@ -9,21 +9,22 @@ from batchflow.states import JobState
 
 
 class Event(BaseModel):
-    """A transition: what the job was from then on."""
+    """A transition: the state and the message of a job from then on."""
 
     model_config = ConfigDict(frozen=True)
 
     at: datetime
     state: JobState
-    openai_status: str = Field(description="OpenAI's own word, empty before there is one.")
+    openai_status: str = Field(description="OpenAI's status; empty before there is a batch.")
     source: str = Field(
-        description="Who saw to it: `create`, `submit`, `poll`, `webhook`, `cancel` ..."
+        description="What made the change: `create`, `submit`, `poll`, `webhook`, `cancel` ..."
     )
     message: str
 
 
 def timeline(job: Job) -> tuple[Event, ...]:
-    """A job's transitions, oldest first. Of very many, those after the first are left out."""
+    """A job's transitions, oldest first. If there are very many, those after the first are left
+    out."""
     return tuple(_event(line) for line in job.history.split("\n") if line)
 
 

@@ -1,4 +1,4 @@
-"""A job as people and programs are shown it: the record, and what follows from it."""
+"""A job as the API and the command line show it."""
 
 from datetime import datetime
 from typing import Any
@@ -18,10 +18,10 @@ class JobView(BaseModel):
     id: str
     kind: JobKind
     state: JobState
-    phase: Phase = Field(description="What Flyte is told.")
-    message: str = Field(description="Why it waits or failed, or what it is doing.")
+    phase: Phase = Field(description="The phase in Flyte.")
+    message: str = Field(description="Why the job waits or failed, or what it is doing.")
     cancel_requested: bool
-    openai_status: str = Field(description="OpenAI's own word, empty before there is one.")
+    openai_status: str = Field(description="OpenAI's status; empty before there is a batch.")
     batch_id: str | None
     input_file_id: str | None
     output_file_id: str | None
@@ -29,50 +29,50 @@ class JobView(BaseModel):
     model: str | None
     total: int = Field(description="Requests in the batch.")
     completed: int = Field(description="Requests that OpenAI has answered.")
-    failed: int = Field(description="Requests that OpenAI could not answer.")
+    failed: int = Field(description="Requests that failed.")
     bytes_done: int
     bytes_total: int
-    input_tokens: int = Field(description="As OpenAI counted them, once the batch has ended.")
+    input_tokens: int = Field(description="Counted by OpenAI, once the batch has ended.")
     output_tokens: int
     top_error: str = Field(
-        description="The most frequent error of its failed requests, once somebody has looked at "
-        "the job."
+        description="The most frequent error of the failed requests, once its page was opened."
     )
     organization: str | None
     credential: str = Field(description="The name of the secret, never the secret.")
     execution: str = Field(
         description="`<project>/<domain>/<execution>/<node>`, empty for a local run."
     )
-    attempt: int = Field(description="Flyte's attempt that ordered it, from 0.")
-    generation: int = Field(description="Which try of the whole job this is, from 1.")
+    attempt: int = Field(description="Flyte's attempt that created the job, from 0.")
+    generation: int = Field(
+        description="The generation of the job, from 1: a new one follows a failure."
+    )
     waiting_since: datetime | None = Field(
-        description="Since when it waits for OpenAI's limit of enqueued tokens."
+        description="Since when the job waits for OpenAI's limit of enqueued tokens."
     )
     created_at: datetime
     updated_at: datetime
-    checked_at: datetime | None = Field(description="When OpenAI was last asked about it.")
-    expires_at: datetime | None = Field(description="When OpenAI gives the batch up.")
-    source: str = Field(description="Who made the last change.")
+    checked_at: datetime | None = Field(description="When OpenAI last reported the batch.")
+    expires_at: datetime | None = Field(description="When the batch expires at OpenAI.")
+    source: str = Field(description="What made the last change.")
 
     @classmethod
     def of(cls, job: Job) -> "JobView":
-        """A job as it is shown in a list."""
+        """A job in a list."""
         return cls.model_validate(_shown(job))
 
 
 class JobDetails(JobView):
-    """A job with its order, its outputs and its history."""
+    """A job with its spec, its outputs and its history."""
 
-    spec: Spec = Field(description="What was asked for, and with which config.")
+    spec: Spec = Field(description="The parameters of the job.")
     result: dict[str, Any] | None = Field(description="The task's outputs, once it has succeeded.")
     timeline: tuple[Event, ...] = Field(
-        description="Its transitions, oldest first. Of very many, those after the first are left "
-        "out."
+        description="The transitions, oldest first. Of very many, some are left out."
     )
 
     @classmethod
     def of(cls, job: Job) -> "JobDetails":
-        """A job by itself."""
+        """A single job."""
         return cls.model_validate(
             {
                 **_shown(job),

@@ -1,9 +1,12 @@
-"""How the fleet is doing, in numbers."""
+"""The fleet at a moment: everything that Redis knows of it, read in two round trips."""
 
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from batchflow.overview.health import worker_is_alive
 from batchflow.states import LIVE, JobKind, JobState
 from batchflow.store import (
     AsyncJobStore,
@@ -16,149 +19,101 @@ from batchflow.store import (
 )
 from batchflow.store.backoff import Backoff
 from batchflow.store.command import Command
+from batchflow.store.index import IndexEntry
 
-#: What people take for a failure: nobody wanted it.
-BAD = (JobState.FAILED, JobState.RETRYABLE)
-
-_HOUR_S = 3_600
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
+#: For how long ended jobs are counted in ``ended_recently``.
+RECENT_S = 3_600
 
 
-class Wait(_Frozen):
-    """Something that jobs wait for."""
+@dataclass(frozen=True)
+class FleetSnapshot:
+    """The fleet at a moment. All times are Redis', in epoch seconds."""
 
-    #: ``openai``: a credential is backed off; ``capacity``: OpenAI's limit of enqueued tokens.
-    reason: str
-    #: The credential, for ``capacity`` with the model behind ``|``.
-    what: str
-    #: How many jobs wait; None where that isn't counted.
-    jobs: int | None
-    message: str
-    #: When OpenAI is asked again.
-    until: datetime | None
+    now_s: float
+    jobs: Mapping[tuple[JobKind, JobState], int]
+    #: Name and labels -> value.
+    counters: Mapping[tuple[str, ...], float]
+    #: ``poll``, ``sweep``, ``webhook`` -> when it last happened; absent if it never did.
+    last_seen_s: Mapping[str, float]
+    #: When Redis recorded its first job.
+    recording_since_s: float | None
+    #: The oldest live job of a kind, and when it was created.
+    oldest_live: Mapping[JobKind, IndexEntry]
+    #: When the most overdue job became due; in the future if no job is due.
+    first_due_s: float | None
+    #: Queue, without the prefix -> live workers that take messages from it.
+    workers: Mapping[str, int]
+    #: Credential -> the pause of its calls.
+    backoffs: Mapping[str, Backoff]
+    #: ``<credential>|<model>`` -> jobs that wait for quota.
+    quota_queues: Mapping[str, int]
+    #: Jobs that ended within RECENT_S, by state.
+    ended_recently: Mapping[JobState, int]
 
+    def age_s(self, then_s: float) -> float:
+        """Seconds since then; clocks that disagree give no negative age."""
+        return max(0.0, self.now_s - then_s)
 
-class Summary(_Frozen):
-    """The fleet at a moment, by Redis' clock."""
+    def count(self, *states: JobState) -> int:
+        """The jobs of all kinds in these states."""
+        return sum(self.jobs.get(key, 0) for key in product(JobKind, states))
 
-    at: datetime
-    counts: dict[JobKind, dict[JobState, int]]
-    #: Jobs that are at OpenAI or under way, and those that wait to be.
-    running: int
-    queued: int
-    waits: tuple[Wait, ...]
-    succeeded_last_hour: int
-    #: Failed and given up; not those that somebody cancelled.
-    failed_last_hour: int
-    #: What OpenAI has counted in batches that have ended, since ``since``.
-    input_tokens: int
-    output_tokens: int
-    since: datetime | None
-    #: The batch that has gone without its result for longest, and since when.
-    oldest_batch: str | None
-    oldest_batch_since: datetime | None
-    #: When OpenAI last answered a poll, when a sweep last ran, when a webhook last came.
-    polled_at: datetime | None
-    swept_at: datetime | None
-    webhook_at: datetime | None
-    #: Queue, without the prefix -> workers that take from it and are alive.
-    workers: dict[str, int]
+    @property
+    def due_lag_s(self) -> float:
+        """How long the most overdue job has been due."""
+        return 0.0 if self.first_due_s is None else self.age_s(self.first_due_s)
 
 
-async def summarize(store: AsyncJobStore) -> Summary:
-    """Look at the fleet; a few round trips, however many jobs there are."""
-    now_s = await store.run(records.time())
-    counts = await store.run(index.counts())
-    pulse = await store.run(heartbeats.last_seen())
-    counters = await store.run(metrics.counters())
-    born_s = await store.run(index.recording_since())
-    oldest = await _oldest_batch(store)
-    by_state = {state: sum(counts.get((kind, state), 0) for kind in JobKind) for state in JobState}
-    return Summary(
-        at=_moment(now_s),
-        counts={
-            kind: {state: counts.get((kind, state), 0) for state in JobState} for kind in JobKind
-        },
-        running=by_state[JobState.RUNNING],
-        queued=by_state[JobState.QUEUED],
-        waits=(*await _backed_off(store, now_s), *await _lines(store)),
-        succeeded_last_hour=await _ended(store, now_s - _HOUR_S, JobState.SUCCEEDED),
-        failed_last_hour=await _ended(store, now_s - _HOUR_S, *BAD),
-        input_tokens=int(counters.get(("tokens", "input"), 0)),
-        output_tokens=int(counters.get(("tokens", "output"), 0)),
-        since=_moment(born_s) if born_s else None,
-        oldest_batch=oldest.job_id if oldest else None,
-        oldest_batch_since=_moment(float(oldest.time)) if oldest else None,
-        polled_at=_last(pulse, "poll"),
-        swept_at=_last(pulse, "sweep"),
-        webhook_at=_last(pulse, "webhook"),
-        workers=await _workers(store, now_s),
-    )
-
-
-async def _oldest_batch(store: AsyncJobStore) -> index.IndexEntry | None:
-    first = await store.run_all(
-        [index.oldest_entry(JobKind.BATCH, state) for state in sorted(LIVE)]
-    )
-    return min((listed for listed in first if listed), default=None)
-
-
-async def _backed_off(store: AsyncJobStore, now_s: float) -> list[Wait]:
-    credentials = await store.run(index.credentials())
-    names = sorted(credentials)
-    ask: list[Command[Backoff | None]] = [backoff.current(name, now_s) for name in names]
-    return [
-        Wait(
-            reason="openai",
-            what=name,
-            jobs=None,
-            message=wait.message,
-            until=_moment(now_s + wait.seconds_left),
-        )
-        for name, wait in zip(names, await store.run_all(ask), strict=True)
-        if wait
+async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
+    """Read the fleet; raises StoreUnavailable."""
+    live = sorted(product(JobKind, LIVE))
+    first: list[Command[Any]] = [
+        records.time(),
+        index.counts(),
+        metrics.counters(),
+        heartbeats.last_seen(),
+        index.recording_since(),
+        heartbeats.workers(),
+        index.first_due(),
+        index.credentials(),
+        quota_queues.names(),
+        *(index.oldest_entry(kind, state) for kind, state in live),
     ]
-
-
-async def _lines(store: AsyncJobStore) -> list[Wait]:
-    names = await store.run(quota_queues.names())
-    lengths = await store.run_all([quota_queues.length(name) for name in names])
-    return [
-        Wait(
-            reason="capacity",
-            what=name,
-            jobs=length,
-            message="OpenAI's limit of enqueued tokens is reached",
-            until=None,
-        )
-        for name, length in zip(names, lengths, strict=True)
-        if length
-    ]
-
-
-async def _ended(store: AsyncJobStore, since_s: float, *states: JobState) -> int:
-    return sum(
-        await store.run_all(
-            [index.count_since(kind, state, since_s) for kind in JobKind for state in states]
-        )
+    replies = await store.run_all(first)
+    now_s, jobs, counters, last_seen_s, since_s, workers, due_s, credentials, queues, *oldest = (
+        replies
     )
-
-
-async def _workers(store: AsyncJobStore, now_s: float) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for worker in await store.run(heartbeats.workers()):
-        if worker.lives(now_s):
-            for queue in worker.queues:
-                found[queue] = found.get(queue, 0) + 1
-    return found
-
-
-def _last(pulse: dict[str, float], what: str) -> datetime | None:
-    return _moment(pulse[what]) if what in pulse else None
-
-
-def _moment(epoch_s: float) -> datetime:
-    return datetime.fromtimestamp(epoch_s, UTC)
+    ended = list(product(JobKind, sorted(set(JobState) - LIVE)))
+    second: list[Command[Any]] = [
+        *(backoff.current(name, now_s) for name in credentials),
+        *(quota_queues.length(name) for name in queues),
+        *(index.count_since(kind, state, now_s - RECENT_S) for kind, state in ended),
+    ]
+    answers = iter(await store.run_all(second))
+    oldest_live: dict[JobKind, IndexEntry] = {}
+    for (kind, _), entry in zip(live, oldest, strict=True):
+        if entry:
+            oldest_live[kind] = min(entry, oldest_live.get(kind, entry))
+    backoffs = {name: next(answers) for name in credentials}
+    lengths = {name: next(answers) for name in queues}
+    ended_recently: Counter[JobState] = Counter()
+    for _, state in ended:
+        ended_recently[state] += next(answers)
+    return FleetSnapshot(
+        now_s=now_s,
+        jobs=jobs,
+        counters=counters,
+        last_seen_s=last_seen_s,
+        recording_since_s=since_s,
+        oldest_live=oldest_live,
+        first_due_s=due_s,
+        workers=Counter(
+            queue
+            for worker in workers
+            if worker_is_alive(worker.seen_s, now_s)
+            for queue in worker.queues
+        ),
+        backoffs={name: pause for name, pause in sorted(backoffs.items()) if pause},
+        quota_queues=lengths,
+        ended_recently=ended_recently,
+    )

@@ -14,7 +14,7 @@ from celery.signals import before_task_publish
 from kombu.exceptions import OperationalError
 
 from batchflow.errors import BatchflowError
-from batchflow.queue.redis_transport import install
+from batchflow.queue.redis_transport import register_transports
 from batchflow.queue.steps import (
     QUEUE_OF,
     SENT_AT,
@@ -32,13 +32,13 @@ _STEPS: Final = frozenset[str](Step)
 
 
 class QueueUnavailable(BatchflowError):
-    """Raised when the broker doesn't take a message; the sweep sends it later."""
+    """Raised when the broker does not accept a message; the sweep sends it later."""
 
 
 def make_app(settings: Settings) -> Celery:
-    """A Celery app that sends and receives Batchflow's messages."""
+    """The Celery app of a process."""
     name_of = partial(queue_name, settings.key_prefix)
-    install()
+    register_transports()
     broker_url, broker_options = broker(settings.require_broker_url())
     app = Celery("batchflow", broker=broker_url, set_as_current=False)
     app.conf.update(
@@ -48,10 +48,10 @@ def make_app(settings: Settings) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_default_queue=name_of(Queue.SUBMIT),
-        # A worker that is given no -Q works on all of them.
+        # A worker without -Q takes messages from all of them.
         task_queues=[kombu.Queue(name, routing_key=name) for name in all_queues(settings)],
         task_routes={step: {"queue": name_of(queue)} for step, queue in QUEUE_OF.items()},
-        # A message whose worker dies is handed to another one.
+        # A message whose worker dies is delivered to another one.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_time_limit=STEP_LIMIT_S,
@@ -68,12 +68,12 @@ def make_app(settings: Settings) -> Celery:
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
-            # Whoever sends does not wait for a broker that is away: kombu would, for six seconds.
+            # By default, kombu would wait for an unavailable broker for six seconds.
             "max_retries": 1,
             "interval_start": 0.2,
             **broker_options,
         },
-        # The schedule is in the code; nothing is worth a file on disk.
+        # The schedule is in the code, so beat needs no file.
         beat_scheduler="celery.beat:Scheduler",
         timezone="UTC",
     )
@@ -82,7 +82,7 @@ def make_app(settings: Settings) -> Celery:
 
 @before_task_publish.connect
 def _stamp(sender: str, headers: dict[str, Any], **_: object) -> None:
-    """Ours, whoever sends them: beat does so by itself."""
+    """Add the time to all messages of ours, including beat's."""
     if sender in _STEPS:
         headers[SENT_AT] = time.time()
 
@@ -93,13 +93,13 @@ def all_queues(settings: Settings) -> list[str]:
 
 
 class Sender:
-    """Sends steps to the workers."""
+    """Enqueues steps for the workers."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
     def send(self, step: Step, *args: Any, expires_s: float | None = None) -> None:
-        """Queue a step; raises QueueUnavailable when the broker is away."""
+        """Enqueue a step; raises QueueUnavailable if the broker is unavailable."""
         try:
             self._app.send_task(step, args=args, expires=expires_s, retry=False, ignore_result=True)
         except (OperationalError, OSError) as error:

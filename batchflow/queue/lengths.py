@@ -1,4 +1,4 @@
-"""How much waits in Celery's queues, and for how long."""
+"""The lengths of Celery's queues, and the age of their oldest messages."""
 
 import json
 import threading
@@ -15,41 +15,41 @@ from batchflow.queue import SENT_AT, QueueUnavailable
 _NOT_FOUND = 404
 _REDIS = "redis"
 
-#: One look at a time: a broker that hangs shall not get hold of one thread after the other.
-_looking = threading.Lock()
+#: One query at a time: a broker that hangs must not block one thread after another.
+_query_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class QueueLength:
-    """What is in a queue; messages that a worker has taken are not."""
+    """The messages in a queue that no worker has taken."""
 
     messages: int
-    #: How long the oldest message has waited. None when there is none, and with other brokers than
-    #: Redis, which hand messages out and don't show them.
+    #: The age of the oldest message. None if there is none, and with brokers other than Redis,
+    #: which do not show messages.
     oldest_s: float | None = None
 
 
 def queue_lengths(
-    app: Celery, queues: Sequence[str], *, patience_s: float
+    app: Celery, queues: Sequence[str], *, timeout_s: float
 ) -> dict[str, QueueLength]:
-    """Look into the queues; raises QueueUnavailable when the broker is away or doesn't answer.
+    """Query the queues; raises QueueUnavailable if the broker is unavailable or does not answer.
 
-    ``patience_s`` is for each step on the way: an earlier look, a connection, an answer.
+    ``timeout_s`` applies to each part: an earlier query, the connection, the reply.
     """
-    if not _looking.acquire(timeout=patience_s):
-        raise QueueUnavailable("Celery's broker still has to answer an earlier question.")
+    if not _query_lock.acquire(timeout=timeout_s):
+        raise QueueUnavailable("Celery's broker has not answered an earlier query yet.")
     try:
         # What kombu's channels offer depends on the broker.
         connection: Any
         with app.connection_for_read(
-            connect_timeout=patience_s, transport_options=_timeouts(patience_s)
+            connect_timeout=timeout_s, transport_options=_timeouts(timeout_s)
         ) as connection:
             try:
-                return {queue: _look(connection, queue) for queue in queues}
+                return {queue: _length(connection, queue) for queue in queues}
             except (KombuError, *connection.connection_errors, *connection.channel_errors) as error:
-                raise QueueUnavailable(f"Celery's broker can't be asked: {error}") from error
+                raise QueueUnavailable(f"Celery's broker can't be queried: {error}") from error
     finally:
-        _looking.release()
+        _query_lock.release()
 
 
 def _timeouts(seconds: float) -> dict[str, float]:
@@ -57,24 +57,24 @@ def _timeouts(seconds: float) -> dict[str, float]:
     return dict.fromkeys((*redis, *amqp), seconds)
 
 
-def _look(connection: Any, queue: str) -> QueueLength:
+def _length(connection: Any, queue: str) -> QueueLength:
     if connection.transport.driver_type == _REDIS:
-        return _look_into_list(connection.default_channel.client, queue)
-    # A channel of its own: the answer that there is no such queue closes it.
+        return _length_of_list(connection.default_channel.client, queue)
+    # A channel of its own: the reply that there is no such queue closes it.
     with connection.channel() as channel:
         try:
             return QueueLength(channel.queue_declare(queue=queue, passive=True).message_count)
         except connection.channel_errors as error:
             if int(getattr(error, "reply_code", 0)) != _NOT_FOUND:
                 raise
-            # The first message makes it.
+            # The first message creates it.
             return QueueLength(0)
 
 
-def _look_into_list(redis: Any, queue: str) -> QueueLength:
+def _length_of_list(redis: Any, queue: str) -> QueueLength:
     """kombu pushes messages from the left and takes them from the right."""
     with redis.pipeline(transaction=False) as pipeline:
         messages, oldest = pipeline.llen(queue).lindex(queue, -1).execute()
     sent_at = json.loads(oldest)["headers"].get(SENT_AT) if oldest else None
-    # Clocks of two machines may differ.
+    # The clocks of two machines may differ.
     return QueueLength(messages, None if sent_at is None else max(0.0, time.time() - sent_at))

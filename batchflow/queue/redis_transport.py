@@ -1,8 +1,8 @@
-"""Celery's Redis transport, for workers that outlive their Redis.
+"""kombu's Redis transport, changed so that a worker survives a lost connection.
 
-kombu's own breaks when the connection is lost while a step is under way and its message not yet
-acknowledged: first closing the channel, then acknowledging on the closed one raises what Celery
-takes for unrecoverable, and the worker exits.
+When the connection is lost while a step is running, kombu's own transport raises errors that Celery
+treats as unrecoverable, first when it closes the channel and then when the message is acknowledged
+on the closed channel; the worker exits.
 """
 
 from typing import Any
@@ -14,14 +14,14 @@ from kombu.transport.redis import Channel, QoS, SentinelChannel, SentinelTranspo
 class _QoS(QoS):
     def ack(self, delivery_tag: str) -> None:
         if self.channel.closed or self.channel.connection is None:
-            # Celery logs this and goes on; the message is delivered again, which does no harm.
-            raise ConnectionError("The connection by which the message came is gone.")
+            # Celery logs this and continues; the message is delivered again, which does no harm.
+            raise ConnectionError("The connection that delivered the message was lost.")
         super().ack(delivery_tag)
 
 
 class _Channel(Channel):
     QoS = _QoS
-    # What is not acknowledged when the channel closes, the sweep sends again.
+    # The sweep sends again what was not acknowledged when the channel closed.
     do_restore = False
 
 
@@ -31,7 +31,7 @@ class _SentinelChannel(SentinelChannel):
 
 
 class RedisTransport(Transport):
-    """Redis, also with TLS or by a socket."""
+    """Redis, with or without TLS, or through a socket."""
 
     Channel = _Channel
 
@@ -42,8 +42,8 @@ class RedisSentinelTransport(SentinelTransport):
     Channel = _SentinelChannel
 
 
-def install() -> None:
-    """Have kombu take these for its own, also when it goes from one Sentinel to the next."""
+def register_transports() -> None:
+    """Register these with kombu in the place of its own."""
     ours: dict[str, Any] = {
         "redis": f"{__name__}:RedisTransport",
         "rediss": f"{__name__}:RedisTransport",

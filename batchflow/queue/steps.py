@@ -5,21 +5,21 @@ from typing import Final
 
 from batchflow.states import JobKind
 
-#: The longest that one step may take, a transfer of 200 MB over a slow line included.
+#: The longest time for a step, such as a transfer of 200 MB over a slow line.
 STEP_LIMIT_S: Final = 3_600
-#: Redis hands a message out again after this long without an acknowledgement; it must be longer
-#: than any step, or a step would run twice at once.
+#: Redis delivers a message again after this time without an acknowledgement. It must be longer than
+#: any step, or a step would run twice at once.
 VISIBILITY_TIMEOUT_S: Final = 2 * STEP_LIMIT_S
-#: A job whose message may be lost is looked at after this.
+#: A new job is due after this time, in case its message was lost.
 LOST_MESSAGE_CHECK_S: Final = 10.0
-#: How long a stopping worker lets its steps go on.
+#: How long a worker that stops lets its steps continue.
 SOFT_SHUTDOWN_S: Final = 30.0
-#: The header of a message that says when it was sent, epoch seconds by the sender's clock.
+#: The header of a message with the time of sending, epoch seconds by the sender's clock.
 SENT_AT: Final = "sent_at"
 
 
 class Queue(StrEnum):
-    """Celery's queues, behind the key prefix: ``batchflow.submit`` and so on."""
+    """Celery's queues, without the key prefix: ``batchflow.submit`` and so on."""
 
     SUBMIT = "submit"
     POLL = "poll"
@@ -33,9 +33,9 @@ class Step(StrEnum):
     CANCEL = "batchflow.cancel"
     SWEEP = "batchflow.sweep"
     POLL = "batchflow.poll"
-    #: Look at one batch now: a webhook says that it has ended.
+    #: Observe one batch now, because a webhook reports its end.
     REFRESH = "batchflow.refresh"
-    #: Read a batch's error file for its most frequent error: somebody looks at the job.
+    #: Read a batch's error file for its most frequent error, for someone who views the job.
     EXPLAIN = "batchflow.explain"
     UPLOAD = "batchflow.upload"
     DOWNLOAD = "batchflow.download"
@@ -52,7 +52,7 @@ QUEUE_OF: Final[dict[Step, Queue]] = {
     Step.DOWNLOAD: Queue.FILES,
 }
 
-#: The step that does a job of this kind.
+#: The step that advances a job of this kind.
 STEP_OF: Final[dict[JobKind, Step]] = {
     JobKind.UPLOAD: Step.UPLOAD,
     JobKind.BATCH: Step.SUBMIT,

@@ -1,4 +1,4 @@
-"""For how long OpenAI is left alone with a credential, as commands."""
+"""Commands for backoff: pauses of all calls with a credential."""
 
 import random
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from batchflow.store import keys
 from batchflow.store.command import Command
 
-#: Shared backoff of a credential, in seconds.
+#: The first and the longest pause, in seconds.
 FIRST_S = 1.0
 LONGEST_S = 300.0
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """Why and for how long nobody is to ask OpenAI with a credential."""
+    """A pause of a credential's calls, and its reason."""
 
     seconds_left: float
     message: str
 
 
 def extend(credential: str, *, message: str, retry_after_s: float | None = None) -> Command[float]:
-    """Note that OpenAI failed a credential; the answer is how many seconds everybody waits."""
+    """Start or extend a pause after a failure; returns its length in seconds."""
     jitter = random.random()  # noqa: S311 - spreads load, guards nothing
     return Command(
         "back_off",
@@ -33,7 +33,7 @@ def extend(credential: str, *, message: str, retry_after_s: float | None = None)
 
 
 def current(credential: str, now_s: float) -> Command[Backoff | None]:
-    """Whether a credential is backed off at Redis' time ``now_s``."""
+    """The pause that a credential is in at Redis' time ``now_s``."""
 
     def parse(raw: Sequence[str | None]) -> Backoff | None:
         left = float(raw[0] or 0) - now_s
@@ -43,5 +43,5 @@ def current(credential: str, now_s: float) -> Command[Backoff | None]:
 
 
 def clear(credential: str) -> Command[bool]:
-    """Note that OpenAI answered a credential."""
+    """Forget earlier failures of a credential, because OpenAI answered it."""
     return Command("DEL", [keys.backoff(credential)], [], bool)

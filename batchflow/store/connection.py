@@ -14,12 +14,12 @@ from batchflow.errors import InvalidSettings
 from batchflow.redis_url import check_redis_url, is_sentinel, parse_sentinel
 from batchflow.settings import Settings
 from batchflow.store.job_store import AsyncJobStore, JobStore
-from batchflow.store.records import eviction_policy
+from batchflow.store.redis_server import eviction_policy
 
 logger = logging.getLogger(__name__)
 
-#: A command is tried this often before Redis counts as unreachable: long enough for a dropped
-#: connection, short enough for a `get` that has to answer.
+#: Retries of a command before Redis counts as unavailable: enough for a dropped connection, and few
+#: enough for a `get` that must answer in time.
 _RETRIES = 2
 _TIMEOUT_S = 5.0
 
@@ -41,12 +41,12 @@ def connect_async(settings: Settings) -> AsyncJobStore:
 
 
 def warn_of_eviction(store: JobStore) -> None:
-    """Log a warning if Redis may throw records away; raises StoreUnavailable."""
+    """Log a warning if Redis may evict records; raises StoreUnavailable."""
     limit_bytes, policy = store.run(eviction_policy())
     if limit_bytes and policy != "noeviction":
         logger.warning(
-            "Redis has a memory limit and the eviction policy %s: it will throw away jobs that "
-            "are live. Set maxmemory-policy to noeviction.",
+            "Redis has a memory limit and the eviction policy %s: it will evict live jobs. Set "
+            "maxmemory-policy to noeviction.",
             policy,
         )
 
@@ -72,12 +72,12 @@ def _client(redis_class: Any, sentinel_class: Any, url: str, options: dict[str, 
     try:
         return redis_class.from_url(url, **options)
     except ValueError as error:
-        # It names the option, and not what it is set to.
+        # The message contains the option's name, and not its value.
         raise InvalidSettings(f"BATCHFLOW_REDIS_URL can't be used. {error}") from None
 
 
 def _master(sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:
-    """A client that asks the Sentinels who is master whenever it connects."""
+    """A client that asks the Sentinels for the master whenever it connects."""
     address = parse_sentinel(url)
     retry_class = type(options["retry"])
     sentinel_options = address.sentinel_options | {"retry": retry_class(NoBackoff(), 0)}

@@ -1,7 +1,6 @@
-"""The stream of transitions, as commands: what the Lua commands append to ``events``.
+"""Commands that read the stream of transitions, which the Lua commands append to.
 
-An entry's id is its place: who has seen one goes on after it. It is its time, too. Redis forgets
-the oldest.
+An entry's id is its position and its time. Redis deletes the oldest entries.
 """
 
 import logging
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from batchflow.errors import InvalidInput
+from batchflow.errors import InvalidInput, invalid_fields
 from batchflow.states import JobKind, JobState
 from batchflow.store import keys
 from batchflow.store.command import Command
@@ -21,11 +20,11 @@ from batchflow.store.command import Command
 logger = logging.getLogger(__name__)
 
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})", re.ASCII)
-_MOST = 2**64 - 1
+_MAX = 2**64 - 1
 
 
 class EntryId(NamedTuple):
-    """An entry's id, in Redis' order: milliseconds since the epoch, and a number in each."""
+    """An entry's id: milliseconds since the epoch, and a number within the millisecond."""
 
     ms: int
     number: int
@@ -35,10 +34,9 @@ class EntryId(NamedTuple):
         """From Redis' form, ``<ms>-<number>``; raises InvalidInput."""
         match = _ENTRY_ID.fullmatch(text)
         found = cls(int(match[1]), int(match[2])) if match else None
-        if found is None or max(found) > _MOST:
+        if found is None or max(found) > _MAX:
             raise InvalidInput(
-                "That is no id of a transition. Give the one that came with the last event, "
-                "such as 1767225600000-0."
+                "Not a valid event id. Give the id of the last event, such as 1767225600000-0."
             )
         return found
 
@@ -57,12 +55,12 @@ class Transition(BaseModel):
 
     job_id: str
     kind: JobKind
-    before: JobState | None = Field(description="The state until then; null for a new job.")
+    before: JobState | None = Field(description="The state before; null for a new job.")
     state: JobState
-    openai_status: str = Field(description="OpenAI's own word, empty before there is one.")
+    openai_status: str = Field(description="OpenAI's status; empty before there is a batch.")
     message: str
     source: str = Field(
-        description="Who saw to it: `create`, `submit`, `poll`, `webhook`, `cancel` ..."
+        description="What made the change: `create`, `submit`, `poll`, `webhook`, `cancel` ..."
     )
     at: datetime
 
@@ -74,19 +72,19 @@ class Transition(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """A transition and its place; None if this code can't read it."""
+    """A transition and its id; None if this version can't read it."""
 
     id: EntryId
     transition: Transition | None
 
 
 def oldest() -> Command[EntryId | None]:
-    """The first entry that Redis still has."""
+    """The id of the oldest entry that Redis still has."""
     return Command("XRANGE", [keys.EVENTS], ["-", "+", "COUNT", 1], _only_id)
 
 
 def newest() -> Command[EntryId | None]:
-    """The last entry."""
+    """The id of the newest entry."""
     return Command("XREVRANGE", [keys.EVENTS], ["+", "-", "COUNT", 1], _only_id)
 
 
@@ -101,9 +99,9 @@ def entries(after: EntryId, limit: int) -> Command[list[Entry]]:
 
 
 def wait(after: EntryId, *, for_s: float) -> Command[bool]:
-    """Wait until there is a further entry; False if there was none in ``for_s`` seconds, which
-    must be less than the store waits for an answer."""
-    # What it holds, `entries` says: the client gives XREAD's answer in three forms.
+    """Wait for an entry; False if there was none within ``for_s`` seconds, which must be less than
+    the store's timeout."""
+    # `entries` reads it: redis-py returns the reply to XREAD in three forms.
     return Command(
         "XREAD",
         [keys.EVENTS],
@@ -118,11 +116,10 @@ def _only_id(raw: Sequence[tuple[str, object]]) -> EntryId | None:
 
 
 def _entry(entry_id: str, fields: Mapping[str, str]) -> Entry:
-    place = EntryId.parse(entry_id)
+    parsed_id = EntryId.parse(entry_id)
     try:
-        transition = Transition.model_validate({**fields, "at": place.ms / 1000})
+        transition = Transition.model_validate({**fields, "at": parsed_id.ms / 1000})
     except ValidationError as error:
-        names = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
-        logger.error("Event %s can't be read, look at: %s", entry_id, names)  # noqa: TRY400 - the fields say it all
+        logger.error("Can't read event %s; check: %s", entry_id, invalid_fields(error))  # noqa: TRY400 - the names of the fields are enough
         transition = None
-    return Entry(place, transition)
+    return Entry(parsed_id, transition)

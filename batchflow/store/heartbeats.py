@@ -1,4 +1,4 @@
-"""When workers, sweeps, polls and webhooks were last seen, as commands."""
+"""Commands about when workers, sweeps, polls and webhooks were last seen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,8 @@ from typing import Any
 from batchflow.store import keys
 from batchflow.store.command import Command, scored
 
-#: A worker that was silent for so long is forgotten, in seconds.
+#: A worker without a heartbeat for this long is removed, in seconds.
 _FORGOTTEN_S = 86_400
-#: One that was silent for so long is taken for dead; it beats every ten seconds.
-_DEAD_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -22,40 +20,36 @@ class Worker:
     #: Its last heartbeat, epoch seconds.
     seen_s: float
 
-    def lives(self, now_s: float) -> bool:
-        """Whether it was heard of lately, at Redis' time ``now_s``."""
-        return now_s - self.seen_s < _DEAD_S
 
-
-def record_event(*happened: str, **measured: float) -> Command[float]:
-    """Note that something happened now, and numbers that go with it; answers Redis' time."""
+def record_event(*events: str, **measured: float) -> Command[float]:
+    """Record that events happened now, and numbers beside them; returns Redis' time."""
     values: list[str | float] = []
-    for name in happened:
+    for name in events:
         values += [name, "now"]
     for name, value in measured.items():
         values += [name, value]
-    return Command("note", [keys.PULSE], values, float, is_script=True)
+    return Command("record_event", [keys.PULSE], values, float, is_script=True)
 
 
 def last_seen() -> Command[dict[str, float]]:
-    """When what was noted happened last, epoch seconds, and the numbers."""
+    """When each event last happened, epoch seconds, and the numbers."""
     return Command("HGETALL", [keys.PULSE], [], _numbers)
 
 
 def beat(worker: str, queues: Sequence[str]) -> Command[int]:
-    """A worker's heartbeat."""
+    """Write a worker's heartbeat."""
     return Command(
-        "alive", [keys.WORKERS], [_member(worker, queues), _FORGOTTEN_S], int, is_script=True
+        "heartbeat", [keys.WORKERS], [_member(worker, queues), _FORGOTTEN_S], int, is_script=True
     )
 
 
 def remove(worker: str, queues: Sequence[str]) -> Command[int]:
-    """A worker ends."""
+    """Remove a worker that stops."""
     return Command("ZREM", [keys.WORKERS], [_member(worker, queues)], int)
 
 
 def workers() -> Command[list[Worker]]:
-    """The workers that were heard of in the last day."""
+    """The workers with a heartbeat within a day."""
     return Command("ZRANGE", [keys.WORKERS], [0, -1, "WITHSCORES"], _workers)
 
 

@@ -1,4 +1,4 @@
-"""Which jobs there are, in which order, and how many, as commands."""
+"""Commands that list and count jobs."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,20 +13,20 @@ _AFTER_ALL = "~"
 
 
 class IndexScope(str):
-    """What jobs are listed under."""
+    """What the jobs of a part of the index have in common."""
 
     __slots__ = ()
 
     @classmethod
     def of(cls, *, organization: str | None = None, execution: str | None = None) -> "IndexScope":
-        """The one that leaves fewest: an execution's name, an organization, or all there is."""
+        """The narrowest scope: an execution's name, an organization, or all jobs."""
         if execution:
             return cls(f"execution={execution}")
         return cls(f"org={organization}" if organization else "all")
 
 
 class IndexEntry(NamedTuple):
-    """A job's place in the index, which sorts by time: epoch seconds as Redis wrote them."""
+    """A job's entry in the index, which sorts by time: epoch seconds as Redis wrote them."""
 
     time: str
     job_id: str
@@ -42,11 +42,11 @@ class IndexEntry(NamedTuple):
 
 
 def entries(
-    facet: IndexScope, kind: JobKind, state: JobState, *, limit: int, before: str = ""
+    scope: IndexScope, kind: JobKind, state: JobState, *, limit: int, before: str = ""
 ) -> Command[list[IndexEntry]]:
-    """Jobs in the index, newest first: the live ones by when they were made, the others by when
-    they ended. ``before`` is the place of the last one of the page before."""
-    prefix = f"{facet} {kind} {state} "
+    """Entries of the index, newest first: live jobs by creation, others by their end. ``before`` is
+    the last entry of the previous page."""
+    prefix = f"{scope} {kind} {state} "
     return Command(
         "ZRANGE",
         [keys.INDEX],
@@ -56,7 +56,7 @@ def entries(
 
 
 def oldest_entry(kind: JobKind, state: JobState) -> Command[IndexEntry | None]:
-    """The job that has been in a state for longest, a live one since it was made."""
+    """The oldest entry of a kind and state."""
     prefix = f"all {kind} {state} "
     return Command(
         "ZRANGE",
@@ -67,7 +67,7 @@ def oldest_entry(kind: JobKind, state: JobState) -> Command[IndexEntry | None]:
 
 
 def count_since(kind: JobKind, state: JobState, epoch_s: float) -> Command[int]:
-    """How many jobs ended in this state since then."""
+    """The number of jobs that ended in this state since then."""
     prefix = f"all {kind} {state} "
     return Command(
         "ZLEXCOUNT", [keys.INDEX], [f"[{prefix}{epoch_s:.6f}", f"({prefix}{_AFTER_ALL}"], int
@@ -86,9 +86,14 @@ def unchanged_since(epoch_s: float, limit: int, *, offset: int = 0) -> Command[l
     )
 
 
+def counts() -> Command[dict[tuple[JobKind, JobState], int]]:
+    """The number of jobs of each kind in each state."""
+    return Command("HGETALL", [keys.COUNTS], [], _counts)
+
+
 def first_due() -> Command[float | None]:
-    """Since when, epoch seconds, the job is due that has been due for longest; in the future if
-    none is; None if no job is live."""
+    """When the most overdue job became due, epoch seconds: in the future if no job is due; None if
+    no job is live."""
     return Command(
         "ZRANGE",
         [keys.DUE],
@@ -108,13 +113,8 @@ def credentials() -> Command[dict[str, Credential]]:
 
 
 def recording_since() -> Command[float | None]:
-    """Since when there are jobs, epoch seconds."""
+    """When the first job was recorded, epoch seconds."""
     return Command("GET", [keys.BORN], [], lambda raw: float(raw) if raw else None)
-
-
-def counts() -> Command[dict[tuple[JobKind, JobState], int]]:
-    """How many jobs of each kind are in each state."""
-    return Command("HGETALL", [keys.COUNTS], [], _counts)
 
 
 def _counts(raw: Mapping[str, str]) -> dict[tuple[JobKind, JobState], int]:

@@ -1,4 +1,4 @@
-"""The two stores: the same commands over a blocking and over an asyncio Redis client."""
+"""The job store over a blocking and over an asyncio Redis client."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
@@ -21,25 +21,25 @@ T = TypeVar("T")
 _SCRIPTS = resources.files("batchflow.store") / "lua"
 _SHARED = "_shared"
 
-#: How long the asyncio store waits for an answer, its own retries included. Flyte gives a call
-#: ten seconds, in which there may be two commands.
-ANSWER_S = 4.0
+#: How long the asyncio store waits for a reply, including retries. A call of Flyte's has ten
+#: seconds, and may take two commands.
+REPLY_TIMEOUT_S = 4.0
 
 
 def script_source(name: str) -> str:
-    """A Lua command as Redis gets it: what all share, then its own file."""
+    """A Lua command as Redis loads it: the shared file, then its own."""
     return "".join((_SCRIPTS / f"{part}.lua").read_text("utf-8") for part in (_SHARED, name))
 
 
 def script_names() -> list[str]:
-    """The Lua commands that there are."""
+    """The names of all Lua commands."""
     files = (path.name for path in _SCRIPTS.iterdir() if path.name.endswith(".lua"))
     return sorted({name.removesuffix(".lua") for name in files} - {_SHARED})
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Redis' failures that pass by themselves become StoreUnavailable; bugs stay what they are."""
+    """Turn Redis' failures that pass by themselves into StoreUnavailable."""
     try:
         yield
     except (exceptions.RedisError, OSError) as error:
@@ -50,26 +50,26 @@ def _translated() -> Iterator[None]:
 
 
 def _ours(error: Exception) -> Exception:
-    """A failure that passes by itself, in our terms; a bug as it is."""
+    """StoreUnavailable for a failure that passes by itself; any other error unchanged."""
     if isinstance(error, exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
-        return StoreUnavailable(f"Redis can't write now: {error}")
+        return StoreUnavailable(f"Redis refuses writes: {error}")
     if isinstance(error, exceptions.ResponseError):
         return error
-    # The client's message names the address and never the password.
+    # redis-py's message contains the address, and never the password.
     return StoreUnavailable(f"Redis can't be reached: {error}")
 
 
 async def _in_time(work: Coroutine[Any, Any, T]) -> T:
-    """Wait for work at Redis, but not for long.
+    """Wait for Redis for a limited time.
 
-    It is a task of its own, which nobody waits for when the time is up: with Python 3.11 its
-    cancellation can get lost in ``asyncio.wait_for``, by which the client sends.
+    The work runs in its own task, which is abandoned when the time is over: with Python 3.11, its
+    cancellation can get lost in redis-py's use of ``asyncio.wait_for``.
     """
     task = asyncio.ensure_future(work)
-    # What becomes of it later is nobody's matter.
+    # Its result is not needed any more once the time is over.
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     try:
-        done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
+        done, _ = await asyncio.wait({task}, timeout=REPLY_TIMEOUT_S)
         if not done:
             raise _no_answer()
         with _translated():
@@ -79,11 +79,11 @@ async def _in_time(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _no_answer() -> StoreUnavailable:
-    return StoreUnavailable(f"Redis can't be reached: no answer within {ANSWER_S:g} s.")
+    return StoreUnavailable(f"Redis can't be reached: no reply within {REPLY_TIMEOUT_S:g} s.")
 
 
 class JobStore:
-    """The job store for workers and the command line; blocks."""
+    """The blocking job store, for workers and the command line."""
 
     def __init__(self, redis: "Redis", prefix: str) -> None:
         self.redis = redis
@@ -93,12 +93,12 @@ class JobStore:
         }
 
     def run(self, command: Command[T]) -> T:
-        """Carry out a command."""
+        """Run a command."""
         with _translated():
             return command.parse(self._send(command, self.redis))
 
     def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
-        """Carry out many commands in one round trip; they are not one transaction."""
+        """Run several commands in one round trip, not as a transaction."""
         with _translated(), self.redis.pipeline(transaction=False) as pipeline:
             for command in commands:
                 self._send(command, pipeline)
@@ -113,7 +113,7 @@ class JobStore:
 
 
 class AsyncJobStore:
-    """The job store for the connector and the gateway. It belongs to one event loop."""
+    """The job store of an event loop, for the connector and the gateway."""
 
     def __init__(self, redis: "AsyncRedis", prefix: str) -> None:
         self.redis = redis
@@ -127,29 +127,29 @@ class AsyncJobStore:
         )
 
     async def run(self, command: Command[T]) -> T:
-        """Carry out a command, in one round trip with others that are given meanwhile."""
+        """Run a command, in one round trip with others that are run at the same time."""
         try:
-            async with asyncio.timeout(ANSWER_S):
-                answer: T = await self._commands.ask(command)
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                answer: T = await self._commands.load(command)
         except TimeoutError as error:
             raise _no_answer() from error
         return answer
 
     async def run_alone(self, command: Command[T]) -> T:
-        """Carry out a command on a connection of its own: one that waits, or asks for many."""
+        """Run a command on a connection of its own: one that blocks, or reads many records."""
         return command.parse(await _in_time(self._send(command, self.redis)))
 
-    async def standing(self, job_id: str) -> JobStatus | None:
-        """What Flyte is told of a job."""
-        return await self._job_statuses.ask(job_id)
+    async def job_status(self, job_id: str) -> JobStatus | None:
+        """The status of a job, or None if it has no readable record."""
+        return await self._job_statuses.load(job_id)
 
     async def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
-        """Carry out many commands in one round trip; they are not one transaction."""
+        """Run several commands in one round trip, not as a transaction."""
         answers = await _in_time(self._pipelined(commands))
         return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
 
     async def _run_each(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        """What came of each command, be it an error."""
+        """The result of each command, or its error."""
         answers = await _in_time(self._pipelined(commands, raise_on_error=False))
         return [
             _ours(raw) if isinstance(raw, Exception) else command.parse(raw)

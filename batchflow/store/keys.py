@@ -1,49 +1,49 @@
-"""Every name that Batchflow uses in Redis.
+"""All names that Batchflow uses in Redis, besides those of Celery.
 
-The functions give names without the prefix (``BATCHFLOW_KEY_PREFIX``, default ``batchflow``);
-the store puts it before them with :func:`full`. Celery's own keys are not among them, except
-that its queues are named here.
+The functions return names without the prefix (``BATCHFLOW_KEY_PREFIX``, by default ``batchflow``);
+the store adds it with :func:`full`.
 
-====================  ======  =========================================  ======================
-name                  type    what                                       goes away
-====================  ======  =========================================  ======================
-``job:<id>``          HASH    the job's record, see ``jobs.Job``         after the retention time
-``due``               ZSET    live job id -> when it next needs          when the job ends
-                              attention, epoch seconds
-``recent``            ZSET    job id -> last change, epoch seconds       with the record
-``counts``            HASH    ``<kind>:<state>`` -> number of jobs       never
-``openai:<id>``       STRING  job id that made this batch or file        after OPENAI_TTL_S
-``lease:<what>``      STRING  owner's token                              TTL, renewed by the owner
-``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s   TTL, or the next success
-``waiting:<line>``    ZSET    job id -> when it was made; who waits      with the last one
-                              for capacity, ``<credential>|<model>``
-``born``              STRING  when the first job was recorded, epoch s   never
-``events``            STREAM  every transition                           trimmed to MAX_EVENTS
-``index``             ZSET    ``<facet> <kind> <state> <time> <job id>`` with the record
-                              in the order of the letters; facets are
-                              ``all``, ``org=<organization>`` and
-                              ``execution=<name>``; the time is when it
-                              ended, for a live job when it was made
-``credentials``       HASH    credential -> which secret, in JSON        never
-``lines``             SET     every ``waiting:<line>`` that there is     with its last job
-``delivery:<id>``     STRING  a webhook that was taken                   after DELIVERY_TTL_S
-``pushed:<cred>``     STRING  OpenAI sends webhooks for a credential     after PUSHED_TTL_S
-``metrics``           HASH    ``<name>|<label>|<label>`` -> a counter    never
-``pulse``             HASH    ``sweep``, ``poll``, ``webhook`` -> when   never
-                              last, epoch s
-``workers``           ZSET    ``<worker> <queue>,<queue>`` -> last       a day after the last
+====================  ======  ==========================================  ======================
+name                  type    content                                     deleted
+====================  ======  ==========================================  ======================
+``job:<id>``          HASH    the job's record, see ``jobs.Job``          after the retention time
+``due``               ZSET    live job id -> when it needs attention      when the job ends
+                              next, epoch seconds
+``recent``            ZSET    job id -> last change, epoch seconds        with the record
+``counts``            HASH    ``<kind>:<state>`` -> number of jobs        never
+``openai:<id>``       STRING  the job of a batch or an uploaded file      after OPENAI_TTL_S
+``lease:<name>``      STRING  the holder's token                          TTL, renewed by the holder
+``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s,   TTL, or the next success
+                              ``message``
+``waiting:<queue>``   ZSET    a quota queue, ``<credential>|<model>``:    with its last job
+                              job id -> when the job was created
+``born``              STRING  when the first job was recorded, epoch s    never
+``events``            STREAM  every transition                            trimmed to MAX_EVENTS
+``index``             ZSET    ``<scope> <kind> <state> <time> <job id>``  with the record
+                              in lexical order; the scopes are ``all``,
+                              ``org=<organization>`` and
+                              ``execution=<name>``; the time is when the
+                              job ended, or was created if it is live
+``credentials``       HASH    credential -> its secret's name, in JSON    never
+``lines``             SET     the names of the quota queues               with their last job
+``delivery:<id>``     STRING  a webhook that was accepted                 after DELIVERY_TTL_S
+``pushed:<cred>``     STRING  webhooks arrive for a credential            after PUSHED_TTL_S
+``metrics``           HASH    ``<name>|<label>|<label>`` -> a counter     never
+``pulse``             HASH    ``sweep``, ``poll``, ``webhook`` -> when    never
+                              it last happened, epoch s
+``workers``           ZSET    ``<worker> <queue>,<queue>`` -> last        a day after the last one
                               heartbeat, epoch s
-====================  ======  =========================================  ======================
+====================  ======  ==========================================  ======================
 """
 
-#: How many transitions the events stream keeps, roughly.
+#: The length of the events stream, approximately.
 MAX_EVENTS = 100_000
 #: How long a batch leads to its job, in seconds: as long as OpenAI may keep the files it made.
 OPENAI_TTL_S = 30 * 86_400
 
-#: OpenAI sends a webhook again for 72 hours.
+#: OpenAI repeats a webhook for 72 hours.
 DELIVERY_TTL_S = 96 * 3_600
-#: For so long after a webhook it is relied on that OpenAI sends them.
+#: How long after a webhook further ones are expected.
 PUSHED_TTL_S = 6 * 3_600
 
 DUE = "due"
@@ -65,35 +65,35 @@ def job(job_id: str) -> str:
 
 
 def openai(openai_id: str) -> str:
-    """Which job has made an OpenAI batch or uploaded a file."""
+    """The job of an OpenAI batch or uploaded file."""
     return f"openai:{openai_id}"
 
 
-def lease(what: str) -> str:
-    """Who is at work on something: ``<job id>``, ``poll:<credential>``, ``sweep``."""
-    return f"lease:{what}"
+def lease(name: str) -> str:
+    """The holder of a lease: of a job (its id), ``poll:<credential>``, ``sweep``."""
+    return f"lease:{name}"
 
 
 def backoff(credential: str) -> str:
-    """Until when nobody is to ask OpenAI with a credential, after failures."""
+    """The pause of a credential's calls."""
     return f"backoff:{credential}"
 
 
-def waiting(line: str) -> str:
-    """Who waits for capacity at OpenAI, in order."""
-    return f"waiting:{line}"
+def waiting(queue: str) -> str:
+    """A quota queue."""
+    return f"waiting:{queue}"
 
 
 def delivery(webhook_id: str) -> str:
-    """A webhook, by the id that it keeps when it is sent again."""
+    """A webhook, by the id that it keeps when it is repeated."""
     return f"delivery:{webhook_id}"
 
 
 def pushed(credential: str) -> str:
-    """Whether webhooks come for the batches of a credential."""
+    """Whether webhooks arrive for the batches of a credential."""
     return f"pushed:{credential}"
 
 
 def full(prefix: str, name: str) -> str:
-    """The name as Redis has it."""
+    """The name in Redis."""
     return f"{prefix}:{name}"

@@ -1,59 +1,63 @@
-"""Questions that come while earlier ones are being answered are asked together."""
+"""Loads of one event loop that are made at about the same time share a round trip to Redis."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-Q = TypeVar("Q")
-A = TypeVar("A")
+K = TypeVar("K")
+V = TypeVar("V")
 
-#: Asked in one round, so that nobody else at Redis waits long.
-_MOST = 100
-#: While questions come in crowds, a round waits so long for others to join.
+#: The most loads in a round trip, so that other clients of Redis do not wait for long.
+_MAX_BATCH = 100
+#: With many loads at once, a round trip waits this long for others to join.
 _GATHER_S = 0.002
 
 
-class DataLoader(Generic[Q, A]):
-    """Collects questions of one event loop. A lone one is asked at once; of many that come at the
-    same time, most share a round trip and one connection."""
+class DataLoader(Generic[K, V]):
+    """Collects loads. A single one is sent at once; most of many share round trips.
 
-    def __init__(self, answer: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]]) -> None:
-        """``answer`` gives each question its answer or its error, in their order; what it raises
-        itself is everybody's error."""
-        self._answer = answer
-        self._asked: list[tuple[Q, asyncio.Future[A]]] = []
-        self._asking: asyncio.Task[None] | None = None
-        self._crowded = False
+    aiodataloader collects only what is requested within one iteration of the event loop, so that
+    concurrent calls to ``get`` would mostly have a round trip each.
+    """
 
-    async def ask(self, question: Q) -> A:
-        """The answer to a question."""
-        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._asked.append((question, answer))
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-        return await answer
+    def __init__(
+        self, load_many: Callable[[Sequence[K]], Awaitable[Sequence[V | Exception]]]
+    ) -> None:
+        """``load_many`` returns a value or an error for each key, in order. An error that it raises
+        is raised for all keys."""
+        self._load_many = load_many
+        self._pending: list[tuple[K, asyncio.Future[V]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False
 
-    async def _ask(self) -> None:
+    async def load(self, key: K) -> V:
+        """The value of a key."""
+        value: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._pending.append((key, value))
+        if self._task is None:
+            self._task = asyncio.create_task(self._load_pending())
+        return await value
+
+    async def _load_pending(self) -> None:
         try:
-            while self._asked:
-                if self._crowded and len(self._asked) < _MOST:
+            while self._pending:
+                if self._busy and len(self._pending) < _MAX_BATCH:
                     await asyncio.sleep(_GATHER_S)
-                self._crowded = len(self._asked) > 1
-                together, self._asked = self._asked[:_MOST], self._asked[_MOST:]
-                for (_, waiting), answer in zip(
-                    together, await self._answers([q for q, _ in together]), strict=True
-                ):
-                    if waiting.done():
+                self._busy = len(self._pending) > 1
+                batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+                values = await self._values([key for key, _ in batch])
+                for (_, future), value in zip(batch, values, strict=True):
+                    if future.done():
                         continue
-                    if isinstance(answer, Exception):
-                        waiting.set_exception(answer)
+                    if isinstance(value, Exception):
+                        future.set_exception(value)
                     else:
-                        waiting.set_result(answer)
+                        future.set_result(value)
         finally:
-            self._asking = None
+            self._task = None
 
-    async def _answers(self, questions: Sequence[Q]) -> Sequence[A | Exception]:
+    async def _values(self, keys: Sequence[K]) -> Sequence[V | Exception]:
         try:
-            return await self._answer(questions)
-        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
-            return [error] * len(questions)
+            return await self._load_many(keys)
+        except Exception as error:  # noqa: BLE001 - it is raised from `load`
+            return [error] * len(keys)

@@ -1,6 +1,6 @@
-"""Counters and histograms of the whole fleet, as commands.
+"""Commands that count and measure.
 
-Every process counts in Redis, in one hash. No job depends on it.
+Every process of the fleet counts in one hash in Redis. No job depends on it.
 """
 
 import math
@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from batchflow.store import keys
 from batchflow.store.command import Command
 
-#: The upper bounds of each histogram's buckets but the last, which has none, in seconds.
+#: The upper bounds of each histogram's buckets in seconds; the last bucket has none.
 BOUNDS_S: Mapping[str, tuple[float, ...]] = {
-    # From a batch's end at OpenAI to our knowing it; labels: who saw it.
+    # From a batch's end at OpenAI to its observation; labeled with the source.
     "knowing": (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600),
-    # One sweep.
+    # The duration of a sweep.
     "sweep": (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-    # One request to OpenAI, a transfer of a file included; labels: the operation.
+    # The duration of a call to OpenAI, including a transfer; labeled with the operation.
     "openai_call": (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900),
 }
-#: The end of the fields in which a histogram stands.
+#: The suffixes of a histogram's fields.
 BUCKET = "_bucket"
 SUM = "_sum"
 
@@ -27,14 +27,13 @@ _SEPARATOR = "|"
 
 
 def count(name: str, *labels: str, by: float = 1) -> Command[float]:
-    """Add to a counter."""
+    """Increase a counter."""
     return Command("HINCRBYFLOAT", [keys.METRICS], [_field(name, labels), by], float)
 
 
 def observation(name: str, seconds: float, *labels: str) -> list[Command[float]]:
-    """Add to a histogram of BOUNDS_S: one to the bucket that the seconds fall into, and the
-    seconds to their sum. Buckets are not cumulative; a clock that runs behind gives no time
-    below zero."""
+    """Add a duration to a histogram of BOUNDS_S. Its buckets are not cumulative. A negative
+    duration, measured by a clock that is behind, counts as 0."""
     seconds = max(0.0, seconds)
     bounds_s = (*BOUNDS_S[name], math.inf)
     bound_s = bounds_s[bisect_left(bounds_s, seconds)]
@@ -55,5 +54,5 @@ def counters() -> Command[dict[tuple[str, ...], float]]:
 
 
 def _field(name: str, labels: Sequence[str]) -> str:
-    # A label that held the separator would be read as two.
+    # A label that contains the separator would be split in two.
     return _SEPARATOR.join([name, *(label.replace(_SEPARATOR, "/") for label in labels)])

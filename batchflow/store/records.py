@@ -1,4 +1,4 @@
-"""What can be done about a job's record, as commands: the only place where a rule meets Redis."""
+"""Commands that create, read and change the records of jobs."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
+from batchflow.errors import invalid_fields
 from batchflow.jobs import Job, JobRequest, JobStatus
 from batchflow.states import LIVE, JobKind, JobState, Stage, may_follow
 from batchflow.store import keys
@@ -20,20 +21,22 @@ Value = str | int | float | None
 #: See :func:`update`.
 NO_BATCH = "none"
 
-#: A store is young for so long. Until then Flyte has asked about all that an older one had held.
-_YOUNG_S = 900
+#: A store counts as new for this long: until then, Flyte has asked about all jobs of an older one.
+_NEW_STORE_S = 900
+
+_LIVE = ",".join(sorted(LIVE))
 
 #: The message of a job whose record was lost and is being rebuilt.
 REBUILDING = "Redis lost this job's record; Batchflow is searching for its batch or file at OpenAI"
 
 
 class UpdateOutcome(StrEnum):
-    """What became of a change."""
+    """The outcome of :func:`update`."""
 
     APPLIED = "applied"
-    #: An observation older than what is known; only ``checked_at`` moved.
+    #: The observation is older than what is known; only ``checked_at`` changed.
     STALE = "stale"
-    #: The state does not allow it; nothing changed.
+    #: The state does not allow the change; nothing changed.
     REFUSED = "refused"
     #: There is no such record.
     MISSING = "missing"
@@ -41,9 +44,10 @@ class UpdateOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class Updated:
-    """The answer to :func:`update`."""
+    """The result of :func:`update`."""
 
     outcome: UpdateOutcome
+    #: The state now.
     state: JobState | None
     cancel_requested: bool
 
@@ -54,7 +58,7 @@ class Updated:
 
 
 class Begun(StrEnum):
-    """The answer to :func:`begin`."""
+    """The result of :func:`begin`."""
 
     BEGUN = "begun"
     CANCELLED = "cancelled"
@@ -62,36 +66,36 @@ class Begun(StrEnum):
     MISSING = "missing"
 
 
-class Cancelled(StrEnum):
-    """The answer to :func:`cancel`."""
+class CancelResult(StrEnum):
+    """The result of cancelling a job."""
 
-    #: It ended at once.
+    #: The job ended at once.
     CANCELLED = "cancelled"
-    #: A worker cancels it at OpenAI.
+    #: A worker cancels the batch at OpenAI.
     REQUESTED = "requested"
-    #: It had ended before.
-    REFUSED = "refused"
-    MISSING = "missing"
+    #: The job had already ended.
+    ENDED = "ended"
 
 
 @dataclass(frozen=True)
 class Created:
-    """The answer to :func:`create`: the job, None if its record can't be read, and whether it is
-    new."""
+    """The result of :func:`create`."""
 
+    #: None if the record can't be read.
     job: Job | None
+    #: Whether the record is new.
     new: bool
 
 
 def create(
     job_request: JobRequest, *, due_in_s: float, source: str = "create", rebuilt: bool = False
 ) -> Command[Created]:
-    """Record a job, or find the one that has its id.
+    """Create a job's record, or find the one that has its id.
 
-    A remade record, of a job that Redis forgot, says that something may be at OpenAI already,
-    and shows RUNNING, because Flyte's phase must not go back. So does, but for the phase, the new
-    record of a later attempt, and any in a store that is young because it may have been emptied:
-    the job may have been recorded, done, and forgotten.
+    ``rebuilt`` says that Redis lost the record. OpenAI may then have a batch of the job already, so
+    the record counts a try; its state is RUNNING, because Flyte's phase must not go back. The
+    record of a later attempt counts a try, too, and so does any record in a new store, which may be
+    one that was emptied.
     """
     fields = job_request.record()
     state = JobState.QUEUED
@@ -113,7 +117,7 @@ def create(
             due_in_s,
             keys.MAX_EVENTS,
             source,
-            _YOUNG_S if job_request.execution else 0,
+            _NEW_STORE_S if job_request.execution else 0,
             job_request.spec.credential.model_dump_json(),
             *_flat(fields),
         ],
@@ -123,20 +127,19 @@ def create(
 
 
 def get(job_id: str) -> Command[Job | None]:
-    """Read a job's record; None if there is none, or none that this code can read."""
+    """Read a record; None if there is none, or none that this version can read."""
     return Command(
         "HGETALL", [keys.job(job_id)], [], lambda raw: _job(job_id, raw) if raw else None
     )
 
 
 def get_fields(job_id: str, fields: Sequence[str]) -> Command[list[str | None]]:
-    """Some fields of a job's record; None for each that it doesn't have."""
+    """Read some fields of a record; None for each that is absent."""
     return Command("HMGET", [keys.job(job_id)], [*fields], list)
 
 
 def job_statuses(job_ids: Sequence[str]) -> Command[list[JobStatus | None]]:
-    """Read what Flyte is told of some jobs; None for one that has no record, or none that can be
-    read."""
+    """Read the status of several jobs; None for a job without a readable record."""
     return Command(
         "job_statuses",
         [keys.job(job_id) for job_id in job_ids],
@@ -158,10 +161,10 @@ def update(
 ) -> Command[Updated]:
     """Change a live job.
 
-    ``stage`` says that the fields were observed at OpenAI, and how far the batch was then; an
-    observation older than what is known is dropped. ``of_batch`` says which batch the fields are
-    about: if the job has another one by now, or with NO_BATCH, has one already, they are as stale.
-    Counts only grow. None removes a field.
+    ``stage`` is given with an observation: the stage of the batch when it was observed. An
+    observation that is older than what is known is stale. ``of_batch`` is the batch that the fields
+    are about: if the job has another one by now, or has one at all in the case of NO_BATCH, the
+    change is stale, too. Counts only grow. None removes a field.
     """
     fields = fields or {}
     made_at_openai = fields.get("batch_id") or fields.get("input_file_id")
@@ -182,95 +185,68 @@ def update(
             of_batch,
             *_flat({name: "" if value is None else str(value) for name, value in fields.items()}),
         ],
-        lambda raw: Updated(
-            UpdateOutcome(raw[0]), JobState(raw[1]) if raw[1] else None, bool(raw[2])
-        ),
+        Updated.parse,
         is_script=True,
     )
 
 
 def begin(job_id: str, *, tries: int | None = None) -> Command[tuple[Begun, int]]:
-    """Ask to send a request whose outcome could stay unknown; also answers which try it is.
+    """Count a try before a request is sent whose outcome may stay unknown; also returns its number.
 
-    ``tries`` is what the record said when it was read. If another worker has begun since then,
-    because this one stood still for longer than its lease, this is refused.
+    ``tries`` is the number in the record when it was read. If another worker has counted a try
+    since then, because this one was paused for longer than its lease, this one is refused.
     """
     return Command(
         "begin",
         [keys.job(job_id)],
-        [",".join(sorted(LIVE)), "" if tries is None else tries],
+        [_LIVE, "" if tries is None else tries],
         lambda raw: (Begun(raw[0]), int(raw[1])),
         is_script=True,
     )
 
 
-def cancel(job_id: str, *, message: str, source: str) -> Command[Cancelled]:
-    """Cancel a job: at once, or by way of OpenAI if its batch may be there."""
+def cancel(job_id: str, *, message: str, source: str) -> Command[CancelResult | None]:
+    """Cancel a job: at once, or at OpenAI if it may have a batch there. None if there is no
+    record."""
     return Command(
         "cancel",
         job_keys(job_id),
-        [
-            job_id,
-            ",".join(sorted(LIVE)),
-            JobState.CANCELLED,
-            JobKind.BATCH,
-            message,
-            keys.MAX_EVENTS,
-            source,
-        ],
-        lambda raw: Cancelled(raw[0]),
+        [job_id, _LIVE, JobState.CANCELLED, JobKind.BATCH, message, keys.MAX_EVENTS, source],
+        lambda raw: CancelResult(raw[0]) if raw[0] else None,
         is_script=True,
     )
 
 
 def claim_due(limit: int, *, hold_s: float) -> Command[list[str]]:
-    """Take up to ``limit`` jobs that are due; for ``hold_s`` seconds nobody else gets them."""
+    """Claim up to ``limit`` jobs that are due; they are due again after ``hold_s``."""
     return Command("claim", [keys.DUE], [limit, hold_s], list, is_script=True)
 
 
 def purge(job_id: str, *, retention_s: float) -> Command[bool]:
-    """Forget a job whose end is longer ago than the retention time."""
-    return Command(
-        "purge",
-        job_keys(job_id),
-        [job_id, ",".join(sorted(LIVE)), retention_s],
-        bool,
-        is_script=True,
-    )
+    """Delete a job that ended longer ago than the retention time."""
+    return Command("purge", job_keys(job_id), [job_id, _LIVE, retention_s], bool, is_script=True)
 
 
 def find_job(openai_id: str) -> Command[str | None]:
-    """The id of the job that made a batch or uploaded a file at OpenAI."""
+    """The id of the job that a batch or an uploaded file belongs to."""
     return Command("GET", [keys.openai(openai_id)], [], lambda raw: raw)
 
 
 def annotate(job_id: str, fields: Mapping[str, str]) -> Command[bool]:
-    """Add to the record of a job, live or ended, what says nothing about its state; False if
-    there is no record."""
+    """Add fields to a record whatever its state; False if there is no record."""
     return Command("annotate", [keys.job(job_id)], _flat(fields), bool, is_script=True)
 
 
 def live(job_ids: Sequence[str]) -> Command[list[bool]]:
-    """Which of these jobs are live: those that will be due."""
+    """Which of these jobs are live: those that have a due time."""
     return Command(
         "ZMSCORE", [keys.DUE], [*job_ids], lambda raw: [score is not None for score in raw]
     )
 
 
 def time() -> Command[float]:
-    """Redis' clock, epoch seconds."""
+    """Redis' time, epoch seconds."""
     return Command("TIME", [], [], lambda raw: float(raw[0]) + float(raw[1]) / 1e6)
-
-
-def eviction_policy() -> Command[tuple[int, str]]:
-    """Redis' memory limit in bytes, 0 for none, and what it throws away when it is reached."""
-    return Command(
-        "INFO",
-        [],
-        ["memory"],
-        # Not every service that speaks Redis' protocol tells.
-        lambda raw: (int(raw.get("maxmemory", 0)), str(raw.get("maxmemory_policy", "noeviction"))),
-    )
 
 
 def job_keys(job_id: str) -> list[str]:
@@ -298,8 +274,7 @@ def _job(job_id: str, record: Mapping[str, str]) -> Job | None:
     try:
         return Job.model_validate({"id": job_id, **record})
     except ValidationError as error:
-        fields = ", ".join(sorted({str(problem["loc"][0]) for problem in error.errors()}))
-        logger.error("%s: the record can't be read, look at: %s", job_id, fields)  # noqa: TRY400 - the fields say it all
+        logger.error("%s: can't read the record; check: %s", job_id, invalid_fields(error))  # noqa: TRY400 - the names of the fields are enough
         return None
 
 

@@ -1,4 +1,4 @@
-"""What Redis says of itself, as commands. Not every service that speaks its protocol does."""
+"""Commands that ask Redis about itself. Not every service that speaks its protocol answers them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,3 +14,13 @@ def info() -> Command[Mapping[str, Any]]:
 def config(pattern: str) -> Command[Mapping[str, str]]:
     """The settings whose names match a glob pattern."""
     return Command("CONFIG GET", [], [pattern], dict)
+
+
+def eviction_policy() -> Command[tuple[int, str]]:
+    """The memory limit in bytes, 0 for none, and the policy when it is reached."""
+    return Command(
+        "INFO",
+        [],
+        ["memory"],
+        lambda raw: (int(raw.get("maxmemory", 0)), str(raw.get("maxmemory_policy", "noeviction"))),
+    )

@@ -89,7 +89,7 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
             return resources.refused_resource(resource_meta.refused)
         current = connections()
         try:
-            job = await current.store.standing(job_id)
+            job = await current.store.job_status(job_id)
             if job is None:
                 return await _rebuild(resource_meta.job_request())
         except StoreUnavailable as error:
@@ -115,7 +115,7 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
             records.cancel(job_id, message="Cancelled by Flyte.", source="delete")
         )
         logger.info("%s: cancel: %s", job_id, cancelled)
-        if cancelled is records.Cancelled.MISSING:
+        if cancelled is None:
             # Its batch may be running nevertheless; the rebuilt job finds it and cancels it.
             try:
                 job_request = resource_meta.job_request()
@@ -125,7 +125,7 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
                 records.create(job_request, due_in_s=0, source="delete", rebuilt=True)
             )
             await self.delete(resource_meta)
-        elif cancelled is records.Cancelled.REQUESTED:
+        elif cancelled is records.CancelResult.REQUESTED:
             await _send(Step.CANCEL, job_id)
 
 

@@ -23,7 +23,7 @@ from schemathesis.checks import (
 )
 
 from batchflow.gateway.app import make_gateway
-from batchflow.gateway.security import rate_limits
+from batchflow.gateway.security import rate_limit
 from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import JobStore, records
@@ -74,7 +74,7 @@ def fuzzed(redis_url: str, **values: str) -> Iterator[Fuzzed]:
     """A gateway with jobs, among them those that the document has for examples."""
     chosen = {"redis_url": redis_url, "key_prefix": f"test-fuzz-{uuid4()}", **values}
     with pytest.MonkeyPatch.context() as patch, requests.Session() as session:
-        patch.setattr(rate_limits, "REQUESTS", RateLimitItemPerSecond(1_000_000))
+        patch.setattr(rate_limit, "REQUESTS", RateLimitItemPerSecond(1_000_000))
         with running_gateway(Settings.model_validate(chosen)) as gateway:
             populate(gateway.store, range(120))
             make_examples(gateway.store)

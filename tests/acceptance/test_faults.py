@@ -272,7 +272,7 @@ def test_redis_is_emptied(
     stack.redis.flushdb()
     answer = task.get()
     assert answer.phase == "RUNNING"
-    assert "Redis had lost this job's record" in answer.message
+    assert "Redis lost this job's record" in answer.message
     # The upload's outcome is found again, too.
     assert sent.succeeds() == file_id
     made = task.succeeds()

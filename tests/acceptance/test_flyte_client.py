@@ -149,7 +149,7 @@ def test_a_create_that_outlasts_its_deadline_is_adopted(
     stack: Stack, emulator: Emulator, flyte: FlyteClient, org: str, node: Node
 ) -> None:
     # A tenth of Flyte's ten seconds, so that a Redis that stands still for two is too slow.
-    backend = FlyteBackend(flyte, resync_s=1, patience_s=1)
+    backend = FlyteBackend(flyte, resync_s=1, timeout_s=1)
     backend.gives_up_at = time.monotonic() + _LONGEST_S
     template = template_of(batch_task(org))
     inputs = inputs_of(input_file_id=emulator.upload(org, requests()))

@@ -231,7 +231,7 @@ def to_be_cancelled(before: Callable[[World, Case], str]) -> Callable[[World, Ca
         job_id = before(world, case)
         world.emulator.heal()
         cancel = records.cancel(job_id, message="Cancelled.", source="delete")
-        assert world.run(cancel) is records.Cancelled.REQUESTED
+        assert world.run(cancel) is records.CancelResult.REQUESTED
 
     return setup
 
@@ -287,7 +287,7 @@ def jobs_for_the_sweep(world: World, case: Case) -> None:
     unwanted = a_lost_reply(world, case)
     world.emulator.heal()
     cancel = records.cancel(unwanted, message="Cancelled.", source="delete")
-    assert world.run(cancel, case.prefix) is records.Cancelled.REQUESTED
+    assert world.run(cancel, case.prefix) is records.CancelResult.REQUESTED
 
 
 # -- what must have become of it ------------------------------------------------------------------

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from batchflow.gateway.pages.display import short_id
 from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
-from batchflow.overview.job_list import MOST_READ
+from batchflow.overview.formatting import short_id
+from batchflow.overview.job_list import MAX_SEARCHED
 from batchflow.queue import QUEUE_OF, Queue, Step
 from batchflow.settings import Settings
 from batchflow.stack.processes import free_port
@@ -276,7 +276,7 @@ def test_redis_is_away_and_comes_back(
             expect(row(page, job_id)).to_be_visible()
 
             page.reload()
-            expect(page.get_by_role("heading", name="The job store is away")).to_be_visible()
+            expect(page.get_by_role("heading", name="The job store is unavailable")).to_be_visible()
             assert opened.violations() == ""
             redis.start()
             expect(page.get_by_text("No jobs yet.")).to_be_visible()
@@ -385,11 +385,11 @@ def test_older_jobs_are_on_further_pages(gateway: Gateway, page: Page) -> None:
 
 def test_a_search_that_has_read_its_share_can_go_on(gateway: Gateway, page: Page) -> None:
     oldest = job_request(gateway.store, execution="shop/production/the-needle/n0")
-    others = [a_job_request(execution=EXECUTION) for _ in range(MOST_READ * 3 // 2)]
+    others = [a_job_request(execution=EXECUTION) for _ in range(MAX_SEARCHED * 3 // 2)]
     gateway.store.run_all([records.create(each, due_in_s=1_000) for each in others])
     page.goto("/?text=needle")
     expect(page.get_by_text("No job found yet.")).to_be_visible()
-    expect(page.locator(".more")).to_contain_text(f"Some {MOST_READ:,} jobs were looked through")
+    expect(page.locator(".more")).to_contain_text(f"Some {MAX_SEARCHED:,} jobs were looked through")
     page.get_by_role("link", name="Go on searching").click()
     expect_jobs(page, oldest)
 
@@ -578,9 +578,9 @@ def test_nobody_gets_in_without_the_token(
         page.goto("/?state=queued")
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
         assert job_id not in page.content()
-        page.get_by_label("Token").fill("not the token")
+        page.get_by_label("Token").fill("Wrong token")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("That is not the token.")
+        expect(page.get_by_role("alert")).to_contain_text("That is Wrong token.")
         assert opened.violations() == ""
 
         page.get_by_label("Token").fill(TOKEN)

@@ -12,6 +12,7 @@ from batchflow_workers.heartbeat import Heartbeat
 from batchflow_workers.runtime import Runtime
 
 from batchflow.openai_client.calls import CallOutcome, Operation
+from batchflow.overview.health import worker_is_alive
 from batchflow.queue import Sender, make_app
 from batchflow.settings import Settings
 from batchflow.stack.processes import free_port
@@ -86,8 +87,8 @@ def test_a_worker_is_known_with_its_queues_until_it_ends(store: JobStore) -> Non
     beats.beat(WORKER)
     [worker] = until(lambda: known(store), "the heartbeat")
     assert (worker.name, worker.queues) == (WORKER, ("poll", "submit"))
-    assert worker.lives(worker.seen_s + 59)
-    assert not worker.lives(worker.seen_s + 61)
+    assert worker_is_alive(worker.seen_s, worker.seen_s + 59)
+    assert not worker_is_alive(worker.seen_s, worker.seen_s + 61)
     beats.stop(WORKER)
     assert known(store) == []
 

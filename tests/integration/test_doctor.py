@@ -20,18 +20,18 @@ from click.testing import CliRunner
 
 from batchflow.cli import main
 from batchflow.cli.checks import (
-    celery_side,
+    api_keys,
+    celery_fleet,
     clocks,
-    examine,
-    files,
-    gateway,
-    jobs,
-    openai_side,
+    due_jobs,
+    gateway_server,
     redis_server,
+    run_checks,
     software,
-    webhooks,
+    storage,
+    webhook_setup,
 )
-from batchflow.cli.checks.findings import Check, Finding, Level, Look
+from batchflow.cli.checks.check import Check, CheckContext, CheckResult, Level
 from batchflow.jobs import BatchSpec, Credential
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.queue import Queue, Sender, Step, make_app
@@ -60,24 +60,24 @@ OK, NOTE, WARNING, PROBLEM = Level.OK, Level.NOTE, Level.WARNING, Level.PROBLEM
 MakeSettings = Callable[..., Settings]
 
 
-def look(settings: Settings, check: Check) -> dict[str, Finding]:
+def look(settings: Settings, check: Check) -> dict[str, CheckResult]:
     """What a check finds, by what it is about; the last word about each."""
 
-    async def found() -> Iterable[Finding]:
+    async def found() -> Iterable[CheckResult]:
         store = connect_async(settings)
         try:
-            return await check(Look(settings, store))
+            return await check(CheckContext(settings, store))
         finally:
             await store.redis.aclose()
 
     return {finding.what: finding for finding in asyncio.run(found())}
 
 
-def look_at_redis(store: object, check: Check) -> dict[str, Finding]:
+def look_at_redis(store: object, check: Check) -> dict[str, CheckResult]:
     """The same, over another store."""
-    given = Look(Settings.model_validate({}), cast(AsyncJobStore, store))
+    given = CheckContext(Settings.model_validate({}), cast(AsyncJobStore, store))
 
-    async def found() -> Iterable[Finding]:
+    async def found() -> Iterable[CheckResult]:
         return await check(given)
 
     return {finding.what: finding for finding in asyncio.run(found())}
@@ -272,14 +272,14 @@ def test_clocks_here_and_openai_away(
 
 
 def test_a_broker_that_is_there(settings: MakeSettings) -> None:
-    found = look(settings(), celery_side.broker)["broker"]
+    found = look(settings(), celery_fleet.broker)["broker"]
     assert found.level is OK
     assert "the Redis of the jobs" in found.seen
 
 
 def test_a_broker_that_is_away(settings: MakeSettings) -> None:
     away = settings(broker_url="redis://:hunter2@127.0.0.1:1/0")
-    found = look(away, celery_side.broker)["broker"]
+    found = look(away, celery_fleet.broker)["broker"]
     assert found.level is PROBLEM
     assert "hunter2" not in str(found)
 
@@ -290,7 +290,7 @@ def test_queues_and_what_has_waited_for_long_in_them(
     Sender(make_app(settings())).send(Step.SUBMIT, "bf-" + "a" * 26)
     old = json.dumps({"headers": {"sent_at": time.time() - 300}})
     cast(Any, store.redis).lpush(f"{key_prefix}.files", old)
-    found = look(settings(), celery_side.queues)
+    found = look(settings(), celery_fleet.queues)
     assert found[f"{key_prefix}.poll"].seen == "empty"
     assert found[f"{key_prefix}.submit"].level is OK
     assert found[f"{key_prefix}.submit"].seen.startswith("1 message, the oldest for ")
@@ -301,7 +301,7 @@ def test_queues_and_what_has_waited_for_long_in_them(
 def test_workers_of_each_queue(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
     store.run(heartbeats.beat("one@host", ["poll", "submit"]))
     store.run(heartbeats.beat("two@host", ["submit"]))
-    found = look(settings(), celery_side.workers)
+    found = look(settings(), celery_fleet.workers)
     assert found["workers on submit"].seen == "2: one@host, two@host"
     assert found["workers on poll"].level is OK
     assert found["workers on files"].level is PROBLEM
@@ -311,15 +311,15 @@ def test_workers_of_each_queue(settings: MakeSettings, store: JobStore, key_pref
 
 
 def test_beat_s_last_tick(settings: MakeSettings, store: JobStore) -> None:
-    assert look(settings(), celery_side.beat)["beat"].level is PROBLEM
+    assert look(settings(), celery_fleet.beat)["beat"].level is PROBLEM
     store.run(heartbeats.record_event("sweep"))
-    assert look(settings(), celery_side.beat)["beat"].level is OK
+    assert look(settings(), celery_fleet.beat)["beat"].level is OK
     store.run(heartbeats.record_event(sweep=store.run(records.time()) - 60))
-    found = look(settings(), celery_side.beat)["beat"]
+    found = look(settings(), celery_fleet.beat)["beat"]
     assert found.level is PROBLEM
     assert "1 min 0 s ago" in found.seen
     assert "celery -A batchflow_workers beat" in found.advice
-    assert look(settings(sweep_interval_s=60), celery_side.beat)["beat"].level is OK
+    assert look(settings(sweep_interval_s=60), celery_fleet.beat)["beat"].level is OK
 
 
 # Jobs
@@ -333,29 +333,29 @@ def _batch(store: JobStore, *, due_in_s: float = 600) -> str:
 
 
 def test_jobs_that_nobody_attends_to(settings: MakeSettings, store: JobStore) -> None:
-    assert look(settings(), jobs.overdue)["due jobs"].level is OK
+    assert look(settings(), due_jobs.overdue)["due jobs"].level is OK
     _batch(store)
-    assert look(settings(), jobs.overdue)["due jobs"].level is OK
+    assert look(settings(), due_jobs.overdue)["due jobs"].level is OK
     _batch(store, due_in_s=-90)
-    found = look(settings(), jobs.overdue)["due jobs"]
+    found = look(settings(), due_jobs.overdue)["due jobs"]
     assert found.level is PROBLEM
     assert "1 min 30 s" in found.seen
 
 
 def test_polls_that_stand_still(settings: MakeSettings, store: JobStore) -> None:
     store.run(heartbeats.record_event(poll=store.run(records.time()) - 3_600))
-    assert look(settings(), jobs.polls)["polls"].level is OK, "nobody has to be asked about"
+    assert look(settings(), due_jobs.polls)["polls"].level is OK, "nobody has to be asked about"
     _batch(store)
-    assert look(settings(), jobs.polls)["polls"].level is PROBLEM
+    assert look(settings(), due_jobs.polls)["polls"].level is PROBLEM
     store.run(heartbeats.record_event("poll"))
-    assert look(settings(), jobs.polls)["polls"].level is OK
+    assert look(settings(), due_jobs.polls)["polls"].level is OK
 
 
 def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) -> None:
     job = store.run(records.get(_batch(store)))
     assert job
     wait_in_queue(store, "KEY|gpt-test", job.id)
-    found = look(settings(), jobs.polls)["waiting"]
+    found = look(settings(), due_jobs.polls)["waiting"]
     assert found.level is WARNING
     assert "1 job" in found.seen
 
@@ -364,12 +364,12 @@ def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) ->
 
 
 def test_a_key_that_openai_takes(settings: MakeSettings, emulator: Emulator) -> None:
-    assert look(settings(), openai_side.credentials)["FLYTE_OPENAI_API_KEY"].level is OK
+    assert look(settings(), api_keys.credentials)["FLYTE_OPENAI_API_KEY"].level is OK
 
 
 def test_a_key_that_openai_refuses(settings: MakeSettings, emulator: Emulator) -> None:
     emulator.configure(refused_keys=[KEY])
-    found = look(settings(), openai_side.credentials)["FLYTE_OPENAI_API_KEY"]
+    found = look(settings(), api_keys.credentials)["FLYTE_OPENAI_API_KEY"]
     assert found.level is PROBLEM
     assert "HTTP 401" in found.seen
     assert KEY not in str(found)
@@ -377,7 +377,7 @@ def test_a_key_that_openai_refuses(settings: MakeSettings, emulator: Emulator) -
 
 def test_an_outage_at_openai(settings: MakeSettings, emulator: Emulator) -> None:
     emulator.outage(status=503)
-    assert look(settings(), openai_side.credentials)["FLYTE_OPENAI_API_KEY"].level is WARNING
+    assert look(settings(), api_keys.credentials)["FLYTE_OPENAI_API_KEY"].level is WARNING
 
 
 def test_a_key_of_which_only_the_workers_know(
@@ -386,17 +386,17 @@ def test_a_key_of_which_only_the_workers_know(
     credential = Credential(group="elsewhere", key="api_key")
     spec = BatchSpec(credential=credential, input_file_id="file-1", config={})
     store.run(records.create(a_job_request(spec=spec), due_in_s=600))
-    found = look(settings(), openai_side.credentials)
+    found = look(settings(), api_keys.credentials)
     assert list(found) == ["elsewhere/api_key"]
     assert found["elsewhere/api_key"].level is NOTE
-    assert look(settings(), webhooks.endpoints)["endpoints of elsewhere/api_key"].level is NOTE
+    assert look(settings(), webhook_setup.endpoints)["endpoints of elsewhere/api_key"].level is NOTE
 
 
 def test_a_key_that_the_workers_leave_alone(settings: MakeSettings, store: JobStore) -> None:
     def levels() -> list[Level]:
         async def found() -> list[Level]:
             given = connect_async(settings())
-            findings = await openai_side.credentials(Look(settings(), given))
+            findings = await api_keys.credentials(CheckContext(settings(), given))
             await given.redis.aclose()
             return [finding.level for finding in findings]
 
@@ -412,45 +412,45 @@ def test_a_key_that_the_workers_leave_alone(settings: MakeSettings, store: JobSt
 
 
 def test_signing_secrets(settings: MakeSettings) -> None:
-    assert look(settings(), webhooks.secrets)["secret"].level is WARNING
+    assert look(settings(), webhook_setup.secrets)["secret"].level is WARNING
     good = settings(webhook_secrets=[SECRET, SECRET])
-    assert look(good, webhooks.secrets)["secret"].seen == "2 secrets"
+    assert look(good, webhook_setup.secrets)["secret"].seen == "2 secrets"
 
 
 def test_endpoints_at_openai(settings: MakeSettings, emulator: Emulator, key_prefix: str) -> None:
     name, public_url = "endpoints of FLYTE_OPENAI_API_KEY", f"https://{key_prefix}.example.com"
     url = f"{public_url}{WEBHOOK_PATH}"
     here = settings(public_url=public_url, webhook_secrets=[SECRET])
-    found = look(here, webhooks.endpoints)[name]
+    found = look(here, webhook_setup.endpoints)[name]
     assert found.level is WARNING
     assert f"batchflow webhooks register {url}" in found.advice
-    assert look(settings(public_url=public_url), webhooks.endpoints)[name].level is NOTE
+    assert look(settings(public_url=public_url), webhook_setup.endpoints)[name].level is NOTE
 
     with emulator.sdk("org-default") as client:
         some = client.webhooks.create(name="x", url=url, event_types=["batch.completed"])
-        assert "batch.failed" in look(here, webhooks.endpoints)[name].seen
+        assert "batch.failed" in look(here, webhook_setup.endpoints)[name].seen
         client.webhooks.update(
             some.id,
             event_types=["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"],
         )
-        found = look(here, webhooks.endpoints)[name]
+        found = look(here, webhook_setup.endpoints)[name]
         assert (found.level, found.seen) == (OK, url)
         client.webhooks.delete(some.id)
 
 
 def test_a_server_without_webhooks(settings: MakeSettings, emulator: Emulator) -> None:
     emulator.outage(status=404, operations=["webhooks.*"])
-    found = look(settings(), webhooks.endpoints)["endpoints of FLYTE_OPENAI_API_KEY"]
+    found = look(settings(), webhook_setup.endpoints)["endpoints of FLYTE_OPENAI_API_KEY"]
     assert found.level is NOTE
     assert "has no API for webhook endpoints" in found.seen
 
 
 def test_deliveries(settings: MakeSettings, store: JobStore) -> None:
-    assert look(settings(), webhooks.deliveries)["deliveries"].level is NOTE
+    assert look(settings(), webhook_setup.deliveries)["deliveries"].level is NOTE
     store.run(metrics.count("webhook_deliveries", "rejected"))
-    assert look(settings(), webhooks.deliveries)["deliveries"].level is WARNING
+    assert look(settings(), webhook_setup.deliveries)["deliveries"].level is WARNING
     store.run(heartbeats.record_event("webhook"))
-    assert look(settings(), webhooks.deliveries)["deliveries"].level is OK
+    assert look(settings(), webhook_setup.deliveries)["deliveries"].level is OK
 
 
 # Files
@@ -458,20 +458,20 @@ def test_deliveries(settings: MakeSettings, store: JobStore) -> None:
 
 def test_places_for_files(settings: MakeSettings, store: JobStore, tmp_path: Path) -> None:
     here = settings(allowed_uris=f"{tmp_path}/,{tmp_path}/none/,s3://")
-    found = look(here, files.places)
+    found = look(here, storage.places)
     assert found[f"{tmp_path}/"].level is OK
     assert found[f"{tmp_path}/none/"].level is WARNING
     assert found["object stores"].level is NOTE
     assert not list(tmp_path.iterdir())
 
     store.run(heartbeats.beat(f"celery@{socket.gethostname()}", [Queue.FILES]))
-    found = look(here, files.places)
+    found = look(here, storage.places)
     assert found[f"{tmp_path}/none/"].level is PROBLEM, "a worker of this machine goes there"
 
 
 def test_object_storage(settings: MakeSettings, key_prefix: str) -> None:
     uri = f"memory://{key_prefix}/"
-    assert look(settings(allowed_uris=uri), files.places)[uri].level is OK
+    assert look(settings(allowed_uris=uri), storage.places)[uri].level is OK
     assert not fsspec.filesystem("memory").find(uri)
 
 
@@ -481,28 +481,28 @@ def test_object_storage(settings: MakeSettings, key_prefix: str) -> None:
 def test_a_gateway_and_its_settings(settings: MakeSettings) -> None:
     with running_gateway(settings(webhook_secrets=[SECRET])) as ready:
         here = settings(public_url=ready.url, api_token="t" * 32)
-        assert {f.level for f in look(here, gateway.settings).values()} == {OK}
-        assert look(here, gateway.answers)["gateway"].level is OK
+        assert {f.level for f in look(here, gateway_server.settings).values()} == {OK}
+        assert look(here, gateway_server.answers)["gateway"].level is OK
 
 
 def test_a_gateway_without_a_secret(settings: MakeSettings) -> None:
     with running_gateway(settings()) as ready:
-        found = look(settings(public_url=ready.url), gateway.answers)["gateway"]
+        found = look(settings(public_url=ready.url), gateway_server.answers)["gateway"]
     assert found.level is WARNING
     assert "OPENAI_WEBHOOK_SECRET" in found.advice
 
 
 def test_a_gateway_that_is_none(settings: MakeSettings, emulator: Emulator) -> None:
     for url in ("http://127.0.0.1:1", emulator.base_url):
-        assert look(settings(public_url=url), gateway.answers)["gateway"].level is WARNING
-    assert not look(settings(), gateway.answers)
+        assert look(settings(public_url=url), gateway_server.answers)["gateway"].level is WARNING
+    assert not look(settings(), gateway_server.answers)
 
 
 def test_settings_of_a_gateway_that_could_be_better(settings: MakeSettings) -> None:
-    found = look(settings(), gateway.settings)
+    found = look(settings(), gateway_server.settings)
     assert [found[what].level for what in ("address", "token")] == [NOTE, NOTE]
     short = settings(public_url="http://batchflow.example.com", api_token="secret-token-123")
-    found = look(short, gateway.settings)
+    found = look(short, gateway_server.settings)
     assert [found[what].level for what in ("address", "token")] == [WARNING, NOTE]
     assert "secret-token-123" not in str(found)
 
@@ -553,23 +553,23 @@ def test_a_secret_that_is_none_is_a_problem_and_not_shown(redis_url: str, key_pr
 def test_a_check_has_limited_time_and_may_break(
     settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def sleeps(look: Look) -> list[Finding]:
+    async def sleeps(look: CheckContext) -> list[CheckResult]:
         await asyncio.sleep(3_600)
         return []
 
-    async def breaks(look: Look) -> list[Finding]:
+    async def breaks(look: CheckContext) -> list[CheckResult]:
         raise ValueError("sk-secret")
 
-    async def fine(look: Look) -> list[Finding]:
-        return [Finding(OK, "fine", "fine")]
+    async def fine(look: CheckContext) -> list[CheckResult]:
+        return [CheckResult(OK, "fine", "fine")]
 
-    monkeypatch.setattr(examine, "LIMIT_S", 0.1)
-    monkeypatch.setattr(examine, "_CHECKS", [("All", (sleeps, breaks, fine))])
+    monkeypatch.setattr(run_checks, "LIMIT_S", 0.1)
+    monkeypatch.setattr(run_checks, "_CHECKS", [("All", (sleeps, breaks, fine))])
 
-    async def all_of_it() -> list[examine.Section]:
+    async def all_of_it() -> list[run_checks.Section]:
         store = connect_async(settings())
         try:
-            return await examine.examine(Look(settings(), store))
+            return await run_checks.run_checks(CheckContext(settings(), store))
         finally:
             await store.redis.aclose()
 

@@ -8,7 +8,7 @@ import pytest
 from batchflow_workers.steps import explain, refresh
 from batchflow_workers.steps.runner import run_step
 
-from batchflow.overview.snapshot import Summary, summarize
+from batchflow.overview.summary import Summary, summarize
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import backoff, connect_async, heartbeats, metrics, quota_queues, records

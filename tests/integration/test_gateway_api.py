@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from batchflow.jobs import JobRequest
-from batchflow.overview.job_list import Filter
+from batchflow.overview.job_filter import JobFilter
 from batchflow.overview.job_view import JobView
 from batchflow.queue import Queue, Step, queue_name
 from batchflow.settings import Settings
@@ -111,35 +111,37 @@ def test_a_page_has_fifty_jobs_unless_told_otherwise(crowd: Gateway) -> None:
 @pytest.mark.parametrize(
     ("parameters", "wanted"),
     [
-        ({"state": "running"}, Filter(states=frozenset({JobState.RUNNING}))),
+        ({"state": "running"}, JobFilter(state=frozenset({JobState.RUNNING}))),
         (
             {"state": ["failed", "retryable"], "kind": ["upload", "batch"]},
-            Filter(
-                states=frozenset({JobState.FAILED, JobState.RETRYABLE}),
-                kinds=frozenset({JobKind.UPLOAD, JobKind.BATCH}),
+            JobFilter(
+                state=frozenset({JobState.FAILED, JobState.RETRYABLE}),
+                kind=frozenset({JobKind.UPLOAD, JobKind.BATCH}),
             ),
         ),
-        ({"organization": "org-beta"}, Filter(organization="org-beta")),
-        ({"execution": "run-11"}, Filter(execution="run-11")),
+        ({"organization": "org-beta"}, JobFilter(organization="org-beta")),
+        ({"execution": "run-11"}, JobFilter(execution="run-11")),
         (
             {"execution": "project-1/dev/run-11/n1-batch"},
-            Filter(execution="project-1/dev/run-11/n1-batch"),
+            JobFilter(execution="project-1/dev/run-11/n1-batch"),
         ),
-        ({"text": "GRÖßE"}, Filter(text="größe")),
+        ({"text": "GRÖßE"}, JobFilter(text="größe")),
         (
             {"state": ["succeeded", "failed"], "organization": "org-beta", "text": "gpt"},
-            Filter(
-                states=frozenset({JobState.SUCCEEDED, JobState.FAILED}),
+            JobFilter(
+                state=frozenset({JobState.SUCCEEDED, JobState.FAILED}),
                 organization="org-beta",
                 text="gpt",
             ),
         ),
     ],
 )
-def test_each_parameter_filters(crowd: Gateway, parameters: dict[str, Any], wanted: Filter) -> None:
+def test_each_parameter_filters(
+    crowd: Gateway, parameters: dict[str, Any], wanted: JobFilter
+) -> None:
     ids = crowd.store.run(index.recent(1_000))
     jobs = crowd.store.run_all([records.get(job_id) for job_id in ids])
-    expected = {job.id for job in jobs if job and wanted.takes(job)}
+    expected = {job.id for job in jobs if job and wanted.matches(job)}
     assert expected
     assert {job["id"] for job in listed(crowd, limit=200, **parameters)["jobs"]} == expected
 
@@ -163,8 +165,7 @@ def test_pages_are_followed_by_their_cursor(crowd: Gateway) -> None:
         ("state=lost", 422),
         ("state=", 422),
         ("kind=chat", 422),
-        ("&".join(["state=queued"] * 7), 422),
-        ("states=running", 422),
+        ("state=running", 422),
         ("limit=0", 422),
         ("limit=201", 422),
         ("limit=many", 422),

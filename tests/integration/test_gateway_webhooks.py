@@ -18,7 +18,7 @@ from redis import Redis
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.app import make_gateway
 from batchflow.gateway.security.body_limit import MAX_BODY_BYTES
-from batchflow.gateway.security.rate_limits import BAD_DELIVERIES, REQUESTS
+from batchflow.gateway.security.rate_limit import INVALID_DELIVERIES, REQUESTS
 from batchflow.queue import Queue, queue_name
 from batchflow.settings import Settings
 from batchflow.store import JobStore, connect, deliveries, heartbeats, keys, metrics, records
@@ -31,7 +31,7 @@ MakeSettings = Callable[..., Settings]
 
 PATH = "/webhooks/openai"
 BATCH = "batch_68f0c1"
-REFUSAL = '{"error":{"message":"This is no delivery of OpenAI\'s."}}'
+REFUSAL = '{"error":{"message":"Not a valid delivery from OpenAI."}}'
 #: OpenAI sends a delivery again for so long.
 SENT_AGAIN_S = 72 * 3_600
 
@@ -243,10 +243,10 @@ class TestRefused:
     ) -> None:
         receiver.make_job()
         bad = genuine(secret=OTHER_SECRET)
-        statuses = {receiver.deliver(bad).status for _ in range(BAD_DELIVERIES.amount + 40)}
+        statuses = {receiver.deliver(bad).status for _ in range(INVALID_DELIVERIES.amount + 40)}
         assert statuses == {400}
-        assert receiver.counted == {"rejected": BAD_DELIVERIES.amount}
-        assert caplog.text.count("A webhook was refused") == BAD_DELIVERIES.amount
+        assert receiver.counted == {"rejected": INVALID_DELIVERIES.amount}
+        assert caplog.text.count("A webhook was refused") == INVALID_DELIVERIES.amount
         # From the same address.
         assert receiver.deliver(genuine()).status == 204
 

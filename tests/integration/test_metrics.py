@@ -10,8 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from batchflow.gateway.metrics import endpoint
 
-from batchflow.gateway.metering import metrics
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, JobRequest, Spec, UploadSpec
 from batchflow.queue import Queue, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
@@ -372,7 +372,7 @@ def test_without_redis_the_answer_says_so_and_makes_nothing_up(
 def test_a_broker_that_hangs_holds_up_neither_one_scrape_nor_the_next(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "_BROKER_S", 0.3)
+    monkeypatch.setattr(endpoint, "_BROKER_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         broker_url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         chosen = settings(broker_url=broker_url)

@@ -14,21 +14,24 @@ from uuid import uuid4
 
 import fakeredis
 import pytest
+from pydantic import ValidationError
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from batchflow.errors import InvalidInput, JobNotFound
 from batchflow.jobs import Job, JobRequest
 from batchflow.overview import job_list
-from batchflow.overview.cancellation import Cancellation, CancelOutcome, cancel_job
+from batchflow.overview.cancellation import Cancellation, cancel_job
 from batchflow.overview.history import timeline
-from batchflow.overview.job_list import Filter, Page, find_job, list_jobs
+from batchflow.overview.job_filter import JobFilter
+from batchflow.overview.job_list import ListedJobs, find_job, list_jobs
 from batchflow.overview.job_view import JobDetails, JobView
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import LIVE, JobKind, JobState, Phase, Stage
 from batchflow.store import AsyncJobStore, JobStore, events, keys, records
 from batchflow.store.command import Command
 from batchflow.store.index import recent
+from batchflow.store.records import CancelResult
 from tests.kit.job_requests import a_job_request
 from tests.kit.population import populate
 
@@ -56,10 +59,10 @@ class Fleet:
 
         return self.runner.run(answer())
 
-    def page(self, wanted: Filter | None = None, **paging: Any) -> Page:
-        return self.ask(lambda reader: list_jobs(reader, wanted or Filter(), **paging))
+    def page(self, wanted: JobFilter | None = None, **paging: Any) -> ListedJobs:
+        return self.ask(lambda reader: list_jobs(reader, wanted or JobFilter(), **paging))
 
-    def pages(self, wanted: Filter, limit: int) -> list[list[Job]]:
+    def pages(self, wanted: JobFilter, limit: int) -> list[list[Job]]:
         found, after = [], None
         while True:
             page = self.page(wanted, limit=limit, after=after)
@@ -164,11 +167,11 @@ EXECUTIONS = [
 TEXTS = ["", "waiting", "GRÖßE", "batch_", "gpt-4.1", "in_progress", "file-in1", "no such text"]
 
 
-def is_wanted(job: Job, wanted: Filter) -> bool:
+def is_wanted(job: Job, wanted: JobFilter) -> bool:
     """What a filter means, said a second time and without an index."""
-    if wanted.states and job.state not in wanted.states:
+    if wanted.state and job.state not in wanted.state:
         return False
-    if wanted.kinds and job.kind not in wanted.kinds:
+    if wanted.kind and job.kind not in wanted.kind:
         return False
     if wanted.organization and job.organization != wanted.organization:
         return False
@@ -184,11 +187,11 @@ def is_wanted(job: Job, wanted: Filter) -> bool:
     return any(wanted.text.casefold() in str(part or "").casefold() for part in searched)
 
 
-def a_filter(**values: Any) -> Filter:
-    return Filter(**values)
+def a_filter(**values: Any) -> JobFilter:
+    return JobFilter(**values)
 
 
-def some_filters() -> list[Filter]:
+def some_filters() -> list[JobFilter]:
     """Each value of each filter by itself, and some together."""
     choices: dict[str, list[Any]] = {
         "states": STATES,
@@ -227,7 +230,7 @@ def test_every_filter_finds_what_a_look_at_every_job_finds(crowd: Fleet) -> None
 @pytest.mark.parametrize("limit", [1, 7, 50, 299, 300, 301])
 def test_pages_follow_each_other_without_a_gap(crowd: Fleet, limit: int) -> None:
     everything = crowd.everything()
-    pages = crowd.pages(Filter(), limit)
+    pages = crowd.pages(JobFilter(), limit)
     assert [job for page in pages for job in page] == everything
     assert {len(page) for page in pages[:-1]} <= {limit}
     assert pages[-1]
@@ -236,13 +239,13 @@ def test_pages_follow_each_other_without_a_gap(crowd: Fleet, limit: int) -> None
 @pytest.mark.parametrize(
     "wanted",
     [
-        Filter(states=LIVE),
-        Filter(kinds=frozenset({JobKind.BATCH}), organization="org-beta"),
-        Filter(text="waiting"),
-        Filter(text="WAITING", states=frozenset({JobState.FAILED}), organization="org-alpha"),
+        JobFilter(state=LIVE),
+        JobFilter(kind=frozenset({JobKind.BATCH}), organization="org-beta"),
+        JobFilter(text="waiting"),
+        JobFilter(text="WAITING", state=frozenset({JobState.FAILED}), organization="org-alpha"),
     ],
 )
-def test_pages_of_a_filter_hold_what_one_large_page_holds(crowd: Fleet, wanted: Filter) -> None:
+def test_pages_of_a_filter_hold_what_one_large_page_holds(crowd: Fleet, wanted: JobFilter) -> None:
     expected = list(crowd.page(wanted, limit=POPULATION).jobs)
     assert expected
     for limit in (1, 3, 10):
@@ -259,35 +262,37 @@ def test_a_search_keeps_the_order_when_most_jobs_are_in_one_state(fleet: Fleet) 
         job_request.job_id for number, job_request in enumerate(job_requests) if number % 11 == 0
     ][::-1]
     for limit in (1, 2, 5):
-        found = [job.id for page in fleet.pages(Filter(text="rare"), limit) for job in page]
+        found = [job.id for page in fleet.pages(JobFilter(text="rare"), limit) for job in page]
         assert found == expected
 
 
 def test_a_search_over_its_bound_goes_on_with_the_next_page(
     crowd: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_list, "MOST_READ", 40)
-    wanted = Filter(text="größe")
+    monkeypatch.setattr(job_list, "MAX_SEARCHED", 40)
+    wanted = JobFilter(text="größe")
     expected = [job for job in crowd.everything() if is_wanted(job, wanted)]
     pages = crowd.pages(wanted, 50)
     assert [job for page in pages for job in page] == expected
     assert len(pages) >= 3
-    nothing = crowd.pages(Filter(text="no such text"), 50)
+    nothing = crowd.pages(JobFilter(text="no such text"), 50)
     assert not any(nothing)
     assert len(nothing) >= 3
 
 
 def test_an_organization_is_not_taken_for_one_that_begins_like_it(crowd: Fleet) -> None:
-    found = crowd.page(Filter(organization="org-beta"), limit=POPULATION).jobs
+    found = crowd.page(JobFilter(organization="org-beta"), limit=POPULATION).jobs
     assert {job.organization for job in found} == {"org-beta"}
 
 
 def test_there_may_be_no_jobs(fleet: Fleet) -> None:
-    assert fleet.page() == Page((), None)
+    assert fleet.page() == ListedJobs((), None)
 
 
-@pytest.mark.parametrize("wanted", [Filter(), Filter(text="Unreadable")])
-def test_a_record_that_cannot_be_read_does_not_stop_the_list(fleet: Fleet, wanted: Filter) -> None:
+@pytest.mark.parametrize("wanted", [JobFilter(), JobFilter(text="Unreadable")])
+def test_a_record_that_cannot_be_read_does_not_stop_the_list(
+    fleet: Fleet, wanted: JobFilter
+) -> None:
     bad, good = fleet.made(), fleet.made()
     for job_request in (bad, good):
         fleet.change(job_request.job_id, fields={"message": "unreadable"})
@@ -319,7 +324,7 @@ def test_a_record_that_cannot_be_read_does_not_stop_the_list(fleet: Fleet, wante
     ],
 )
 def test_what_is_no_cursor_is_refused(fleet: Fleet, cursor: str) -> None:
-    with pytest.raises(InvalidInput, match="no cursor"):
+    with pytest.raises(InvalidInput, match="Not a valid cursor"):
         fleet.page(after=cursor)
 
 
@@ -329,16 +334,16 @@ def test_an_empty_cursor_means_the_first_page(crowd: Fleet) -> None:
 
 @pytest.mark.parametrize("name", ["organization", "execution", "text"])
 def test_half_a_character_is_refused(name: str) -> None:
-    with pytest.raises(InvalidInput, match="half a character"):
+    with pytest.raises(ValidationError):
         a_filter(**{name: "a\udcffb"})
 
 
 @pytest.mark.parametrize("name", ["organization", "execution", "text"])
 @pytest.mark.parametrize(
-    "value", ["\x00", "batch queued ", "\n", "*", "[", "~", "\x7f", "🙂" * 300, "x" * 10_000]
+    "value", ["\x00", "batch queued ", "\n", "*", "[", "~", "\x7f", "🙂" * 300, "x" * 300]
 )
 def test_what_nothing_has_finds_nothing(crowd: Fleet, name: str, value: str) -> None:
-    assert crowd.page(a_filter(**{name: value})) == Page((), None)
+    assert crowd.page(a_filter(**{name: value})) == ListedJobs((), None)
 
 
 # While jobs change
@@ -390,7 +395,7 @@ def test_the_pages_hold_while_others_write(redis_url: str) -> None:
         writer.start()
         try:
             while writer.is_alive():
-                shown = [job.id for page in fleet.pages(Filter(), 13) for job in page]
+                shown = [job.id for page in fleet.pages(JobFilter(), 13) for job in page]
                 assert len(shown) == len(set(shown))
                 assert steady <= set(shown)
         finally:
@@ -423,7 +428,7 @@ def test_a_job_that_is_not_there(fleet: Fleet, text: str) -> None:
     "text", ["", " ", "\x00", "\n", "../../etc/passwd", "a b", "ü", "\ud800", "x" * 257]
 )
 def test_what_is_no_id_is_refused(fleet: Fleet, text: str) -> None:
-    with pytest.raises(InvalidInput, match="no id"):
+    with pytest.raises(InvalidInput, match="Not a valid id"):
         fleet.find(text)
 
 
@@ -491,7 +496,7 @@ def test_a_history_is_cut_between_characters(fleet: Fleet) -> None:
 def test_a_job_that_openai_cannot_know_of_is_cancelled_at_once(fleet: Fleet) -> None:
     job_request = fleet.made(JobKind.UPLOAD)
     done = fleet.cancel(job_request.job_id)
-    assert (done.outcome, done.delayed) == (CancelOutcome.CANCELLED, False)
+    assert (done.result, done.delayed) == (CancelResult.CANCELLED, False)
     assert (done.job.state, done.job.message) == (JobState.CANCELLED, "Not needed.")
     assert timeline(done.job)[-1].source == "test"
     assert fleet.sent == []
@@ -503,7 +508,7 @@ def test_a_batch_at_openai_is_left_to_a_worker(fleet: Fleet) -> None:
     fleet.change(job_request.job_id, to=JobState.RUNNING, fields={"batch_id": "batch_1"})
     for text in ("batch_1", job_request.job_id):
         done = fleet.cancel(text)
-        assert (done.outcome, done.delayed) == (CancelOutcome.REQUESTED, False)
+        assert (done.result, done.delayed) == (CancelResult.REQUESTED, False)
         assert (done.job.state, done.job.cancel_requested) == (JobState.RUNNING, True)
     assert fleet.sent == [(Step.CANCEL, job_request.job_id)] * 2
 
@@ -513,7 +518,7 @@ def test_without_a_broker_the_wish_is_recorded_and_due(fleet: Fleet) -> None:
     fleet.store.run(records.begin(job_request.job_id))
     fleet.broker_is_away = True
     done = fleet.cancel(job_request.job_id)
-    assert (done.outcome, done.delayed) == (CancelOutcome.REQUESTED, True)
+    assert (done.result, done.delayed) == (CancelResult.REQUESTED, True)
     assert fleet.job(job_request.job_id).cancel_requested
     assert fleet.store.run(records.claim_due(10, hold_s=1)) == [job_request.job_id]
 
@@ -523,7 +528,7 @@ def test_a_job_that_has_ended_stays_what_it_was(fleet: Fleet) -> None:
     fleet.change(job_request.job_id, to=JobState.SUCCEEDED, fields={"message": "Done."})
     before = fleet.job(job_request.job_id)
     done = fleet.cancel(job_request.job_id)
-    assert (done.outcome, done.delayed) == (CancelOutcome.ENDED, False)
+    assert (done.result, done.delayed) == (CancelResult.ENDED, False)
     assert done.job == before
     assert fleet.sent == []
 
@@ -542,7 +547,7 @@ def test_the_index_forgets_with_the_record(fleet: Fleet) -> None:
             fleet.change(job.id, to=JobState.CANCELLED)
     for job in fleet.everything():
         assert fleet.store.run(records.purge(job.id, retention_s=-1))
-    assert fleet.page() == Page((), None)
+    assert fleet.page() == ListedJobs((), None)
     assert fleet.store.run(Command("EXISTS", [keys.INDEX], [], bool)) is False
 
 

@@ -16,7 +16,7 @@ from batchflow.openai_client.client import connect_openai
 from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import keys, records
-from batchflow.store.records import Cancelled
+from batchflow.store.records import CancelResult
 from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
 from tests.kit.runtime import Team, team
@@ -324,7 +324,7 @@ def test_an_end_is_one_of_the_model_that_was_asked_for(workers: Team) -> None:
 def test_a_job_cancelled_while_it_waits_holds_nobody_up(workers: Team) -> None:
     ending = running(workers)
     first, second = all_refused(workers, 2)
-    assert workers.ask_to_cancel(first) is Cancelled.CANCELLED
+    assert workers.ask_to_cancel(first) is CancelResult.CANCELLED
     assert workers.job(first).state is JobState.CANCELLED
     end(workers, ending)
     workers.work()
@@ -348,7 +348,7 @@ def test_a_refusal_ends_a_job_that_is_to_be_cancelled(workers: Team, seen: str) 
     behind = workers.batch(config=CONFIG)
     wait_in_queue(workers.runtime.store, f"{workers.credential()}|{MODEL}", behind)
     job = workers.job(job_id)
-    assert workers.ask_to_cancel(job_id) is Cancelled.REQUESTED
+    assert workers.ask_to_cancel(job_id) is CancelResult.REQUESTED
     if seen == "after":
         job = workers.job(job_id)
     workers.emulator.end(str(job.batch_id), "failed", code="token_limit_exceeded")
@@ -365,7 +365,7 @@ def test_a_wish_to_cancel_goes_before_the_line(workers: Team, emulator: Emulator
     """A second try whose reply was lost and that never arrived: the job is not to wait in line."""
     first, job_id = all_refused(workers, 2)
     workers.change(job_id, tries=1)
-    assert workers.ask_to_cancel(job_id) is Cancelled.REQUESTED
+    assert workers.ask_to_cancel(job_id) is CancelResult.REQUESTED
     workers.work()
     assert workers.job(job_id).state is JobState.CANCELLED
     assert len(workers.batches_of(job_id)) == 1

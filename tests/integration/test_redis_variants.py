@@ -49,7 +49,7 @@ TIMINGS = {
     "BATCHFLOW_SETTLE_S": "0.5",
     "BATCHFLOW_LEASE_S": "2",
 }
-EVICTION = "it will throw away jobs that are live"
+EVICTION = "it will evict live jobs that are live"
 MASTER = "mymaster"
 DOWN_AFTER_MS = 1_000
 

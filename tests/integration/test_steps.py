@@ -266,7 +266,7 @@ def test_a_refused_key_sent_nothing_so_that_a_cancel_ends_the_job(steps: Steps) 
     job_id = steps.batch()
     steps.emulator.configure(refused_keys=[KEY])
     steps.step(job_id)
-    assert steps.ask_to_cancel(job_id) is records.Cancelled.CANCELLED
+    assert steps.ask_to_cancel(job_id) is records.CancelResult.CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -805,7 +805,7 @@ def test_a_file_that_nobody_waits_for_any_more_is_deleted(steps: Steps, file: Pa
     while len(steps.uploads()) == before and time.monotonic() < deadline:
         time.sleep(0.01)
     # OpenAI has the file and has not answered yet.
-    assert steps.ask_to_cancel(job_id) is records.Cancelled.CANCELLED
+    assert steps.ask_to_cancel(job_id) is records.CancelResult.CANCELLED
     with steps.calls(files_delete=1):
         worker.join()
     assert len(steps.uploads()) == before
@@ -929,7 +929,7 @@ def test_a_file_that_openai_no_longer_has_fails(steps: Steps, tmp_path: Path) ->
 
 def test_a_job_that_is_cancelled_before_it_is_sent_makes_no_call(steps: Steps) -> None:
     job_id = steps.batch()
-    assert steps.ask_to_cancel(job_id) is records.Cancelled.CANCELLED
+    assert steps.ask_to_cancel(job_id) is records.CancelResult.CANCELLED
     with steps.calls(batches_create=0, batches_list=0, batches_cancel=0):
         steps.step(job_id)
         steps.cancel(job_id)
@@ -938,7 +938,7 @@ def test_a_job_that_is_cancelled_before_it_is_sent_makes_no_call(steps: Steps) -
 
 def test_a_batch_is_cancelled_at_openai(steps: Steps) -> None:
     job_id = steps.submitted()
-    assert steps.ask_to_cancel(job_id) is records.Cancelled.REQUESTED
+    assert steps.ask_to_cancel(job_id) is records.CancelResult.REQUESTED
     steps.cancel(job_id)
     job = poll_to_its_end(steps, job_id)
     assert (job.state, job.openai_status) == (JobState.CANCELLED, "cancelled")
@@ -959,7 +959,7 @@ def test_cancel_while_it_is_unknown_whether_the_batch_was_made(steps: Steps, mad
     job_id = steps.batch()
     steps.emulator.outage(answer="drop", after_acting=made, operations=CREATE, count=1)
     steps.step(job_id)
-    assert steps.ask_to_cancel(job_id) is records.Cancelled.REQUESTED
+    assert steps.ask_to_cancel(job_id) is records.CancelResult.REQUESTED
     steps.pass_time()
     with steps.calls(batches_create=0):
         steps.cancel(job_id)
@@ -980,7 +980,7 @@ def test_a_wish_to_cancel_that_comes_during_the_request_is_kept(steps: Steps) ->
     deadline = time.monotonic() + 10
     while not ours(steps) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert steps.ask_to_cancel(job_id) is records.Cancelled.REQUESTED
+    assert steps.ask_to_cancel(job_id) is records.CancelResult.REQUESTED
     worker.join()
     assert (Step.CANCEL, job_id) in steps.sweep()
     steps.cancel(job_id)

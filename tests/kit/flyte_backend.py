@@ -54,11 +54,11 @@ class FlyteBackend:
     """Runs tasks to their end through a connector."""
 
     def __init__(
-        self, client: FlyteClient, *, resync_s: float = 1.0, patience_s: float = PATIENCE_S
+        self, client: FlyteClient, *, resync_s: float = 1.0, timeout_s: float = PATIENCE_S
     ) -> None:
         self._client = client
         self._resync_s = resync_s
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         #: On the monotonic clock: nothing is waited for after it.
         self.gives_up_at = float("inf")
 
@@ -82,7 +82,7 @@ class FlyteBackend:
 
     def _create(self, history: History, template: Any, inputs: Any, node: Node) -> Task | None:
         try:
-            return self._client.create(template, inputs, node, timeout_s=self._patience_s)
+            return self._client.create(template, inputs, node, timeout_s=self._timeout_s)
         except grpc.RpcError as error:
             history.failed_creates.append(_told(error))
             return None
@@ -93,7 +93,7 @@ class FlyteBackend:
         while not self._out_of_time:
             time.sleep(self._resync_s)
             try:
-                answer = task.get(self._patience_s)
+                answer = task.get(self._timeout_s)
             except grpc.RpcError as error:
                 history.failed_gets.append(_told(error))
                 if history.killed:

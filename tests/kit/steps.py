@@ -116,7 +116,7 @@ class Steps:
             source, do = work[self.job(job_id).kind]
             run_step(self.runtime, source, job_id, do)
 
-    def ask_to_cancel(self, job_id: str) -> records.Cancelled:
+    def ask_to_cancel(self, job_id: str) -> records.CancelResult | None:
         """What the connector does when Flyte deletes the task."""
         command = records.cancel(job_id, message="Cancelled by Flyte.", source="delete")
         return self.runtime.store.run(command)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from batchflow.cli.account import account_for, request_ids
+from batchflow.cli.results_audit import audit_results, request_ids
 from batchflow.requests.results import RequestError
 
 
@@ -25,7 +25,7 @@ def _refusal(custom_id: str, code: str = "bad", message: str = "No.") -> dict[st
 def test_answered_failed_and_missing(tmp_path: Path) -> None:
     output = _file(tmp_path / "o", _answer("a"), _answer("b"))
     errors = _file(tmp_path / "e", _refusal("c"))
-    account = account_for(["a", "b", "c", "d"], output, errors)
+    account = audit_results(["a", "b", "c", "d"], output, errors)
     assert (account.requests, account.answered, account.failed) == (4, 2, 1)
     assert (account.unaccounted, account.duplicates, account.unexpected) == (1, 0, 0)
 
@@ -33,21 +33,21 @@ def test_answered_failed_and_missing(tmp_path: Path) -> None:
 def test_duplicates_and_lines_of_no_request(tmp_path: Path) -> None:
     output = _file(tmp_path / "o", _answer("a"), _answer("a"), _answer("z"))
     errors = _file(tmp_path / "e", _refusal("a"))
-    account = account_for(["a"], output, errors)
+    account = audit_results(["a"], output, errors)
     assert (account.answered, account.failed) == (1, 0)
     assert (account.duplicates, account.unexpected) == (2, 1)
 
 
 def test_either_file_may_be_missing(tmp_path: Path) -> None:
     output = _file(tmp_path / "o", _answer("a"))
-    assert account_for(["a"], output, None).answered == 1
-    assert account_for(["a"], None, None).unaccounted == 1
+    assert audit_results(["a"], output, None).answered == 1
+    assert audit_results(["a"], None, None).unaccounted == 1
 
 
 def test_errors_are_counted_by_status_and_code_most_frequent_first(tmp_path: Path) -> None:
     expired = {"custom_id": "c", "response": None, "error": {"code": "batch_expired"}}
     errors = _file(tmp_path / "e", expired, _refusal("a", "x", "First."), _refusal("b", "x"))
-    account = account_for(["a", "b", "c"], None, errors)
+    account = audit_results(["a", "b", "c"], None, errors)
     assert account.errors == (
         RequestError(400, "x", "First.", 2),
         RequestError(None, "batch_expired", "", 1),
@@ -56,14 +56,14 @@ def test_errors_are_counted_by_status_and_code_most_frequent_first(tmp_path: Pat
 
 def test_an_error_in_the_output_file_is_no_answer(tmp_path: Path) -> None:
     output = _file(tmp_path / "o", _refusal("a"))
-    account = account_for(["a"], output, None)
+    account = audit_results(["a"], output, None)
     assert (account.answered, account.failed) == (0, 1)
 
 
 def test_odd_results_are_survived(tmp_path: Path) -> None:
     errors = tmp_path / "e"
     errors.write_text('[]\nnonsense\n{"custom_id": "a", "error": "text", "response": 7}\n\n')
-    account = account_for(["a"], None, errors)
+    account = audit_results(["a"], None, errors)
     assert (account.failed, account.unexpected) == (1, 1)
 
 

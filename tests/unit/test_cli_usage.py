@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchflow.cli import main
-from batchflow.cli.errors import Interrupted, JobFailed, exit_code
+from batchflow.cli.exit_codes import Interrupted, JobFailed, exit_code
 from batchflow.cli.group import LazyCommand
 from batchflow.errors import (
     BatchflowError,
@@ -127,7 +127,7 @@ def test_no_redis_url_at_all() -> None:
 def test_an_id_that_is_none(name: str) -> None:
     result = _call(name, "not an id", BATCHFLOW_REDIS_URL="redis://127.0.0.1:1/0")
     assert result.exit_code == 2
-    assert "no id" in result.stderr
+    assert "Not a valid id" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from batchflow.cli import screen, text, views
-from batchflow.cli.account import Account
-from batchflow.cli.checks.examine import Section
-from batchflow.cli.checks.findings import Finding, Level
+from batchflow.cli import job_views, text, watch_screen
+from batchflow.cli.checks.check import CheckResult, Level
+from batchflow.cli.checks.run_checks import Section
 from batchflow.cli.doctor import view as findings_of
-from batchflow.cli.files import keep
-from batchflow.cli.progress import Lines, Standing, make_display, standing
-from batchflow.cli.summary import Summary
+from batchflow.cli.output_files import keep
+from batchflow.cli.results_audit import ResultsAudit
+from batchflow.cli.run_progress import Lines, Standing, make_display, standing
+from batchflow.cli.run_summary import Summary
 from batchflow.jobs import Job
-from batchflow.overview.cancellation import Cancellation, CancelOutcome
-from batchflow.overview.snapshot import Summary as Fleet
+from batchflow.overview.cancellation import Cancellation
+from batchflow.overview.summary import Summary as Fleet
 from batchflow.requests.results import RequestError
 from batchflow.states import JobKind, JobState
+from batchflow.store.records import CancelResult
 
 NOW_S = 1_800_000_000.0
 SPEC = '{"kind": "batch", "credential": {}, "input_file_id": "file-1", "config": {}}'
@@ -39,7 +40,7 @@ def _job(**fields: object) -> Job:
     return Job.model_validate(record | fields)
 
 
-def _summary(account: Account) -> Summary:
+def _summary(account: ResultsAudit) -> Summary:
     return Summary(
         account=account,
         usage={"input_tokens": 1000, "output_tokens": 234, "total_tokens": 1234},
@@ -55,7 +56,7 @@ def _summary(account: Account) -> Summary:
 
 
 def test_a_summary_for_people_says_what_came_of_the_requests() -> None:
-    account = Account(3, 1, 1, 1, 1, 0, (RequestError(400, "bad", "No\x1b[2J.", 1),))
+    account = ResultsAudit(3, 1, 1, 1, 1, 0, (RequestError(400, "bad", "No\x1b[2J.", 1),))
     view = _summary(account).view().plain
     assert "3: 1 answered, 1 failed, 1 unaccounted for, 1 duplicate\n" in view
     assert "1 x 400 bad: No\N{REPLACEMENT CHARACTER}[2J." in view
@@ -67,14 +68,14 @@ def test_a_summary_for_people_says_what_came_of_the_requests() -> None:
 
 def test_a_summary_names_few_kinds_of_errors_and_counts_the_others() -> None:
     errors = tuple(RequestError(400, f"code{n}", "", 2) for n in range(8))
-    view = _summary(Account(16, 0, 16, 0, 0, 0, errors)).view().plain
+    view = _summary(ResultsAudit(16, 0, 16, 0, 0, 0, errors)).view().plain
     assert "code4" in view
     assert "code5" not in view
     assert "6 x other errors" in view
 
 
 def test_a_summary_for_programs_is_json() -> None:
-    account = Account(1, 0, 1, 0, 0, 0, (RequestError(400, "bad", "No.", 1),))
+    account = ResultsAudit(1, 0, 1, 0, 0, 0, (RequestError(400, "bad", "No.", 1),))
     data = json.loads(json.dumps(_summary(account).data()))
     assert data["tokens"] == {"input": 1000, "output": 234, "total": 1234}
     assert data["errors"] == [{"status": 400, "code": "bad", "message": "No.", "count": 1}]
@@ -84,7 +85,7 @@ def test_a_summary_for_programs_is_json() -> None:
 
 def test_details_of_a_job() -> None:
     job = _job(batch_id="batch_1", total=10, completed=3, failed=1, message="one\ntwo \x1b[1m")
-    view = views.details(job, NOW_S, public_url=None).plain
+    view = job_views.details(job, NOW_S, public_url=None).plain
     assert "requests     3 answered and 1 failed of 10\n" in view
     assert "(3 min ago)" in view
     assert "message      one\n             two" in view
@@ -94,7 +95,7 @@ def test_details_of_a_job() -> None:
 
 def test_details_say_when_it_expires_what_it_cost_and_where_its_page_is() -> None:
     live = _job(expires_at=str(NOW_S + 7_500))
-    view = views.details(live, NOW_S, public_url="https://batchflow.example.com").plain
+    view = job_views.details(live, NOW_S, public_url="https://batchflow.example.com").plain
     assert "(2 h 5 min left)" in view
     assert f"https://batchflow.example.com/jobs/{live.id}" in view
     ended = _job(
@@ -104,7 +105,7 @@ def test_details_say_when_it_expires_what_it_cost_and_where_its_page_is() -> Non
         output_tokens=234,
         top_error="2 x 400 bad: No.",
     )
-    view = views.details(ended, NOW_S, public_url=None).plain
+    view = job_views.details(ended, NOW_S, public_url=None).plain
     assert "left" not in view
     assert "1,234 (1,000 in, 234 out)" in view
     assert "2 x 400 bad: No." in view
@@ -114,7 +115,7 @@ def test_details_end_with_the_timeline() -> None:
     history = (
         f"{NOW_S - 200}\tqueued\t\tcreate\t\n{NOW_S - 5}\trunning\tin_progress\tpoll\tWhy\x1b[2J"
     )
-    lines = views.details(_job(history=history), NOW_S, public_url=None).plain.splitlines()
+    lines = job_views.details(_job(history=history), NOW_S, public_url=None).plain.splitlines()
     assert lines[-3] == ""
     assert lines[-2].split()[2:] == ["queued", "create"]
     assert lines[-1].split()[2:] == [
@@ -127,7 +128,7 @@ def test_details_end_with_the_timeline() -> None:
 
 def test_a_table_has_a_line_for_each_job() -> None:
     jobs = [_job(message="[red]text[/red]"), _job(state="failed", total=5, completed=5)]
-    lines = views.table(jobs, NOW_S).plain.splitlines()
+    lines = job_views.table(jobs, NOW_S).plain.splitlines()
     assert len(lines) == 3
     assert lines[1].endswith("3 min ago  [red]text[/red]")
     assert lines[2].endswith("5/5   5 s ago")
@@ -155,15 +156,15 @@ def _fleet(**numbers: object) -> Fleet:
     return Fleet.model_validate(told | numbers)
 
 
-def _screen(seen: screen.Seen | None, trouble: str = "", *, width: int = 120) -> list[str]:
+def _screen(seen: watch_screen.Seen | None, trouble: str = "", *, width: int = 120) -> list[str]:
     console = Console(width=width, height=10, record=True, file=io.StringIO())
-    console.print(screen.frame(seen, trouble, width=width, height=10))
+    console.print(watch_screen.frame(seen, trouble, width=width, height=10))
     return console.export_text().splitlines()
 
 
 def test_a_screen_has_numbers_and_as_many_jobs_as_there_is_room_for() -> None:
     job = _job(total=10, completed=4, message="why\x1b[2J", expires_at=str(NOW_S + 60))
-    lines = _screen(screen.Seen(_fleet(), [job] * 30))
+    lines = _screen(watch_screen.Seen(_fleet(), [job] * 30))
     assert len(lines) == 10
     assert "2 running  1 queued  last hour: 5 succeeded, 1 failed" in lines[0]
     assert "submit 0, poll 2, files 0" in lines[1]
@@ -178,7 +179,9 @@ def test_a_screen_has_numbers_and_as_many_jobs_as_there_is_room_for() -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_a_screen_is_as_wide_as_the_terminal(width: int) -> None:
     waits = [{"reason": "openai", "what": "key", "jobs": None, "message": "m" * 300, "until": None}]
-    lines = _screen(screen.Seen(_fleet(waits=waits), [_job(message="long " * 60)]), width=width)
+    lines = _screen(
+        watch_screen.Seen(_fleet(waits=waits), [_job(message="long " * 60)]), width=width
+    )
     assert len(lines) == 6
     assert all(len(line) <= width for line in lines)
     assert "running" in lines[-1]
@@ -187,7 +190,7 @@ def test_a_screen_is_as_wide_as_the_terminal(width: int) -> None:
 def test_a_screen_says_that_it_is_stale() -> None:
     trouble = "Redis can't be reached: refused."
     assert _screen(None, trouble)[0].startswith(f"{trouble} Trying again.")
-    lines = _screen(screen.Seen(_fleet(), [_job()]), trouble)
+    lines = _screen(watch_screen.Seen(_fleet(), [_job()]), trouble)
     assert lines[0].startswith(trouble)
     assert "bf-" in lines[-1]
 
@@ -196,8 +199,8 @@ def test_a_screen_says_that_it_is_stale() -> None:
 def test_findings_are_aligned_and_as_wide_as_the_terminal(width: int | None) -> None:
     words = "seen " * 30
     findings = (
-        Finding(Level.PROBLEM, "broker", words, "Do something about it, soon. " * 5),
-        Finding(Level.OK, "a longer name", "fine\x1b[2J"),
+        CheckResult(Level.PROBLEM, "broker", words, "Do something about it, soon. " * 5),
+        CheckResult(Level.OK, "a longer name", "fine\x1b[2J"),
     )
     lines = findings_of([Section("Celery", findings)], width).plain.splitlines()
     assert lines[0] == "Celery"
@@ -212,24 +215,24 @@ def test_findings_are_aligned_and_as_wide_as_the_terminal(width: int | None) -> 
 
 def test_counts() -> None:
     counts = {(JobKind.BATCH, JobState.RUNNING): 2, (JobKind.UPLOAD, JobState.RUNNING): 1}
-    assert views.counts_line(counts, matching=True) == "3 jobs in all: 3 running."
-    assert views.counts_line(counts, matching=False).startswith("No job matches.")
-    assert views.counts_line({}, matching=False) == "There are no jobs."
+    assert job_views.counts_line(counts, matching=True) == "3 jobs in all: 3 running."
+    assert job_views.counts_line(counts, matching=False).startswith("No job matches.")
+    assert job_views.counts_line({}, matching=False) == "There are no jobs."
 
 
 @pytest.mark.parametrize(
     ("outcome", "delayed", "expected"),
     [
-        (CancelOutcome.CANCELLED, False, "Cancelled bf-"),
-        (CancelOutcome.ENDED, False, "had ended already: running"),
-        (CancelOutcome.REQUESTED, False, "A worker cancels"),
-        (CancelOutcome.REQUESTED, True, "Recorded that"),
+        (CancelResult.CANCELLED, False, "Cancelled bf-"),
+        (CancelResult.ENDED, False, "had ended already: running"),
+        (CancelResult.REQUESTED, False, "A worker cancels"),
+        (CancelResult.REQUESTED, True, "Recorded that"),
     ],
 )
 def test_what_a_wish_to_cancel_comes_to(
-    outcome: CancelOutcome, delayed: bool, expected: str
+    outcome: CancelResult, delayed: bool, expected: str
 ) -> None:
-    assert expected in views.cancelled(Cancellation(outcome, delayed, _job()))
+    assert expected in job_views.cancelled(Cancellation(outcome, delayed, _job()))
 
 
 @pytest.mark.parametrize(

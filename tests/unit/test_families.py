@@ -7,27 +7,20 @@ from typing import Any
 import pytest
 from prometheus_client.exposition import choose_encoder
 
-from batchflow.gateway.metering.families import Families
-from batchflow.gateway.metering.fleet import Fleet
-from batchflow.gateway.webhook_receiver import Result
+from batchflow.gateway.metrics.collector import FleetCollector
+from batchflow.gateway.webhook_receiver import DeliveryResult
 from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.queue import Queue, QueueUnavailable, Sender, Step, all_queues, make_app
 from batchflow.queue.lengths import QueueLength, queue_lengths
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import metrics
+from batchflow.store.backoff import Backoff
+from batchflow.store.index import IndexEntry
 from tests.kit.exposition import OPENMETRICS, TEXT, Exposition, problems
+from tests.kit.snapshots import a_snapshot
 
-NOTHING: dict[str, Any] = {
-    "jobs": {},
-    "counters": {},
-    "ages_s": {},
-    "oldest_s": {},
-    "due_lag_s": 0.0,
-    "workers": {},
-    "backoffs_s": {},
-    "lines": {},
-}
+NOTHING: dict[str, Any] = {}
 EMPTY = {queue: QueueLength(0) for queue in Queue}
 
 
@@ -47,7 +40,7 @@ def answer(
 ) -> str:
     encode, content_type = choose_encoder(accept)
     assert content_type == accept
-    families = Families(None if fleet is None else Fleet(**{**NOTHING, **fleet}), queues)
+    families = FleetCollector(None if fleet is None else a_snapshot(**fleet), queues)
     return encode(families).decode()
 
 
@@ -66,12 +59,12 @@ BUSY: dict[str, Any] = {
         *metrics.observation("sweep", 0.02),
         *metrics.observation("openai_call", 0.2, "batches.list"),
     ),
-    "ages_s": {"poll": 4.0, "sweep": 1.0, "webhook": 30.0},
-    "oldest_s": {JobKind.BATCH: 3_600.0},
-    "due_lag_s": 12.0,
+    "last_seen_s": {"poll": 9_996.0, "sweep": 9_999.0, "webhook": 9_970.0},
+    "oldest_live": {JobKind.BATCH: IndexEntry("6400.000000", "bf-1")},
+    "first_due_s": 9_988.0,
     "workers": {"submit": 2, "poll": 1, "somebody's": 5},
-    "backoffs_s": {"team/key@org-1": 17.0},
-    "lines": {"team/key@org-1|gpt-5": 3, "team/key|": 1, "empty|gpt-5": 0},
+    "backoffs": {"team/key@org-1": Backoff(17.0, "OpenAI answered 503.")},
+    "quota_queues": {"team/key@org-1|gpt-5": 3, "team/key|": 1, "empty|gpt-5": 0},
 }
 WAITING = {
     Queue.SUBMIT: QueueLength(5, 61.0),
@@ -135,7 +128,7 @@ def test_counters_are_there_before_their_first_event() -> None:
         for outcome in CallOutcome:
             labels = {"operation": operation.value, "outcome": outcome.value}
             assert found.value("openai_calls_total", **labels) == 0
-    for result in Result:
+    for result in DeliveryResult:
         assert found.value("webhook_deliveries_total", result=result.value) == 0
     for kind in JobKind:
         for state in JobState:
@@ -196,19 +189,19 @@ def test_the_length_of_a_queue_of_any_broker() -> None:
     settings = Settings.model_validate({"broker_url": "memory://", "key_prefix": "unit-metrics"})
     app, names = make_app(settings), all_queues(settings)
     # What nobody has sent to is not there yet.
-    assert queue_lengths(app, names, patience_s=1) == dict.fromkeys(names, QueueLength(0))
+    assert queue_lengths(app, names, timeout_s=1) == dict.fromkeys(names, QueueLength(0))
     sender = Sender(app)
     for number in range(3):
         sender.send(Step.SUBMIT, f"bf-{number}")
     sender.send(Step.SWEEP)
-    found = queue_lengths(app, names, patience_s=1)
+    found = queue_lengths(app, names, timeout_s=1)
     assert [found[name] for name in names] == [QueueLength(3), QueueLength(1), QueueLength(0)]
 
 
 def test_a_broker_that_is_away_is_one_error() -> None:
     settings = Settings.model_validate({"broker_url": "redis://127.0.0.1:1/0"})
-    with pytest.raises(QueueUnavailable, match="Celery's broker can't be asked"):
-        queue_lengths(make_app(settings), all_queues(settings), patience_s=1)
+    with pytest.raises(QueueUnavailable, match="Celery's broker can't be queried"):
+        queue_lengths(make_app(settings), all_queues(settings), timeout_s=1)
 
 
 def test_messages_say_when_they_were_sent_and_those_of_others_are_left_alone() -> None:

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from batchflow.gateway.pages import display
 from batchflow.gateway.pages.blockers import blockers
 from batchflow.gateway.pages.filters import kind_filters, state_filters
-from batchflow.gateway.pages.query import JobsQuery
-from batchflow.gateway.pages.stat_tiles import StatTile, said, stat_tiles
+from batchflow.gateway.pages.list_query import ListQuery
+from batchflow.gateway.pages.stat_tiles import StatTile, spoken_summary, stat_tiles
+from batchflow.gateway.pages.templating import printable
 from batchflow.links import batch_page, execution_page, file_page
-from batchflow.overview.job_list import Filter
-from batchflow.overview.snapshot import Summary, Wait
+from batchflow.overview import formatting
+from batchflow.overview.summary import Summary, Wait
 from batchflow.states import LIVE, JobKind, JobState
 
 NOW = datetime(2026, 7, 4, 12, 0, tzinfo=UTC)
@@ -58,63 +58,53 @@ def figure(name: str, of: Summary) -> StatTile:
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
-        (-5, "0 s"),
-        (0.9, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (3_599, "59 min"),
-        (3_600, "1 h 0 min"),
-        (86_399, "23 h 59 min"),
-        (100_000, "1 d 3 h"),
+        (-5, "0 seconds"),
+        (0.94, "0.9 seconds"),
+        (59, "59 seconds"),
+        (60, "1 minute"),
+        (200, "3 minutes and 20 seconds"),
+        (3_600, "1 hour"),
+        (86_340, "23 hours and 59 minutes"),
+        (100_000, "1 day and 3 hours"),
     ],
 )
-def test_a_span(seconds: float, shown: str) -> None:
-    assert display.span(seconds) == shown
+def test_a_duration(seconds: float, shown: str) -> None:
+    assert formatting.duration(seconds) == shown
 
 
 def test_what_is_left() -> None:
-    assert display.left(NOW + timedelta(hours=2), NOW) == "2 h 0 min left"
-    assert display.left(NOW, NOW) == "overdue"
+    assert formatting.left(NOW + timedelta(hours=2), NOW) == "2 hours left"
+    assert formatting.left(NOW, NOW) == "overdue"
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [
-        (0, "0"),
-        (9_999, "9,999"),
-        (12_345, "12 k"),
-        (999_499, "999 k"),
-        (999_501, "1.0 M"),
-        (1_234_567, "1.2 M"),
-        (9_960_000, "10 M"),
-        (1_420_417_019, "1.4 B"),
-        (2_000_000_000_000_000, "2,000 T"),
-    ],
+    [(0, "0"), (9_999, "9,999"), (12_345, "12.3 thousand"), (1_234_567, "1.2 million")],
 )
 def test_a_rounded_number(value: int, shown: str) -> None:
-    assert display.rounded(value) == shown
+    assert formatting.short_number(value) == shown
 
 
 @pytest.mark.parametrize(
     ("size_bytes", "shown"),
-    [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1_000, "1.0 kB"), (34_560_000, "35 MB")],
+    [(0, "0 Bytes"), (1, "1 Byte"), (999, "999 Bytes"), (1_000, "1.0 kB"), (34_560_000, "34.6 MB")],
 )
 def test_a_size(size_bytes: int, shown: str) -> None:
-    assert display.size(size_bytes) == shown
+    assert formatting.size(size_bytes) == shown
 
 
 def test_only_all_is_100_percent() -> None:
-    assert display.percent(49_999, 50_000) == "99%"
-    assert display.percent(50_000, 50_000) == "100%"
+    assert formatting.percent(49_999, 50_000) == "99%"
+    assert formatting.percent(50_000, 50_000) == "100%"
 
 
 def test_a_short_id_keeps_the_generation() -> None:
-    assert display.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae") == "bf-mctgn4lc"
-    assert display.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae-12") == "bf-mctgn4lc…-12"
+    assert formatting.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae") == "bf-mctgn4lc"
+    assert formatting.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae-12") == "bf-mctgn4lc…-12"
 
 
 @pytest.mark.parametrize(
-    ("execution", "name", "place"),
+    ("execution", "name", "location"),
     [
         ("shop/production/a7f3/n0", "a7f3", "shop · production · n0"),
         ("shop/production/a7f3", "a7f3", "shop · production"),
@@ -122,9 +112,9 @@ def test_a_short_id_keeps_the_generation() -> None:
         ("", "", ""),
     ],
 )
-def test_an_execution(execution: str, name: str, place: str) -> None:
-    assert display.execution_name(execution) == name
-    assert display.execution_place(execution) == place
+def test_an_execution(execution: str, name: str, location: str) -> None:
+    assert formatting.execution_name(execution) == name
+    assert formatting.execution_location(execution) == location
 
 
 @pytest.mark.parametrize(
@@ -137,12 +127,12 @@ def test_an_execution(execution: str, name: str, place: str) -> None:
     ],
 )
 def test_what_would_rearrange_a_page_is_not_shown(given: object, shown: object) -> None:
-    assert display.clean(given) == shown
+    assert printable(given) == shown
 
 
 def test_a_long_message_is_cut_and_one_line() -> None:
-    assert display.one_line(" a\n b\t c ") == "a b c"
-    cut = display.one_line("x" * 5_000)
+    assert formatting.one_line(" a\n b\t c ", 300) == "a b c"
+    cut = formatting.one_line("x" * 5_000, 300)
     assert len(cut) < 500
     assert cut.endswith("…")
 
@@ -163,46 +153,46 @@ def test_links_stay_where_they_lead() -> None:
 
 
 def test_a_filter_as_an_address_and_back() -> None:
-    query = JobsQuery(
+    query = ListQuery(
         state=frozenset({JobState.FAILED, JobState.QUEUED}),
         kind=frozenset({JobKind.BATCH}),
         text=" a&b ",
     )
-    assert query.address() == "/?state=queued&state=failed&kind=batch&text=a%26b"
-    assert query.address("/api/jobs").startswith("/api/jobs?state=queued")
-    assert query.filter == Filter(query.state, query.kind, text="a&b")
-    assert JobsQuery().address() == "/"
-    assert not JobsQuery().filters
+    assert query.url() == "/?state=queued&state=failed&kind=batch&text=a%26b"
+    assert query.url("/api/jobs").startswith("/api/jobs?state=queued")
+    assert query.text == "a&b"
+    assert ListQuery().url() == "/"
+    assert not ListQuery().is_filtered
 
 
 def test_another_filter_begins_at_the_first_page() -> None:
-    query = JobsQuery(text="x").from_("1795378661.477384 bf-x")
-    assert "after=" in query.address()
-    assert query.switched("state", JobState.FAILED).address() == "/?state=failed&text=x"
-    assert query.but().address() == "/?text=x"
+    query = ListQuery(text="x").page_after("1795378661.477384 bf-x")
+    assert "after=" in query.url()
+    assert query.toggled("state", JobState.FAILED).url() == "/?state=failed&text=x"
+    assert query.changed().url() == "/?text=x"
 
 
-def test_chips_switch_states_on_and_off() -> None:
-    query = JobsQuery(state=frozenset({JobState.FAILED}))
+def test_links_switch_states_on_and_off() -> None:
+    query = ListQuery(state=frozenset({JobState.FAILED}))
     jobs = {(JobKind.BATCH, JobState.FAILED): 3, (JobKind.UPLOAD, JobState.RUNNING): 1_200}
-    chips = {chip.text: chip for chip in state_filters(query, summary(jobs))}
-    assert [text for text, chip in chips.items() if chip.is_on] == ["Failed"]
-    assert chips["Failed"].href == "/"
-    assert chips["Running"].href == "/?state=running&state=failed"
-    assert chips["All"].href == "/"
-    counted = {text: chips[text].jobs for text in ("All", "Live", "Failed", "Queued")}
+    links = {link.text: link for link in state_filters(query, summary(jobs))}
+    assert [text for text, link in links.items() if link.is_on] == ["Failed"]
+    assert links["Failed"].href == "/"
+    assert links["Running"].href == "/?state=running&state=failed"
+    assert links["All"].href == "/"
+    counted = {text: links[text].jobs for text in ("All", "Live", "Failed", "Queued")}
     assert counted == {"All": 1_203, "Live": 1_200, "Failed": 3, "Queued": 0}
-    live = {chip.text: chip for chip in state_filters(JobsQuery(state=LIVE), summary(jobs))}
-    assert [text for text, chip in live.items() if chip.is_on] == ["Live", "Queued", "Running"]
+    live = {link.text: link for link in state_filters(ListQuery(state=LIVE), summary(jobs))}
+    assert [text for text, link in live.items() if link.is_on] == ["Live", "Queued", "Running"]
 
 
-def test_chips_count_the_wanted_kinds_and_nothing_that_is_not_known() -> None:
+def test_links_count_the_wanted_kinds_and_nothing_that_is_not_known() -> None:
     jobs = {(JobKind.BATCH, JobState.FAILED): 3, (JobKind.UPLOAD, JobState.FAILED): 4}
-    uploads = JobsQuery(kind=frozenset({JobKind.UPLOAD}))
+    uploads = ListQuery(kind=frozenset({JobKind.UPLOAD}))
     [failed] = [c for c in state_filters(uploads, summary(jobs)) if c.text == "Failed"]
     assert failed.jobs == 4
-    assert {chip.jobs for chip in state_filters(JobsQuery(text="x"), summary(jobs))} == {None}
-    assert [chip.is_on for chip in kind_filters(uploads)] == [True, False, False]
+    assert {link.jobs for link in state_filters(ListQuery(text="x"), summary(jobs))} == {None}
+    assert [link.is_on for link in kind_filters(uploads)] == [True, False, False]
 
 
 # -- the fleet ------------------------------------------------------------------------------------
@@ -225,16 +215,16 @@ def test_numbers_say_what_they_count_and_lead_there() -> None:
     assert figure("Running", of).value == "1,901"
     assert figure("Running", of).note == "1,900 batches, 1 upload"
     assert figure("Running", of).href == "/?state=running"
-    assert figure("Succeeded, last hour", of).note == "700 in all"
-    assert figure("Tokens", of).value == "1.3 M"
+    assert figure("Succeeded, last hour", of).note == "700 in total"
+    assert figure("Tokens", of).value == "1.3 million"
     assert figure("Tokens", of).note == "since 1 Jul 2026"
-    assert "1,000,000 in, 300,000 out" in figure("Tokens", of).title
-    assert figure("Oldest open batch", of).value == "21 h 4 min"
-    assert figure("Oldest open batch", of).href == "/jobs/bf-mctgn4lcdvhclm2p4qc7gkxbae"
-    assert figure("Last poll", of).value == "4 s ago"
-    assert figure("Last poll", of).note == "webhook 2 min ago"
+    assert "1,000,000 input, 300,000 output" in figure("Tokens", of).title
+    assert figure("Oldest live batch", of).value == "21 hours"
+    assert figure("Oldest live batch", of).href == "/jobs/bf-mctgn4lcdvhclm2p4qc7gkxbae"
+    assert figure("Last poll", of).value == "4 seconds ago"
+    assert figure("Last poll", of).note == "webhook 2 minutes ago"
     assert not any(each.alert for each in stat_tiles(of, sweep_interval_s=1))
-    assert said(of) == "1,901 running, 0 queued, 0 failed in the last hour"
+    assert spoken_summary(of) == "1,901 running, 0 queued, 0 failed in the last hour"
 
 
 def test_failures_call_for_a_look() -> None:
@@ -246,8 +236,8 @@ def test_failures_call_for_a_look() -> None:
 @pytest.mark.parametrize(
     ("swept_at", "interval_s", "note"),
     [
-        (ago(minutes=5), 1, "no sweep for 5 min: does beat run?"),
-        (None, 1, "no sweep: does beat run?"),
+        (ago(minutes=5), 1, "no sweep for 5 minutes: check beat"),
+        (None, 1, "no sweep: check beat"),
         (ago(minutes=5), 300, "no webhooks yet"),
     ],
 )
@@ -265,9 +255,9 @@ def test_a_beat_that_has_stopped_is_noticed(
     [
         (EVERYWHERE, "2", "on each queue", False),
         ({"submit": 1, "poll": 1, "files": 4}, "1", "submit 1, poll 1, files 4", False),
-        ({"submit": 1, "poll": 1}, "0", "none works on files", True),
-        ({"files": 1}, "0", "none works on submit and poll", True),
-        ({}, "0", "none runs", True),
+        ({"submit": 1, "poll": 1}, "0", "none on files", True),
+        ({"files": 1}, "0", "none on submit and poll", True),
+        ({}, "0", "none is running", True),
     ],
 )
 def test_workers(workers: dict[str, int], value: str, note: str, alert: bool) -> None:
@@ -281,15 +271,15 @@ def test_why_jobs_wait() -> None:
         what="search/key@org-a",
         jobs=None,
         message="OpenAI answers 503.",
-        until=NOW + timedelta(seconds=95),
+        until=NOW + timedelta(minutes=2),
     )
     full = Wait(reason="capacity", what="search/key|o4-mini", jobs=3, message="Full.", until=None)
     first, second = blockers(summary(waits=(outage, full)))
     assert first.what == "For OpenAI, with search/key@org-a"
-    assert first.how == "asked again in 1 min"
+    assert first.extent == "called again in 2 minutes"
     assert first.href == "/?state=queued&state=running&text=search%2Fkey%40org-a"
-    assert second.what == "For capacity at OpenAI, o4-mini with search/key"
-    assert second.how == "3 jobs"
+    assert second.what == "For quota at OpenAI, o4-mini with search/key"
+    assert second.extent == "3 jobs"
     assert second.href == "/?state=queued&state=running&text=search%2Fkey"
 
 
@@ -300,7 +290,7 @@ def test_jobs_wait_for_a_worker_where_none_is() -> None:
         (JobKind.BATCH, JobState.RUNNING): 5,
     }
     [files, poll] = blockers(summary(jobs, workers={"submit": 1}))
-    assert (files.what, files.how) == ("For a worker on the queue files", "3 jobs")
+    assert (files.what, files.extent) == ("For a worker on the queue files", "3 jobs")
     assert files.href == "/?state=queued&kind=upload&kind=download"
-    assert (poll.what, poll.how) == ("For a worker on the queue poll", "5 jobs")
+    assert (poll.what, poll.extent) == ("For a worker on the queue poll", "5 jobs")
     assert blockers(summary(jobs)) == []

@@ -5,13 +5,15 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from batchflow.gateway.metrics.collector import FleetCollector
 
-from batchflow.gateway.metering.families import Families
-from batchflow.gateway.metering.fleet import Fleet
+from batchflow.overview import health
 from batchflow.queue import Queue
 from batchflow.queue.lengths import QueueLength
+from batchflow.settings import Settings
 from tests.kit.monitoring import METRICS_PAGE, alerts, dashboard, expressions, panels
 from tests.kit.promql import result_labels, selectors
+from tests.kit.snapshots import a_snapshot
 
 ALERTS = {rule["alert"]: rule for rule in alerts()}
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -65,6 +67,26 @@ def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> Non
 def test_installations_are_told_apart(rule: dict[str, Any]) -> None:
     # What is absent has no labels.
     assert "job" in result_labels(rule["expr"]) or rule["expr"].startswith("absent(")
+
+
+def threshold(alert: str, metric: str) -> float:
+    """The number that an alert compares a metric with."""
+    found = re.search(rf"{metric}\)? [<>] ([0-9]+)", ALERTS[alert]["expr"])
+    assert found
+    return float(found[1])
+
+
+def test_alerts_wait_longer_than_the_page_and_the_doctor() -> None:
+    """So an alert finds them in agreement with it, with the default settings."""
+    settings = Settings()
+    sweep_s = threshold("BatchflowSweepStopped", "batchflow_sweep_age_seconds")
+    assert health.beat_has_stopped(sweep_s, settings.sweep_interval_s)
+    poll_s = threshold("BatchflowPollStale", "batchflow_poll_age_seconds")
+    assert health.polls_have_stopped(poll_s, settings.poll_interval_s)
+    due_s = threshold("BatchflowJobsOverdue", "batchflow_due_lag_seconds")
+    assert health.job_is_overdue(due_s, settings.sweep_interval_s)
+    message_s = threshold("BatchflowQueueOld", "batchflow_queue_oldest_message_age_seconds")
+    assert message_s > health.MESSAGE_WAITS_LONG_S
 
 
 # Dashboard
@@ -132,18 +154,8 @@ def test_a_panel_is_explained_and_of_one_installation(panel: dict[str, Any]) -> 
 
 
 def test_the_page_lists_every_metric_as_it_is() -> None:
-    nothing: dict[str, Any] = {
-        "jobs": {},
-        "counters": {},
-        "ages_s": {},
-        "oldest_s": {},
-        "due_lag_s": 0.0,
-        "workers": {},
-        "backoffs_s": {},
-        "lines": {},
-    }
     families = list(
-        Families(Fleet(**nothing), {queue: QueueLength(0) for queue in Queue}).collect()
+        FleetCollector(a_snapshot(), {queue: QueueLength(0) for queue in Queue}).collect()
     )
     there = {
         family.name + ("_total" if family.type == "counter" else ""): (family.type, family.unit)

@@ -99,7 +99,9 @@ BAD_REDIS = [
 
 @pytest.mark.parametrize("url", BAD_SENTINELS)
 def test_a_bad_sentinel_url_is_an_error_without_it(url: str) -> None:
-    with pytest.raises(InvalidSettings, match="BATCHFLOW_REDIS_URL is no Sentinel URL") as caught:
+    with pytest.raises(
+        InvalidSettings, match="BATCHFLOW_REDIS_URL is not a valid Sentinel URL"
+    ) as caught:
         parse_sentinel(url)
     assert SECRET not in told(caught.value)
 

@@ -67,7 +67,7 @@ def test_four_times_the_calls_are_made_half_as_often(calls: float, intervals: in
 # An hour
 
 
-class Account:
+class ResultsAudit:
     """What OpenAI has of an organization, newest first; who asks is counted."""
 
     def __init__(self, ages_s: Iterable[float], lasts_s: float, strangers: int) -> None:
@@ -107,7 +107,7 @@ def a_batch(batch_id: str, created_at: int) -> Batch:
 class Polling:
     """A credential's batches are polled, with sweep and poll as workers do them."""
 
-    def __init__(self, account: Account, *, webhooks_active: bool = False) -> None:
+    def __init__(self, account: ResultsAudit, *, webhooks_active: bool = False) -> None:
         self.account = account
         self.webhooks_active = webhooks_active
         self.unmade = [b for b in account.ours if b.created_at > NOW_S]
@@ -197,7 +197,7 @@ def test_polling_makes_a_hundredth_of_the_old_plugins_calls(
     strangers: int,
     oldest_s: float,
 ) -> None:
-    polling = Polling(Account(ages_s, lasts_s, strangers))
+    polling = Polling(ResultsAudit(ages_s, lasts_s, strangers))
     # At first all are asked about once.
     polling.go_on(5)
     a_minute = [polling.go_on(10) for _ in range(4)]

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 import openai
 import pytest
+from batchflow.gateway.webhook_signature import TOLERANCE_S, InvalidDelivery, parse_secrets, verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from batchflow.errors import InvalidSettings
-from batchflow.gateway.webhook_signature import TOLERANCE_S, InvalidDelivery, parse_secrets, verify
 from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
 
 NOW_S = 1_760_000_000.5
@@ -105,9 +105,9 @@ class TestGenuine:
                 *(SIGNATURE.replace(",", ", "), f"{SIGNATURE}, {SIGNATURE}", "v1," + "A" * 513),
             )
         ),
-        (GENUINE.with_header("webhook-signature", "v1,A"), "no base64"),
-        (GENUINE.with_header("webhook-signature", "v1,AAA=A"), "no base64"),
-        (GENUINE.with_header("webhook-signature", "v1,__--"), "no base64"),
+        (GENUINE.with_header("webhook-signature", "v1,A"), "not valid base64"),
+        (GENUINE.with_header("webhook-signature", "v1,AAA=A"), "not valid base64"),
+        (GENUINE.with_header("webhook-signature", "v1,__--"), "not valid base64"),
         (GENUINE.with_header("webhook-signature", SIGNATURE.replace("v1,", "v2,")), "no signature"),
         (GENUINE.with_header("webhook-signature", "v1,AAAA"), "no signature"),
         (GENUINE.with_header("webhook-id", "wh_2"), "no signature"),
@@ -203,7 +203,7 @@ class TestSecrets:
     def test_what_is_no_secret_is_refused_without_showing_it(self, wrong: str) -> None:
         with pytest.raises(InvalidSettings) as error:
             keys(SECRET, wrong)
-        assert "OPENAI_WEBHOOK_SECRET can't be used: secret 2 in it" in str(error.value)
+        assert "OPENAI_WEBHOOK_SECRET is not valid: secret 2 in it" in str(error.value)
         for secret in (SECRET, wrong.removeprefix("whsec_") or SECRET):
             assert secret not in str(error.value)
         assert error.value.__context__ is None

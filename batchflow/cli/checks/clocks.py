@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx2
 
-from batchflow.cli.checks.findings import Finding, Level, Look
+from batchflow.cli.checks.check import CheckContext, CheckResult, Level
 from batchflow.openai_client.client import base_url
 from batchflow.store import records
 
@@ -18,14 +18,14 @@ _HARMFUL_S: Final = 120.0
 _TIMEOUT_S: Final = 8.0
 
 
-async def redis(look: Look) -> Iterable[Finding]:
+async def redis(look: CheckContext) -> Iterable[CheckResult]:
     """Redis' clock, by which all of Batchflow goes."""
     began_s = time.time()
     theirs_s = await look.store.run(records.time())
     return [_compared("Redis", theirs_s, theirs_s, began_s)]
 
 
-async def openai(look: Look) -> Iterable[Finding]:
+async def openai(look: CheckContext) -> Iterable[CheckResult]:
     """OpenAI's clock, which is in every answer, and so whether it answers at all."""
     began_s = time.time()
     try:
@@ -34,22 +34,22 @@ async def openai(look: Look) -> Iterable[Finding]:
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         seen = f"OpenAI can't be reached from here ({type(error).__name__})"
         advice = "The workers have to: look at OPENAI_BASE_URL, proxies and firewalls."
-        return [Finding(Level.WARNING, "OpenAI", seen, advice)]
+        return [CheckResult(Level.WARNING, "OpenAI", seen, advice)]
     try:
         theirs_s = parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (KeyError, ValueError):
-        return [Finding(Level.NOTE, "OpenAI", "its answers don't tell the time")]
+        return [CheckResult(Level.NOTE, "OpenAI", "its answers don't tell the time")]
     # It has whole seconds.
     return [_compared("OpenAI", theirs_s, theirs_s + 1, began_s)]
 
 
-def _compared(name: str, earliest_s: float, latest_s: float, began_s: float) -> Finding:
+def _compared(name: str, earliest_s: float, latest_s: float, began_s: float) -> CheckResult:
     """What they said, a time within these limits, against the time in which they were asked."""
     ahead_s, behind_s = earliest_s - time.time(), began_s - latest_s
     off_s = max(ahead_s, behind_s)
     if off_s < _NOTICED_S:
-        return Finding(Level.OK, name, f"agrees with this machine's within {_NOTICED_S:g} s")
+        return CheckResult(Level.OK, name, f"agrees with this machine's within {_NOTICED_S:g} s")
     seen = f"{off_s:,.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
     level = Level.PROBLEM if off_s > _HARMFUL_S else Level.WARNING
     advice = "Let all machines follow NTP. Webhooks that seem 300 s old are refused."
-    return Finding(level, name, seen, advice)
+    return CheckResult(level, name, seen, advice)

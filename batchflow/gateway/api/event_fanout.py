@@ -1,9 +1,9 @@
-"""Transitions as they happen, for every stream that this process serves.
+"""Fans out the stream of transitions to all clients of this process.
 
-One task follows Redis' stream for all of them and keeps what came last. A client is no more than
-its place in the stream: it takes what came after that from memory, or from Redis when it has been
-away or is slow. So hundreds of open pages cost Redis one blocked read, nothing is queued for
-anybody, and a connection that breaks leaves nothing behind.
+One task follows Redis' stream and keeps the newest transitions in memory. A client is only its
+position in the stream: it reads what follows from memory, or from Redis if it was disconnected or
+is slow. So hundreds of open pages cost Redis one blocked read, nothing is queued for a client, and
+a broken connection leaves nothing behind. No library does this for a Redis stream.
 """
 
 import asyncio
@@ -21,132 +21,132 @@ from batchflow.store.events import BEGINNING, Entry, EntryId, entries, newest, o
 logger = logging.getLogger(__name__)
 
 #: Transitions kept in memory.
-KEPT = 2_000
+MAX_KEPT = 2_000
 #: Transitions read at once.
-_AT_ONCE = 500
-#: How long Redis holds back its answer when there is nothing new, in seconds.
-_WAIT_S = 2.0
-#: Clients are woken at most this often.
+_READ_AT_ONCE = 500
+#: How long a read blocks if there is nothing new, in seconds.
+_BLOCK_S = 2.0
+#: The shortest time between two wake-ups of the clients.
 _PAUSE_S = 0.05
-#: How long after a failure Redis is asked again.
+#: The time until the next try after a failure.
 _RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
 class NextEntries:
-    """What comes after a place in the stream."""
+    """The entries after a position in the stream."""
 
     entries: list[Entry]
-    #: Where to go on; None as long as Redis has never answered.
-    place: EntryId | None
-    #: What came after the place is not all known any more.
+    #: The next position; None until Redis has answered once.
+    position: EntryId | None
+    #: Whether entries after the position are lost.
     missed: bool = False
 
 
 class EventFanout:
-    """The newest transitions. It belongs to one event loop."""
+    """The newest transitions, for the clients of one event loop."""
 
     def __init__(self, store: AsyncJobStore) -> None:
         self._store = store
-        #: All entries after ``_begin`` up to ``_end``; both are None until Redis has answered.
+        #: All entries after ``_start`` up to ``_end``; both are None until Redis has answered.
         self._kept: deque[Entry] = deque()
-        self._begin: EntryId | None = None
+        self._start: EntryId | None = None
         self._end: EntryId | None = None
-        self._moved = asyncio.Event()
+        self._changed = asyncio.Event()
         self.clients = 0
-        #: Set when the process ends; whoever serves a client then ends, too.
+        #: Set when the process stops; the streams of all clients then end.
         self.closed = False
 
     @property
     def end(self) -> EntryId | None:
-        """The place after which comes what has not happened yet."""
+        """The position of the newest entry."""
         return self._end
 
     @contextmanager
     def client(self) -> Iterator[None]:
-        """Somebody's time with the fanout."""
+        """Count a client for the time of a block."""
         self.clients += 1
         try:
             yield
         finally:
             self.clients -= 1
 
-    async def after(self, place: EntryId | None, *, for_s: float) -> NextEntries:
-        """The next entries after a place, or after now; waits up to ``for_s`` seconds for one."""
-        # Looked up first: what comes while Redis is asked must not be slept through.
-        moved = self._moved
-        found = await self._found(place)
-        if found.place == place and not found.missed:
+    async def after(self, position: EntryId | None, *, for_s: float) -> NextEntries:
+        """The entries after a position, or from now on; waits up to ``for_s`` seconds for one."""
+        # Read before Redis is asked, so that an entry that arrives meanwhile ends the wait.
+        changed = self._changed
+        found = await self._entries_after(position)
+        if found.position == position and not found.missed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(for_s):
-                    await moved.wait()
+                    await changed.wait()
         return found
 
     async def follow(self) -> None:
-        """Follow the stream until this is cancelled. While Redis is away, it waits.
+        """Follow the stream until the task is cancelled; wait while Redis is unavailable.
 
-        With Python 3.11 a cancellation can get lost in ``asyncio.wait_for``, by which the client
-        sends, so this looks whether it is closed, too.
+        With Python 3.11 a cancellation can get lost in redis-py's use of ``asyncio.wait_for``, so
+        ``closed`` ends the loop, too.
         """
         following = False
         while not self.closed:
             try:
-                await self._go_on()
+                await self._read_on()
                 following = True
                 while not self.closed:
-                    await self._store.run_alone(wait(self._end or BEGINNING, for_s=_WAIT_S))
-                    # When nothing came, too: it may be another Redis by now, and empty.
-                    await self._go_on()
+                    await self._store.run_alone(wait(self._end or BEGINNING, for_s=_BLOCK_S))
+                    # Also if nothing arrived: it may be another Redis by now, an empty one.
+                    await self._read_on()
                     await asyncio.sleep(_PAUSE_S)
             except StoreUnavailable as error:
                 if following:
-                    logger.warning("The stream of transitions waits: %s", error)
+                    logger.warning("The event streams are interrupted: %s", error)
                 following = False
                 await asyncio.sleep(_RETRY_S)
 
     def close(self) -> None:
-        """Let every client know that the process ends."""
+        """End the streams of all clients."""
         self.closed = True
         self._wake()
 
-    async def _go_on(self) -> None:
-        """Read what is new, or see that Redis was emptied, and wake everybody."""
+    async def _read_on(self) -> None:
+        """Read new entries, or notice that Redis was emptied, and wake up the clients."""
         if self._end is None:
             found = NextEntries([], await self._store.run(newest()) or BEGINNING, missed=True)
         else:
             found = await self._read(self._end)
         if found.missed:
             self._kept.clear()
-            self._begin = found.place
+            self._start = found.position
         self._kept.extend(found.entries)
-        self._end = found.place
-        while len(self._kept) > KEPT:
-            self._begin = self._kept.popleft().id
+        self._end = found.position
+        while len(self._kept) > MAX_KEPT:
+            self._start = self._kept.popleft().id
         self._wake()
 
     def _wake(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
-    async def _found(self, place: EntryId | None) -> NextEntries:
-        if self._begin is None or self._end is None:
-            return NextEntries([], place)
-        if place is None:
+    async def _entries_after(self, position: EntryId | None) -> NextEntries:
+        if self._start is None or self._end is None:
+            return NextEntries([], position)
+        if position is None:
             return NextEntries([], self._end)
-        if self._begin <= place <= self._end:
-            found = list(takewhile(lambda entry: entry.id > place, reversed(self._kept)))[::-1]
+        if self._start <= position <= self._end:
+            found = list(takewhile(lambda entry: entry.id > position, reversed(self._kept)))[::-1]
             return NextEntries(found, self._end)
         try:
-            return await self._read(place)
+            return await self._read(position)
         except StoreUnavailable:
-            # The fanout moves when Redis is back.
-            return NextEntries([], place)
+            # The position moves on when Redis is back.
+            return NextEntries([], position)
 
-    async def _read(self, place: EntryId) -> NextEntries:
-        """The next entries that Redis has; raises StoreUnavailable."""
-        found = await self._store.run(entries(place, _AT_ONCE))
-        # Only now: what is forgotten from here on has been read.
+    async def _read(self, position: EntryId) -> NextEntries:
+        """The entries in Redis after a position; raises StoreUnavailable."""
+        found = await self._store.run(entries(position, _READ_AT_ONCE))
+        # After the read: entries that Redis deletes from now on were read.
         first, last = await self._store.run_all([oldest(), newest()])
-        if place != BEGINNING and not (first and last and first <= place <= last):
+        if position != BEGINNING and not (first and last and first <= position <= last):
             return NextEntries([], last or BEGINNING, missed=True)
-        return NextEntries(found, found[-1].id if found else place)
+        return NextEntries(found, found[-1].id if found else position)

@@ -1,4 +1,4 @@
-"""``GET /api/events``: every transition as a server-sent event, as it happens."""
+"""``GET /api/events``: transitions as server-sent events."""
 
 import asyncio
 import logging
@@ -20,18 +20,18 @@ from batchflow.store.events import EntryId, Transition
 
 logger = logging.getLogger(__name__)
 
-#: Streams that one process serves at a time.
-MOST_STREAMS: Final = 500
-#: Something is sent at least this often, so that proxies keep a stream open.
+#: The most streams of a process.
+MAX_STREAMS: Final = 500
+#: The longest time without data, so that proxies keep a stream open.
 HEARTBEAT_S = 15.0
-#: How long a browser waits before it connects again, in milliseconds.
+#: The time until a browser reconnects, in milliseconds.
 _RETRY_MS: Final = 2_000
 
 _RESET: Final = '{"message":"Transitions were missed. Read the jobs again."}'
-#: A proxy that collected events would make them late.
+#: A proxy that buffers events would delay them.
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
-#: How OpenAPI 3.2 describes an event, and where errors are not a stream.
+#: An event, as OpenAPI 3.2 describes it.
 _ITEM: Final = {
     "type": "object",
     "properties": {
@@ -52,35 +52,35 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     for status, problem in problems(400).items()
 }
 
-_EVENT_ID: Final = "The `id` of the last event that was seen; the stream goes on after it."
-_MOST_CHARS: Final = 64
+_EVENT_ID: Final = "The `id` of the last event that was received; the stream continues after it."
+_MAX_ID_CHARS: Final = 64
 
 
-class StreamAsked(BaseModel):
-    """From where on, and about what."""
+class StreamQuery(BaseModel):
+    """The start of the stream, and the job that it is about."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     last_event_id: str | None = Field(
-        None, max_length=_MOST_CHARS, description=f"{_EVENT_ID} The header goes before it."
+        None, max_length=_MAX_ID_CHARS, description=f"{_EVENT_ID} The header takes precedence."
     )
     job_id: str | None = Field(
-        None, max_length=_MOST_CHARS, description="Only the transitions of this job."
+        None, max_length=_MAX_ID_CHARS, description="Only the transitions of this job."
     )
 
 
 class EventStream(StreamingResponse):
-    """Pieces of one or more events. FastAPI's own class sends each one by itself, through three
-    tasks."""
+    """A response of chunks with one or more events. FastAPI's own class sends each event by itself,
+    through three tasks."""
 
     media_type = "text/event-stream"
 
 
 @asynccontextmanager
 async def _following(app: FastAPI) -> AsyncIterator[None]:
-    fanout = app.state.fanout = EventFanout(app.state.context.store)
+    fanout = app.state.event_fanout = EventFanout(app.state.connections.store)
     task = asyncio.create_task(fanout.follow())
-    task.add_done_callback(_say_why_it_ended)
+    task.add_done_callback(_log_failure)
     try:
         yield
     finally:
@@ -94,16 +94,16 @@ router = APIRouter(tags=["jobs"], dependencies=[SHOWS_TOKEN], lifespan=_followin
 
 
 def end_streams(app: FastAPI) -> None:
-    """End all streams: a server that shuts down would wait for them, and they never end."""
-    app.state.fanout.close()
+    """End all streams, for which a server that shuts down would wait forever."""
+    app.state.event_fanout.close()
 
 
-async def _feed_for_one(request: Request) -> AsyncIterator[EventFanout]:
-    fanout: EventFanout = request.app.state.fanout
-    if fanout.clients >= MOST_STREAMS:
+async def _fanout_for_client(request: Request) -> AsyncIterator[EventFanout]:
+    fanout: EventFanout = request.app.state.event_fanout
+    if fanout.clients >= MAX_STREAMS:
         raise HTTPException(
             503,
-            f"This gateway has {MOST_STREAMS} streams open, and serves no more.",
+            f"This gateway already serves {MAX_STREAMS} streams.",
             {"Retry-After": "10"},
         )
     with fanout.client():
@@ -119,48 +119,48 @@ async def _feed_for_one(request: Request) -> AsyncIterator[EventFanout]:
     responses={200: {"content": {"text/event-stream": {"itemSchema": _ITEM}}}, **_PROBLEMS},
 )
 async def stream(
-    fanout: Annotated[EventFanout, Depends(_feed_for_one)],
-    asked: Annotated[StreamAsked, Query()],
-    last_seen: Annotated[
-        str | None, Header(alias="Last-Event-ID", max_length=_MOST_CHARS, description=_EVENT_ID)
+    fanout: Annotated[EventFanout, Depends(_fanout_for_client)],
+    query: Annotated[StreamQuery, Query()],
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", max_length=_MAX_ID_CHARS, description=_EVENT_ID)
     ] = None,
 ) -> EventStream:
-    """Each `transition` event has a `Transition` in JSON as its data, and an id. Without an id to
-    go on after, the stream begins with what happens next.
+    """The data of each `transition` event is a `Transition` in JSON. Without an id to continue
+    after, the stream begins with the next transition.
 
-    `reset` says that transitions were missed that are not kept any more: read the jobs again.
-    The stream goes on behind it. While Redis is away, it stays open.
+    `reset` says that transitions were missed and are no longer available: read the jobs again. The
+    stream continues after it. It stays open while Redis is unavailable.
     """
-    given = last_seen if last_seen is not None else asked.last_event_id
-    place = EntryId.parse(given) if given is not None else None
-    if asked.job_id is not None and not is_job_id(asked.job_id):
-        raise InvalidInput("job_id must be the id of a job.")
-    return EventStream(_events(fanout, place, asked.job_id), headers=_HEADERS)
+    given = last_event_id if last_event_id is not None else query.last_event_id
+    position = EntryId.parse(given) if given is not None else None
+    if query.job_id is not None and not is_job_id(query.job_id):
+        raise InvalidInput("job_id is not a valid job id.")
+    return EventStream(_events(fanout, position, query.job_id), headers=_HEADERS)
 
 
 async def _events(
-    fanout: EventFanout, place: EntryId | None, job_id: str | None
+    fanout: EventFanout, position: EntryId | None, job_id: str | None
 ) -> AsyncIterator[bytes]:
-    """The stream from a place on, or from now on, in pieces of one or more events."""
-    place = place or fanout.end
+    """The stream after a position, or from now on, in chunks of one or more events."""
+    position = position or fanout.end
     clock = asyncio.get_running_loop().time
-    # The id alone: whoever is cut off before the first event goes on from here all the same.
-    yield format_sse_event(retry=_RETRY_MS, id=str(place) if place else None)
-    told, told_at_s = place, clock()
+    # Only the id: a client that is disconnected before the first event continues from here.
+    yield format_sse_event(retry=_RETRY_MS, id=str(position) if position else None)
+    sent, sent_at_s = position, clock()
     while not fanout.closed:
-        found = await fanout.after(place, for_s=HEARTBEAT_S)
-        place = found.place
-        blocks = [_reset(place)] if found.missed else []
+        found = await fanout.after(position, for_s=HEARTBEAT_S)
+        position = found.position
+        blocks = [_reset(position)] if found.missed else []
         blocks += [
             _block(entry.id, entry.transition)
             for entry in found.entries
             if entry.transition and job_id in (None, entry.transition.job_id)
         ]
-        if not blocks and place and (told is None or clock() - told_at_s >= HEARTBEAT_S):
-            blocks = [format_sse_event(comment="", id=str(place))]
+        if not blocks and position and (sent is None or clock() - sent_at_s >= HEARTBEAT_S):
+            blocks = [format_sse_event(comment="", id=str(position))]
         if blocks:
             yield b"".join(blocks)
-            told, told_at_s = place, clock()
+            sent, sent_at_s = position, clock()
 
 
 def _block(entry_id: EntryId, transition: Transition) -> bytes:
@@ -169,10 +169,10 @@ def _block(entry_id: EntryId, transition: Transition) -> bytes:
     )
 
 
-def _reset(place: EntryId | None) -> bytes:
-    return format_sse_event(event="reset", data_str=_RESET, id=str(place))
+def _reset(position: EntryId | None) -> bytes:
+    return format_sse_event(event="reset", data_str=_RESET, id=str(position))
 
 
-def _say_why_it_ended(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        logger.error("No stream gets transitions any more.", exc_info=error)
+        logger.error("The event streams failed until restart.", exc_info=error)

@@ -1,1 +1,1 @@
-"""The status page: rendered here, kept up to date by a few lines of JavaScript."""
+"""The status page, rendered on the server and kept up to date by a script."""

@@ -3,15 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
-from batchflow.gateway.pages.display import between, count
-from batchflow.gateway.pages.query import JobsQuery
-from batchflow.overview.snapshot import Summary, Wait
+from batchflow.gateway.pages.list_query import ListQuery
+from batchflow.overview.formatting import between, count
+from batchflow.overview.summary import Summary, Wait
 from batchflow.queue import QUEUE_OF, STEP_OF, Queue, Step
 from batchflow.states import LIVE, JobKind, JobState
-
-_JOBS: Final = ("job", "jobs")
 
 
 @dataclass(frozen=True)
@@ -20,34 +17,34 @@ class Blocker:
 
     what: str
     message: str
-    #: How many jobs, or how long.
-    how: str
+    #: The number of jobs, or the time until OpenAI is called again.
+    extent: str
     href: str
 
 
 def blockers(summary: Summary) -> list[Blocker]:
-    """What jobs wait for."""
-    return [*_without_worker(summary), *(_blocker(wait, summary.at) for wait in summary.waits)]
+    """All reasons why jobs wait."""
+    return [*_missing_workers(summary), *(_blocker(wait, summary.at) for wait in summary.waits)]
 
 
-def _without_worker(summary: Summary) -> Iterator[Blocker]:
-    """Queues that jobs need, and that nobody takes from."""
+def _missing_workers(summary: Summary) -> Iterator[Blocker]:
+    """Queues that jobs need, and that no worker takes messages from."""
     needed: dict[Queue, list[tuple[JobKind, JobState]]] = {}
     for kind, step in STEP_OF.items():
         needed.setdefault(QUEUE_OF[step], []).append((kind, JobState.QUEUED))
     needed.setdefault(QUEUE_OF[Step.POLL], []).append((JobKind.BATCH, JobState.RUNNING))
-    for queue, whose in needed.items():
-        jobs = sum(summary.counts[kind][state] for kind, state in whose)
+    for queue, waiting in needed.items():
+        jobs = sum(summary.counts[kind][state] for kind, state in waiting)
         if jobs and not summary.workers.get(queue):
-            wanted = JobsQuery(
-                state=frozenset(state for _, state in whose),
-                kind=frozenset(kind for kind, _ in whose),
+            query = ListQuery(
+                state=frozenset(state for _, state in waiting),
+                kind=frozenset(kind for kind, _ in waiting),
             )
             yield Blocker(
                 f"For a worker on the queue {queue}",
-                "None is alive. Start one: celery -A batchflow_workers worker",
-                count(jobs, *_JOBS),
-                wanted.address(),
+                "No worker is running. Start one: celery -A batchflow_workers worker",
+                count(jobs, "job"),
+                query.url(),
             )
 
 
@@ -55,8 +52,8 @@ def _blocker(wait: Wait, now: datetime) -> Blocker:
     credential, what = wait.what, f"For OpenAI, with {wait.what}"
     if wait.reason == "capacity":
         credential, _, model = wait.what.rpartition("|")
-        what = f"For capacity at OpenAI, {model or 'any model'} with {credential}"
-    how = count(wait.jobs, *_JOBS) if wait.jobs is not None else ""
+        what = f"For quota at OpenAI, {model or 'any model'} with {credential}"
+    extent = count(wait.jobs, "job") if wait.jobs is not None else ""
     if wait.until:
-        how = f"asked again in {between(now, wait.until)}"
-    return Blocker(what, wait.message, how, JobsQuery(state=LIVE, text=credential).address())
+        extent = f"called again in {between(now, wait.until)}"
+    return Blocker(what, wait.message, extent, ListQuery(state=LIVE, text=credential).url())

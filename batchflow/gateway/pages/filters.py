@@ -1,9 +1,9 @@
-"""The filters that are a click away: states and kinds, each a link that switches it on or off."""
+"""The filters for states and kinds: each is a link that turns it on or off."""
 
 from dataclasses import dataclass
 
-from batchflow.gateway.pages.query import JobsQuery
-from batchflow.overview.snapshot import Summary
+from batchflow.gateway.pages.list_query import ListQuery
+from batchflow.overview.summary import Summary
 from batchflow.states import LIVE, JobKind, JobState
 
 
@@ -14,19 +14,19 @@ class FilterLink:
     text: str
     href: str
     is_on: bool
-    #: The jobs that it leaves; None when they aren't counted.
+    #: The number of jobs that match; None if they are not counted.
     jobs: int | None = None
-    #: The state whose shape it shows.
+    #: The state whose icon it has.
     state: str = ""
 
 
-def state_filters(query: JobsQuery, summary: Summary) -> list[FilterLink]:
+def state_filters(query: ListQuery, summary: Summary) -> list[FilterLink]:
     """All jobs, the live ones, and those in each state."""
     counts = _counts(query, summary)
-    every = [
+    states = [
         FilterLink(
             state.title(),
-            query.switched("state", state).address(),
+            query.toggled("state", state).url(),
             state in query.state,
             counts[state] if counts else None,
             state,
@@ -36,31 +36,30 @@ def state_filters(query: JobsQuery, summary: Summary) -> list[FilterLink]:
     return [
         FilterLink(
             "All",
-            query.but(state=frozenset()).address(),
+            query.changed(state=frozenset()).url(),
             not query.state,
             sum(counts.values()) if counts else None,
         ),
         FilterLink(
             "Live",
-            query.but(state=LIVE).address(),
+            query.changed(state=LIVE).url(),
             query.state == LIVE,
             sum(counts[state] for state in LIVE) if counts else None,
         ),
-        *every,
+        *states,
     ]
 
 
-def kind_filters(query: JobsQuery) -> list[FilterLink]:
-    """The kinds; none of them on means all."""
+def kind_filters(query: ListQuery) -> list[FilterLink]:
+    """The kinds; without any of them, all jobs match."""
     return [
-        FilterLink(kind.title(), query.switched("kind", kind).address(), kind in query.kind)
+        FilterLink(kind.title(), query.toggled("kind", kind).url(), kind in query.kind)
         for kind in JobKind
     ]
 
 
-def _counts(query: JobsQuery, summary: Summary) -> dict[JobState, int] | None:
-    """The jobs of the wanted kinds by state; None where a filter is on by which none are
-    counted."""
+def _counts(query: ListQuery, summary: Summary) -> dict[JobState, int] | None:
+    """The jobs of these kinds by state; None with a filter for which jobs are not counted."""
     if query.organization or query.execution or query.text:
         return None
     kinds = query.kind or JobKind

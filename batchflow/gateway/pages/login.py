@@ -1,4 +1,4 @@
-"""The login page: a browser shows the token once, and is given a session for it."""
+"""The login page: a browser sends the token once, and gets a session."""
 
 import re
 import time
@@ -11,19 +11,19 @@ from starlette.responses import RedirectResponse, Response
 from batchflow.gateway.pages.error_pages import PageRoute
 from batchflow.gateway.pages.templating import render
 from batchflow.gateway.security.access import AppAccess, check_csrf, principal_of
-from batchflow.gateway.security.rate_limits import LOGINS, AppRateLimiter
+from batchflow.gateway.security.rate_limit import LOGINS, AppRateLimiter
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-#: A path of ours: browsers take two slashes, or a backslash, for the begin of another host.
+#: A path of the gateway. To browsers, two slashes or a backslash begin the name of another host.
 _OWN_PATH: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*", re.ASCII)
 
 
 @router.get("/login")
-async def show(request: Request, access: AppAccess, next: str = "/") -> Response:  # noqa: A002 - the address says so
-    """The form; ``next`` is the page that was asked for."""
+async def show(request: Request, access: AppAccess, next: str = "/") -> Response:  # noqa: A002 - the parameter's name
+    """Show the form; ``next`` is the page that was requested."""
     if access.is_authorized(principal_of(request)):
-        return _go_to(next)
+        return _redirect(next)
     return render(request, "login.html", error="", next=next)
 
 
@@ -31,31 +31,31 @@ async def show(request: Request, access: AppAccess, next: str = "/") -> Response
 async def log_in(
     request: Request,
     access: AppAccess,
-    rate_limiter: AppRateLimiter,
+    limiter: AppRateLimiter,
     token: Annotated[str, Form()] = "",
-    next: Annotated[str, Form()] = "/",  # noqa: A002 - the address says so
+    next: Annotated[str, Form()] = "/",  # noqa: A002 - the parameter's name
 ) -> Response:
-    """Begin a session, or say what is wrong."""
-    if wait_s := await rate_limiter.wait_s(LOGINS, request):
+    """Begin a session, or show the form with an error."""
+    if wait_s := await limiter.wait_s(LOGINS, request):
         raise HTTPException(
             HTTPStatus.TOO_MANY_REQUESTS,
-            f"Too many tries. Try again in {wait_s} s.",
+            f"Too many attempts. Try again in {wait_s} s.",
             {"Retry-After": str(wait_s)},
         )
     if not access.is_token(token.strip()):
-        error = "That is not the token. It is what BATCHFLOW_API_TOKEN says where the gateway runs."
+        error = "Wrong token. It is the value of BATCHFLOW_API_TOKEN on the gateway."
         status = HTTPStatus.UNAUTHORIZED
         return render(request, "login.html", status_code=status, error=error, next=next)
     principal_of(request).session = access.sessions.begin(time.time())
-    return _go_to(next)
+    return _redirect(next)
 
 
 @router.post("/logout", dependencies=[Depends(check_csrf)])
 async def log_out(request: Request) -> Response:
-    """Let the browser forget its session."""
+    """Let the browser delete its session."""
     principal_of(request).session = None
-    return _go_to("/")
+    return _redirect("/")
 
 
-def _go_to(path: str) -> Response:
+def _redirect(path: str) -> Response:
     return RedirectResponse(path if _OWN_PATH.fullmatch(path) else "/", HTTPStatus.SEE_OTHER)

@@ -1,18 +1,23 @@
-"""The numbers on top of the page, in words: what each one says, and where it leads."""
+"""The stat tiles at the top of the page: numbers of the fleet, with notes and links."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
-from batchflow.gateway.pages.display import ago, between, count, number, rounded, short_id, utc
-from batchflow.gateway.pages.query import JobsQuery
-from batchflow.overview.snapshot import BAD, Summary
+from batchflow.gateway.pages.list_query import ListQuery
+from batchflow.overview.formatting import (
+    ago,
+    between,
+    count,
+    duration,
+    number,
+    short_id,
+    short_number,
+    utc,
+)
+from batchflow.overview.health import beat_has_stopped
+from batchflow.overview.summary import FAILURES, Summary
 from batchflow.queue import Queue
 from batchflow.states import JobKind, JobState
-
-#: No sweep for so many intervals, and for so long: beat has stopped.
-_MISSED_SWEEPS: Final = 5
-_SWEEP_OVERDUE_S: Final = 60.0
 
 _NOUNS: Final = {
     JobKind.BATCH: ("batch", "batches"),
@@ -23,23 +28,22 @@ _NOUNS: Final = {
 
 @dataclass(frozen=True)
 class StatTile:
-    """One number."""
+    """A number of the fleet."""
 
     name: str
     value: str
-    #: What goes with it, in a few words.
+    #: A few words below the number.
     note: str = ""
-    #: Where it leads.
+    #: A link.
     href: str = ""
-    #: Whether somebody should look at it.
+    #: Whether an operator should act.
     alert: bool = False
-    #: What the note says at length.
+    #: The note in full.
     title: str = ""
 
 
 def stat_tiles(summary: Summary, sweep_interval_s: float) -> list[StatTile]:
-    """All of them, in the order in which they are shown."""
-    overdue_s = max(_SWEEP_OVERDUE_S, _MISSED_SWEEPS * sweep_interval_s)
+    """All tiles, in the order of the page."""
     return [
         _running(summary),
         _queued(summary),
@@ -47,13 +51,13 @@ def stat_tiles(summary: Summary, sweep_interval_s: float) -> list[StatTile]:
         _failed(summary),
         _tokens(summary),
         _oldest(summary),
-        _poll(summary, timedelta(seconds=overdue_s)),
+        _last_poll(summary, sweep_interval_s),
         _workers(summary),
     ]
 
 
-def said(summary: Summary) -> str:
-    """The fleet in a sentence, for who listens to the page."""
+def spoken_summary(summary: Summary) -> str:
+    """The fleet in a sentence, for screen readers."""
     failed = summary.failed_last_hour
     return (
         f"{number(summary.running)} running, {number(summary.queued)} queued, "
@@ -67,20 +71,20 @@ def _running(summary: Summary) -> StatTile:
         for kind, nouns in _NOUNS.items()
         if (running := summary.counts[kind][JobState.RUNNING])
     )
-    return StatTile("Running", number(summary.running), kinds, _of(JobState.RUNNING))
+    return StatTile("Running", number(summary.running), kinds, _url(JobState.RUNNING))
 
 
 def _queued(summary: Summary) -> StatTile:
     note = "not yet at OpenAI" if summary.queued else ""
-    return StatTile("Queued", number(summary.queued), note, _of(JobState.QUEUED))
+    return StatTile("Queued", number(summary.queued), note, _url(JobState.QUEUED))
 
 
 def _succeeded(summary: Summary) -> StatTile:
     return StatTile(
         "Succeeded, last hour",
         number(summary.succeeded_last_hour),
-        f"{number(_all(summary, JobState.SUCCEEDED))} in all",
-        _of(JobState.SUCCEEDED),
+        f"{number(_total(summary, JobState.SUCCEEDED))} in total",
+        _url(JobState.SUCCEEDED),
     )
 
 
@@ -88,8 +92,8 @@ def _failed(summary: Summary) -> StatTile:
     return StatTile(
         "Failed, last hour",
         number(summary.failed_last_hour),
-        f"{number(_all(summary, *BAD))} in all",
-        _of(*BAD),
+        f"{number(_total(summary, *FAILURES))} in total",
+        _url(*FAILURES),
         alert=summary.failed_last_hour > 0,
     )
 
@@ -98,10 +102,10 @@ def _tokens(summary: Summary) -> StatTile:
     since = f"since {summary.since:%-d %b %Y}" if summary.since else ""
     return StatTile(
         "Tokens",
-        rounded(summary.input_tokens + summary.output_tokens),
+        short_number(summary.input_tokens + summary.output_tokens),
         since,
         title=(
-            f"{number(summary.input_tokens)} in, {number(summary.output_tokens)} out, "
+            f"{number(summary.input_tokens)} input, {number(summary.output_tokens)} output, "
             "in batches that have ended"
         ),
     )
@@ -109,9 +113,9 @@ def _tokens(summary: Summary) -> StatTile:
 
 def _oldest(summary: Summary) -> StatTile:
     if not summary.oldest_batch or not summary.oldest_batch_since:
-        return StatTile("Oldest open batch", "none")
+        return StatTile("Oldest live batch", "none")
     return StatTile(
-        "Oldest open batch",
+        "Oldest live batch",
         between(summary.oldest_batch_since, summary.at),
         short_id(summary.oldest_batch),
         f"/jobs/{summary.oldest_batch}",
@@ -119,11 +123,12 @@ def _oldest(summary: Summary) -> StatTile:
     )
 
 
-def _poll(summary: Summary, overdue: timedelta) -> StatTile:
+def _last_poll(summary: Summary, sweep_interval_s: float) -> StatTile:
     polled = ago(summary.polled_at, summary.at) if summary.polled_at else "never"
-    if not summary.swept_at or summary.at - summary.swept_at > overdue:
-        since = f" for {between(summary.swept_at, summary.at)}" if summary.swept_at else ""
-        return StatTile("Last poll", polled, f"no sweep{since}: does beat run?", alert=True)
+    sweep_age_s = summary.age_s(summary.swept_at)
+    if beat_has_stopped(sweep_age_s, sweep_interval_s):
+        since = f" for {duration(sweep_age_s)}" if sweep_age_s is not None else ""
+        return StatTile("Last poll", polled, f"no sweep{since}: check beat", alert=True)
     webhook = (
         f"webhook {ago(summary.webhook_at, summary.at)}"
         if summary.webhook_at
@@ -133,24 +138,24 @@ def _poll(summary: Summary, overdue: timedelta) -> StatTile:
 
 
 def _workers(summary: Summary) -> StatTile:
-    each = {queue: summary.workers.get(queue, 0) for queue in Queue}
-    fewest = min(each.values())
-    if missing := [queue for queue, workers in each.items() if not workers]:
+    by_queue = {queue: summary.workers.get(queue, 0) for queue in Queue}
+    fewest = min(by_queue.values())
+    if missing := [queue for queue, workers in by_queue.items() if not workers]:
         queues = " and ".join(missing)
-        note = "none runs" if len(missing) == len(each) else f"none works on {queues}"
+        note = "none is running" if len(missing) == len(by_queue) else f"none on {queues}"
         return StatTile("Workers", number(fewest), note, alert=True)
-    if fewest == max(each.values()):
+    if fewest == max(by_queue.values()):
         return StatTile("Workers", number(fewest), "on each queue")
     return StatTile(
         "Workers",
         number(fewest),
-        ", ".join(f"{queue} {workers}" for queue, workers in each.items()),
+        ", ".join(f"{queue} {workers}" for queue, workers in by_queue.items()),
     )
 
 
-def _of(*states: JobState) -> str:
-    return JobsQuery(state=frozenset(states)).address()
+def _url(*states: JobState) -> str:
+    return ListQuery(state=frozenset(states)).url()
 
 
-def _all(summary: Summary, *states: JobState) -> int:
+def _total(summary: Summary, *states: JobState) -> int:
     return sum(by_state[state] for by_state in summary.counts.values() for state in states)

@@ -1,7 +1,7 @@
-"""Pages from templates, and the files that they need.
+"""Templates of the pages, and their static files.
 
-Every value in a template is escaped, and cleaned of what would rearrange the page: messages,
-names and configs are others' words.
+Every value in a template is escaped, and unprintable characters are replaced: messages, names and
+configs come from others.
 """
 
 import hashlib
@@ -15,16 +15,18 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from batchflow.gateway.pages import display
 from batchflow.gateway.security.access import Access, csrf_token, principal_of
 from batchflow.links import batch_page, file_page
+from batchflow.overview import formatting
 
 _STATIC: Final = Path(__file__).parent / "static"
 _DIGEST_CHARS: Final = 10
+#: The most characters of a message in a row of the table, which shows a part of them.
+_MESSAGE_CHARS: Final = 300
 
 
-class _Files(StaticFiles):
-    """Files whose addresses change with them: a browser may keep what it has."""
+class _ImmutableFiles(StaticFiles):
+    """Files whose URLs change with their content, so that browsers may keep them."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -32,57 +34,59 @@ class _Files(StaticFiles):
         return response
 
 
-#: The pages' own files, for ``/static``.
-static_files = _Files(directory=_STATIC)
+#: The files below ``/static``.
+static_files = _ImmutableFiles(directory=_STATIC)
 
 
 @cache
 def static(name: str) -> str:
-    """The address of a file of ours. It changes with the file, so that no browser shows a new
-    page with an old style."""
+    """The URL of a static file. It changes with the file, so that no browser combines a new page
+    with an old style."""
     digest = hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:_DIGEST_CHARS]}"
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+def printable(value: object) -> object:
+    """A value without unprintable characters; applied to every value in a template."""
+    # Markup is a subclass of str, made of values that were processed before.
+    return formatting.printable(value) if type(value) is str else value
 
 
 _environment = Environment(
     loader=PackageLoader("batchflow.gateway.pages"),
     autoescape=True,
     undefined=StrictUndefined,
-    finalize=display.clean,
+    finalize=printable,
     trim_blocks=True,
     lstrip_blocks=True,
     auto_reload=False,
 )
 _environment.globals |= {"static": static, "batch_page": batch_page, "file_page": file_page}
 _environment.filters |= {
-    "ago": display.ago,
-    "between": display.between,
-    "execution_name": display.execution_name,
-    "execution_place": display.execution_place,
-    "json": _json,
-    "left": display.left,
-    "number": display.number,
-    "one_line": display.one_line,
-    "percent": display.percent,
-    "short_id": display.short_id,
-    "size": display.size,
-    "utc": display.utc,
-    "words": display.words,
+    "ago": formatting.ago,
+    "between": formatting.between,
+    "execution_location": formatting.execution_location,
+    "execution_name": formatting.execution_name,
+    "json": partial(json.dumps, indent=2, ensure_ascii=False),
+    "left": formatting.left,
+    "number": formatting.number,
+    "one_line": partial(formatting.one_line, max_chars=_MESSAGE_CHARS),
+    "percent": formatting.percent,
+    "short_id": formatting.short_id,
+    "size": formatting.size,
+    "utc": formatting.utc,
+    "words": formatting.words,
 }
 
 
 def render(
     request: Request, template: str, *, status_code: int = 200, **values: Any
 ) -> HTMLResponse:
-    """A page."""
+    """Render a page."""
     access: Access = request.app.state.access
     text = _environment.get_template(template).render(
         can_log_out=principal_of(request).session is not None and not access.is_open,
-        # Called by a page that has a form: it begins a session.
+        # Called by pages with a form; it begins a session if there is none.
         csrf_token=partial(csrf_token, request),
         **values,
     )

@@ -1,1 +1,1 @@
-"""Who may do what, and how often: token, cookie, origin, headers, sizes, rates."""
+"""Who may do what, and how often: token, session, origin, headers, sizes, rates."""

@@ -1,8 +1,8 @@
-"""Who may in, and what proves that a form is from one of our pages.
+"""Authentication and protection against cross-site requests.
 
-On the loopback and without a token everything is open to what runs on this machine, and to nothing
-that a web site makes its browser do. With a token everything but OPEN_PATHS needs it, as
-``Authorization: Bearer <token>`` or as the session cookie that the login page gives for it.
+Without a token, the gateway serves programs and browsers on this machine, but no request that
+another web site makes a browser send. With a token, everything except OPEN_PATHS requires it, as
+``Authorization: Bearer <token>`` or as a session cookie, which the login page sets.
 """
 
 import hashlib
@@ -27,38 +27,38 @@ from batchflow.hosts import is_loopback
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.settings import Settings
 
-#: What machines call that have no token: OpenAI, whose signature is checked, and probes. They may
-#: know this machine by any name.
+#: Paths for programs without a token: OpenAI, whose signature is verified, and probes. They may use
+#: any name of this machine.
 MACHINE_PATHS: Final = frozenset({WEBHOOK_PATH, "/healthz", "/readyz"})
-#: What needs no token, beside the files in OPEN_FOLDER.
+#: Paths that need no token, besides the files in OPEN_FOLDER.
 OPEN_PATHS: Final = MACHINE_PATHS | {"/login"}
 OPEN_FOLDER: Final = "/static/"
 
-#: Where a form of our pages has its CSRF token; a script sends the header instead.
+#: The field of a form with its CSRF token; a script sends the header instead.
 CSRF_FIELD: Final = "csrf_token"
 CSRF_HEADER: Final = "X-CSRF-Token"
 
-#: Where the request's scope has its Principal.
-PRINCIPAL: Final = "batchflow.principal"
+#: The key of the Principal in a request's scope.
+PRINCIPAL_KEY: Final = "batchflow.visitor"
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 @dataclass
 class Principal:
-    """Who sends a request. A session that a route begins or ends is told to the browser."""
+    """The sender of a request. A route may begin or end the session; the cookie follows it."""
 
-    #: The browser's, if it has one.
+    #: The browser's session, if it has one.
     session: Session | None
-    #: Whether the request itself shows the token.
+    #: Whether the request itself contains the token.
     has_token: bool
 
 
 class Access:
-    """What is needed to get in, and who has it."""
+    """Decides who may send a request."""
 
     def __init__(self, settings: Settings) -> None:
         token = settings.api_token
-        # From a file it may have a newline at its end.
+        # A token from a file may end with a newline.
         self._token = _digest(token.get_secret_value().strip()) if token else None
         self._public_url = settings.public_url
         self.sessions = Sessions(settings)
@@ -69,66 +69,66 @@ class Access:
         return self._token is None
 
     def is_token(self, text: str) -> bool:
-        """Whether it is the token. How long that takes says nothing about it."""
+        """Whether a text is the token, in a time that does not depend on the text."""
         return self._token is not None and hmac.compare_digest(_digest(text), self._token)
 
     def principal(self, request: Request) -> Principal:
-        """Who sends a request."""
+        """The sender of a request."""
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         has_token = scheme.lower() == "bearer" and self.is_token(shown.strip())
         cookie = request.cookies.get(self._cookie_name(request), "")
         return Principal(self.sessions.read(cookie, time.time()), has_token)
 
     def is_authorized(self, principal: Principal) -> bool:
-        """Whether they may in."""
+        """Whether a sender may use the gateway."""
         return self.is_open or principal.has_token or principal.session is not None
 
     def check(self, request: Request) -> None:
-        """Raise HTTPException for what is refused whoever sends it."""
+        """Raise HTTPException for a request that is refused regardless of its sender."""
         if is_from_other_site(request.method, request.headers, self._public_url):
             raise HTTPException(
-                HTTPStatus.FORBIDDEN, "Another web site has sent this. Open the gateway's own page."
+                HTTPStatus.FORBIDDEN,
+                "This request comes from another web site. Open the gateway's own page.",
             )
         if request.scope["path"] in MACHINE_PATHS:
             return
         host = Host.of(request.headers)
         if host is None:
             raise HTTPException(HTTPStatus.BAD_REQUEST, "The header Host is malformed.")
-        # Without a token nothing else keeps a web site from leading its own name to 127.0.0.1 and
-        # reading the answers (DNS rebinding).
+        # Without a token, nothing else stops a web site from pointing its own name to 127.0.0.1 and
+        # reading the responses (DNS rebinding).
         if self.is_open and not is_loopback(host.name):
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
-                "Without a token the gateway answers on this machine alone, by the name localhost "
-                "or 127.0.0.1. Set BATCHFLOW_API_TOKEN to reach it by another one.",
+                "Without a token, the gateway can only be reached as localhost or 127.0.0.1. Set "
+                "BATCHFLOW_API_TOKEN to use another name.",
             )
 
     def set_session_cookie(
         self, request: Request, session: Session | None, headers: MutableHeaders
     ) -> None:
-        """Let the browser keep a session, or forget it, with an answer that has these headers."""
-        answer = Response()
-        answer.set_cookie(
+        """Set the session cookie in a response with these headers, or delete it."""
+        response = Response()
+        response.set_cookie(
             self._cookie_name(request),
             self.sessions.cookie(session) if session else "",
             max_age=SESSION_S if session else 0,
             secure=self._is_secure(request),
             httponly=True,
-            # Not strict: people come from the Flyte console's links. What changes something needs
-            # more than the cookie.
+            # Not strict: people follow links from the Flyte console. Changes need a CSRF token.
             samesite="lax",
         )
-        headers.append("Set-Cookie", answer.headers["Set-Cookie"])
+        headers.append("Set-Cookie", response.headers["Set-Cookie"])
 
     def _cookie_name(self, request: Request) -> str:
-        # A browser sends a host's cookies to all of its ports, where there may be other gateways.
+        # A browser sends a host's cookies to all of its ports, which may be other gateways'.
         host = Host.of(request.headers)
         port = f"-{host.port}" if host and host.port else ""
-        # With the prefix no other host of the domain can set it.
+        # With the prefix, other hosts of the domain can't set it.
         return f"{'__Host-' if self._is_secure(request) else ''}batchflow{port}"
 
     def _is_secure(self, request: Request) -> bool:
-        """Whether the browser speaks TLS, with us or with a proxy before us."""
+        """Whether the browser uses TLS, with the gateway or with a proxy in front of it."""
         public = self._public_url or ""
         via_proxy = public.startswith("https:") and same_host(public, request.headers)
         return request.scope["scheme"] == "https" or via_proxy
@@ -144,33 +144,32 @@ AppAccess = Annotated[Access, Depends(_of)]
 
 
 def principal_of(request: Request) -> Principal:
-    """Who has sent a request that the gate has let in."""
-    principal: Principal = request.scope[PRINCIPAL]
+    """The sender of a request that passed the auth middleware."""
+    principal: Principal = request.scope[PRINCIPAL_KEY]
     return principal
 
 
 def csrf_token(request: Request) -> str:
-    """What a form on a page has to send back in CSRF_FIELD; begins a session where there is
-    none."""
+    """The CSRF token for a form on a page; begins a session if there is none."""
     access, principal = _of(request), principal_of(request)
     if not access.is_authorized(principal):
-        # A session would let them in.
-        raise PermissionError("Nobody who has to log in first is given a form of ours.")
+        # A session would authorize the sender.
+        raise PermissionError("A form is only for senders that are authorized.")
     if principal.session is None:
         principal.session = access.sessions.begin(time.time())
     return access.sessions.csrf_token(principal.session)
 
 
 async def check_csrf(request: Request) -> None:
-    """A dependency of every route that changes something: raises HTTPException unless the request
-    is from one of our pages, or from no browser at all."""
+    """A dependency of every route that changes something: raises HTTPException for a browser's
+    request that is not from a page of the gateway."""
     access, principal = _of(request), principal_of(request)
     if principal.has_token or (access.is_open and not is_browser(request.headers)):
         return
-    shown = request.headers.get(CSRF_HEADER) or await _form_token(request)
-    if principal.session is None or not access.sessions.is_csrf_token(principal.session, shown):
+    token = request.headers.get(CSRF_HEADER) or await _form_token(request)
+    if principal.session is None or not access.sessions.is_csrf_token(principal.session, token):
         raise HTTPException(
-            HTTPStatus.FORBIDDEN, "This page is out of date. Load it again and repeat what you did."
+            HTTPStatus.FORBIDDEN, "This page is out of date. Reload it and try again."
         )
 
 
@@ -182,5 +181,5 @@ async def _form_token(request: Request) -> str:
 
 
 def _digest(text: str) -> bytes:
-    # Of equal length, whatever was sent, and whatever characters are in it.
+    # Of equal length for every text, with any characters.
     return hashlib.sha256(text.encode("utf-8", "replace")).digest()

@@ -1,4 +1,4 @@
-"""How much a client may send."""
+"""A limit for the size of request bodies."""
 
 from http import HTTPStatus
 from typing import Final
@@ -7,27 +7,29 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: A webhook has a few hundred bytes, a form of ours as many.
+#: A webhook has a few hundred bytes, and so has a form.
 MAX_BODY_BYTES: Final = 65_536
-#: Digits that tell a number from one that is far too large.
-_LONGEST_NUMBER = 18
+#: A number with more digits is too large in any case.
+_MAX_DIGITS = 18
 
 
 class BodyLimitMiddleware:
-    """ASGI middleware that keeps routes from reading a larger body, announced or not: whoever goes
-    on reading gets HTTPException. With the answer the connection ends, or the server would go on
-    to take what comes and throw it away."""
+    """ASGI middleware that raises HTTPException when a route reads a larger body, announced or not.
+
+    The connection is closed after the response; otherwise, the server would receive the rest of the
+    body and discard it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_announced = _announced(headers) > MAX_BODY_BYTES
+        is_announced = _announced_bytes(headers) > MAX_BODY_BYTES
         has_rest = is_announced or "transfer-encoding" in headers
         left = MAX_BODY_BYTES
 
@@ -38,19 +40,19 @@ class BodyLimitMiddleware:
             if is_announced or left < 0:
                 raise HTTPException(
                     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    f"A body may have {MAX_BODY_BYTES:,} bytes at most.",
+                    f"The body is larger than {MAX_BODY_BYTES:,} bytes.",
                 )
             has_rest = has_rest and message.get("more_body", False)
             return message
 
-        async def send_and_hang_up(message: Message) -> None:
+        async def send_and_close(message: Message) -> None:
             if message["type"] == "http.response.start" and has_rest:
                 MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
-        await self._app(scope, receive_within_limit, send_and_hang_up)
+        await self._app(scope, receive_within_limit, send_and_close)
 
 
-def _announced(headers: Headers) -> int:
-    length = headers.get("content-length", "")[:_LONGEST_NUMBER]
+def _announced_bytes(headers: Headers) -> int:
+    length = headers.get("content-length", "")[:_MAX_DIGITS]
     return int(length) if length.isdecimal() else 0

@@ -1,11 +1,11 @@
-"""What every answer tells browsers: trust nothing that the gateway did not send itself."""
+"""Security headers of all responses: browsers trust only what the gateway itself sent."""
 
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: Scripts and styles are files of ours: nothing inline, nothing from elsewhere.
+#: Scripts and styles are the gateway's own files: nothing inline, nothing from other hosts.
 _CSP: Final = "; ".join(
     [
         "default-src 'none'",
@@ -19,8 +19,8 @@ _CSP: Final = "; ".join(
     ]
 )
 
-#: On every answer, whatever a route says.
-STRICT: Final = {
+#: In every response, whatever the route sets.
+SECURITY_HEADERS: Final = {
     "Content-Security-Policy": _CSP,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -31,20 +31,19 @@ STRICT: Final = {
 
 
 def add_security_headers(headers: MutableHeaders) -> None:
-    """Add them to an answer. A route may say how long its answer may be kept; by default it
-    isn't."""
-    headers.update(STRICT)
+    """Add the security headers, and forbid caching unless the route allows it."""
+    headers.update(SECURITY_HEADERS)
     headers.setdefault("Cache-Control", "no-store")
 
 
 class SecurityHeadersMiddleware:
-    """ASGI middleware that adds them; answers pass through it as they come."""
+    """ASGI middleware that adds the security headers to all responses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a request."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""Where a request comes from: the gateway's own pages, or another site in the same browser."""
+"""The origin of a request: a page of the gateway, or another site in the same browser."""
 
 import re
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True)
 class Host:
-    """What a client has asked for, as it says in ``Host``."""
+    """The ``Host`` header of a request."""
 
     name: str
-    #: Empty for the scheme's own.
+    #: Empty for the default of the scheme.
     port: str
 
     @classmethod
     def of(cls, headers: Headers) -> "Host | None":
-        """None unless there is one, and well-formed."""
+        """None unless there is exactly one, and it is well-formed."""
         hosts = headers.getlist("host")
         match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         return cls((match["ipv6"] or match["name"]).lower(), match["port"] or "") if match else None
 
 
 def is_from_other_site(method: str, headers: Headers, public_url: str | None) -> bool:
-    """Whether a browser sends this for the page of another site, and it may change something.
+    """Whether a browser sent this for a page of another site, and it may change something.
 
-    Browsers say so in Sec-Fetch-Site, and older ones in Origin; what sends neither is no browser.
-    Go's ``http.CrossOriginProtection`` does the same.
+    Browsers say so in Sec-Fetch-Site, older ones in Origin; other clients send neither. Go's
+    ``http.CrossOriginProtection`` does the same.
     """
     if method in _SAFE_METHODS:
         return False
     if site := headers.get("sec-fetch-site"):
         return site not in ("same-origin", "none")
     if origin := headers.get("origin"):
-        # A proxy may ask us by another name than the browser has asked the proxy by.
+        # A proxy may use another name for the gateway than the browser uses for the proxy.
         ours = {headers.get("host"), _authority(public_url or "")}
         return _authority(origin) not in ours - {"", None}
     return False
@@ -50,7 +50,7 @@ def is_browser(headers: Headers) -> bool:
 
 
 def same_host(url: str, headers: Headers) -> bool:
-    """Whether the client has asked for the host of this URL."""
+    """Whether the request is for the host of this URL."""
     return _authority(url) == headers.get("host")
 
 

@@ -13,8 +13,8 @@ if ARGV[3] == '' and left == 0 and ARGV[2] ~= '1' then return {1, ''} end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0)[1]
 if first and first == ARGV[3] then
   local known = redis.call('HMGET', KEYS[4], 'state', 'batch_id', 'openai_status')
-  local admitted = known[2] and holds(ARGV[5], known[3] or '')
-  if known[1] and holds(ARGV[4], known[1]) and not admitted then
+  local admitted = known[2] and contains(ARGV[5], known[3] or '')
+  if known[1] and contains(ARGV[4], known[1]) and not admitted then
     if ARGV[7] == '1' then redis.call('ZADD', KEYS[3], now(), first) end
     return {1, first}
   end

@@ -1,10 +1,10 @@
--- Note a failure of a credential, and until when nobody is to ask with it: exponentially longer,
--- or as long as OpenAI said if that is longer. Failures of requests that were under way together
+-- Start or extend the pause of a credential after a failure: it doubles with each failure, and lasts
+-- at least as long as OpenAI asked for. Failures of requests that were sent before the pause began
 -- count as one.
 -- KEYS     backoff
--- ARGV     [1] first delay in seconds  [2] longest delay in seconds  [3] Retry-After in seconds, 0
+-- ARGV     [1] first pause in seconds  [2] longest pause in seconds  [3] Retry-After in seconds, 0
 --          if none  [4] jitter between 0 and 1  [5] message
--- returns  seconds from now, as text
+-- returns  the length of the pause in seconds, as text
 local at = tonumber(now())
 local ends = tonumber(redis.call('HGET', KEYS[1], 'until') or 0)
 local delay = tonumber(ARGV[3])

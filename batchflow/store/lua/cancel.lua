@@ -1,16 +1,15 @@
--- Cancel a job. One that OpenAI can't know of, and a transfer, ends at once; for a batch that may
--- be at OpenAI the wish is noted and the job is due now.
--- KEYS     job, due, recent, counts, events, index, metrics
--- ARGV     [1] job id  [2] live states, with commas  [3] the terminal state
---          [4] the kind that lives at OpenAI  [5] message  [6] length of the events stream
---          [7] source
--- returns  [1] cancelled | requested | refused | missing  [2] the state now
+-- Cancel a job. A transfer, and a job that OpenAI cannot know of, ends at once. For a job that may
+-- have a batch, the request is recorded and the job is due now.
+-- KEYS     record, due, recent, counts, events, index, metrics
+-- ARGV     [1] job id  [2] live states, comma-separated  [3] the terminal state
+--          [4] the kind that has batches  [5] message  [6] length of the events stream  [7] source
+-- returns  [1] cancelled | requested | ended | '' if there is no such record  [2] the state now
 local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'tries', 'openai_status',
   'organization', 'execution', 'created_at')
 local state, kind = known[1], known[2]
-if not state then return {'missing', ''} end
-if not holds(ARGV[2], state) then
-  return {'refused', state}
+if not state then return {'', ''} end
+if not contains(ARGV[2], state) then
+  return {'ended', state}
 end
 local at = now()
 local event = {max = ARGV[6], openai_status = known[4] or '', message = ARGV[5], source = ARGV[7]}
@@ -20,5 +19,5 @@ redis.call('HSET', KEYS[1], 'cancel_requested', '1', 'message', ARGV[5], 'state'
   'source', ARGV[7], 'updated_at', at)
 local job = {id = ARGV[1], kind = kind, organization = known[5], execution = known[6],
   created_at = known[7]}
-index(job, state, after, after == ARGV[3], '0', at, event)
+record_change(job, state, after, after == ARGV[3], '0', at, event)
 return {after == ARGV[3] and 'cancelled' or 'requested', after}

@@ -1,6 +1,6 @@
--- Take the jobs that are due, and put each off so that nobody else takes it meanwhile.
+-- Claim the jobs that are due: each is due again later, so that no other process claims it now.
 -- KEYS     due
--- ARGV     [1] at most how many  [2] seconds for which they are put off
+-- ARGV     [1] the most jobs to claim  [2] seconds until they are due again
 -- returns  their ids
 local at = tonumber(now())
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', at, 'LIMIT', 0, ARGV[1])

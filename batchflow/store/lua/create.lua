@@ -1,11 +1,11 @@
--- Record a new job, unless it is there.
--- A job that has an identity, in a store so young that it may have been emptied: the job may have
--- been recorded before, and at OpenAI something may be. Its record says so.
--- KEYS     job, due, recent, counts, events, index, metrics, born, credentials
+-- Create a job's record, unless it exists.
+-- A store that is new may be one that was emptied. The record of a job with an identity then counts
+-- a try: the job may have been recorded before, and OpenAI may have a batch or file of it.
+-- KEYS     record, due, recent, counts, events, index, metrics, born, credentials
 -- ARGV     [1] job id  [2] state  [3] seconds until it is due  [4] length of the events stream
---          [5] source  [6] for how many seconds a store is young, 0 if the job has no identity
+--          [5] source  [6] for how many seconds a store is new, 0 if the job has no identity
 --          [7] the secret that the credential names, in JSON  [8...] further fields and values
--- returns  [1] 1 if it was made, 0 if it was there  [2] the record, flat
+-- returns  [1] 1 if it was created, 0 if it existed  [2] the record, flat
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return {0, redis.call('HGETALL', KEYS[1])}
 end
@@ -24,6 +24,6 @@ end
 redis.call('HSET', KEYS[9], record.credential, ARGV[7])
 redis.call('HSET', KEYS[1], unpack(fields))
 record.id, record.created_at = ARGV[1], at
-index(record, nil, ARGV[2], false, ARGV[3], at,
+record_change(record, nil, ARGV[2], false, ARGV[3], at,
   {max = ARGV[4], openai_status = '', message = record.message, source = ARGV[5]})
 return {1, redis.call('HGETALL', KEYS[1])}

@@ -1,7 +1,7 @@
--- Read the same fields of many records: what costs, for one record, is the round trip.
--- KEYS     jobs
+-- Read the same fields of several records, in one round trip.
+-- KEYS     records
 -- ARGV     [1...] fields
--- returns  for each job its fields' values
+-- returns  the fields' values, for each record
 local found = {}
 for i = 1, #KEYS do found[i] = redis.call('HMGET', KEYS[i], unpack(ARGV)) end
 return found

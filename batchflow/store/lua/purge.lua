@@ -1,14 +1,14 @@
--- Forget a job that ended longer ago than the retention time. A live one stays.
--- KEYS     job, due, recent, counts, events, index, metrics
--- ARGV     [1] job id  [2] live states, with commas  [3] retention in seconds
--- returns  1 if nothing is left of it, 0 if it stays
+-- Delete a job that ended longer ago than the retention time. A live job stays.
+-- KEYS     record, due, recent, counts, events, index, metrics
+-- ARGV     [1] job id  [2] live states, comma-separated  [3] retention time in seconds
+-- returns  1 if the job is gone, 0 if it stays
 local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'updated_at', 'organization',
   'execution')
 if known[1] then
-  if holds(ARGV[2], known[1]) then return 0 end
+  if contains(ARGV[2], known[1]) then return 0 end
   if tonumber(known[3]) > tonumber(now()) - tonumber(ARGV[3]) then return 0 end
   redis.call('HINCRBY', KEYS[4], known[2] .. ':' .. known[1], -1)
-  list('ZREM', ARGV[1], known[4], known[5], known[2], known[1], known[3])
+  change_index('ZREM', ARGV[1], known[4], known[5], known[2], known[1], known[3])
 end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])

@@ -1,6 +1,6 @@
--- Give a lease back, if it is still ours.
+-- Release a lease that is held with this token.
 -- KEYS     lease
--- ARGV     [1] our token
--- returns  1 if it was ours
+-- ARGV     [1] token
+-- returns  1 if it was held with this token
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])

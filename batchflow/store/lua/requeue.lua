@@ -15,7 +15,7 @@ local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'cancel_requested', 
   'message', 'batch_id', 'organization', 'execution', 'created_at', 'waiting_since')
 local state, kind, cancel, batch = known[1], known[2], known[3] or '', known[6]
 if not state then return {'missing', '', ''} end
-if not holds(ARGV[2], state) then return {'refused', state, cancel} end
+if not contains(ARGV[2], state) then return {'refused', state, cancel} end
 if (ARGV[5] == 'none' and batch) or (ARGV[5] ~= 'none' and batch ~= ARGV[5]) then
   return {'stale', state, cancel}
 end
@@ -51,5 +51,5 @@ if after ~= state or status ~= (known[4] or '') or message ~= (known[5] or '') t
 end
 local job = {id = ARGV[1], kind = kind, organization = known[7], execution = known[8],
   created_at = known[9]}
-index(job, state, after, not holds(ARGV[2], after), ARGV[7], at, event)
+record_change(job, state, after, not contains(ARGV[2], after), ARGV[7], at, event)
 return {'applied', after, cancel}

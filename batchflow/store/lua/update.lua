@@ -1,12 +1,12 @@
--- Change a job's record, if its state and stage allow it.
--- A state that may not follow and an observation older than what is known change nothing.
--- KEYS     job, due, recent, counts, events, index, metrics, and the key that leads from what OpenAI has to its
---          job, if the fields hold a batch_id or an upload's input_file_id
--- ARGV     [1] job id  [2] states that may be changed, with commas  [3] new state, '' to keep it
+-- Change a job's record, if its state and stage allow the change. An observation that is older than
+-- what is known changes nothing but checked_at.
+-- KEYS     record, due, recent, counts, events, index, metrics, and, if the fields contain a batch_id
+--          or an upload's input_file_id, the key that leads from that id to the job
+-- ARGV     [1] job id  [2] states that may be changed, comma-separated  [3] new state, '' to keep it
 --          [4] '1' if the new state is terminal  [5] stage that was observed, '' if none was
---          [6] seconds until it is due, '' to leave it  [7] TTL of that last key, in seconds
---          [8] length of the events stream  [9] source  [10] the batch that the fields are about,
---          'none' if the job must not have one, '' if it does not matter
+--          [6] seconds until the job is due, '' to keep its due time  [7] TTL of the last key, in
+--          seconds  [8] length of the events stream  [9] source  [10] the batch that the fields are
+--          about, 'none' if the job must not have one, '' if it does not matter
 --          [11...] fields and values; an empty value removes the field
 -- returns  [1] applied | stale | refused | missing  [2] the state now  [3] cancel_requested
 local GROWING = {total = true, completed = true, failed = true, bytes_done = true}
@@ -16,7 +16,7 @@ local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'stage', 'cancel_req
 local state, kind, stage, cancel = known[1], known[2], tonumber(known[3] or 0), known[4] or ''
 local status, message = known[5] or '', known[6] or ''
 if not state then return {'missing', '', ''} end
-if not holds(ARGV[2], state) then
+if not contains(ARGV[2], state) then
   return {'refused', state, cancel}
 end
 
@@ -38,7 +38,7 @@ if not stale then
       value = tostring(math.max(old, tonumber(value)))
     end
     if name == 'openai_status' then status = value end
-    -- While it is being cancelled, the message says by whom.
+    -- During a cancellation, the message says who requested it.
     if name == 'message' and cancel ~= '' and ARGV[4] ~= '1' then value = message end
     if value == '' then
       removed[#removed + 1] = name
@@ -66,5 +66,5 @@ if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
 if #removed > 0 then redis.call('HDEL', KEYS[1], unpack(removed)) end
 local job = {id = ARGV[1], kind = kind, organization = known[8], execution = known[9],
   created_at = known[10]}
-index(job, state, after, ARGV[4] == '1' and not stale, ARGV[6], at, event)
+record_change(job, state, after, ARGV[4] == '1' and not stale, ARGV[6], at, event)
 return {stale and 'stale' or 'applied', after, cancel}

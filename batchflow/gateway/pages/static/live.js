@@ -1,22 +1,22 @@
-// Keeps a page up to date. The server says what is new (GET /api/events); the page then fetches
-// itself again and takes over what has changed, so that focus, scrolling, selection and whatever
-// somebody types or has opened stay as they are.
+// Keeps a page up to date. The server announces changes (GET /api/events); the page then fetches
+// itself again and applies the differences, so that focus, scroll position, selection, input and open
+// details stay as they are.
 //
-// <main data-refresh-s>  fetch again after so many seconds, even if nothing was said
-// <main data-job>        only this job matters
-// <main data-say>        what who listens to the page is to hear when it changes
+// <main data-refresh-s>  seconds after which the page is fetched without an announcement, too
+// <main data-job>        follow only this job
+// <main data-say>        what screen readers announce when it changes
 
 import { Idiomorph } from "./vendor/idiomorph-0.8.0.js";
 
-/** The page is fetched at most this often, and less often when that takes long. */
+/** The shortest time between two fetches; it is longer if a fetch takes long. */
 const PAUSE_MS = 1000;
 const TIMES_AS_LONG = 4;
-/** Something is said at most this often. */
+/** The shortest time between two announcements for screen readers. */
 const SAY_MS = 20000;
-/** A server that did not answer is asked again after this. */
+/** The time until the next try after a failure. */
 const AGAIN_MS = 3000;
-/** Answers that pass by themselves. */
-const PASSING = [429, 500, 502, 503, 504];
+/** Statuses of failures that pass by themselves. */
+const TRANSIENT = [429, 500, 502, 503, 504];
 
 const connection = document.getElementById("connection");
 const said = document.getElementById("said");
@@ -51,7 +51,7 @@ function fetchIn(ms) {
 
 async function update() {
   fetching = true;
-  // What happens from now on may not be in the answer.
+  // The response may not contain what happens from now on.
   dueAt = Infinity;
   const startedAt = performance.now();
   try {
@@ -68,10 +68,10 @@ async function update() {
 
 async function fetchAndShow() {
   const answer = await fetch(location.href, { cache: "no-store", headers: { Accept: "text/html" } });
-  answers = !PASSING.includes(answer.status);
+  answers = !TRANSIENT.includes(answer.status);
   if (!answers) return;
   if (answer.redirected || !answer.ok) {
-    // Logged out, or the job was forgotten: another page.
+    // The user was logged out, or the job was deleted.
     location.reload();
     return;
   }
@@ -80,14 +80,14 @@ async function fetchAndShow() {
 
 function show(fresh) {
   Idiomorph.morph(main(), fresh.getElementById("main"), {
-    callbacks: { beforeAttributeUpdated: (name, element) => !belongsToReader(name, element) },
+    callbacks: { beforeAttributeUpdated: (name, element) => !belongsToUser(name, element) },
   });
   document.title = fresh.title;
   sayTimer ||= setTimeout(say, mayBeSaidAt - performance.now());
 }
 
-/** What somebody types, and what they have opened. */
-function belongsToReader(name, element) {
+/** Input of the user, and details that the user opened. */
+function belongsToUser(name, element) {
   return (
     (name === "value" && element.matches("input:not([type=hidden])")) ||
     (name === "open" && element.matches("details"))
@@ -107,19 +107,19 @@ function listen() {
   events.addEventListener("open", () => {
     streams = true;
     showConnection();
-    // What has happened before somebody listened.
+    // Get what happened before the stream was open.
     fetchIn(0);
   });
   events.addEventListener("error", () => {
     streams = false;
     showConnection();
-    // A lost connection the browser mends; a refusal it takes for the last word.
+    // The browser reconnects after a lost connection, but not after a refusal.
     if (events.readyState === EventSource.CLOSED) setTimeout(follow, AGAIN_MS);
   });
   for (const name of ["transition", "reset"]) events.addEventListener(name, () => fetchIn(0));
 }
 
-/** Listen while somebody can see the page, and not otherwise: a browser has few connections. */
+/** Listen only while the page is visible: a browser has few connections. */
 function follow() {
   events?.close();
   clearTimeout(timer);

@@ -1,0 +1,54 @@
+"""The ``gateway`` command: where it listens, and what it refuses."""
+
+import logging
+
+import click
+
+from batchflow.errors import InvalidSettings
+from batchflow.gateway.app import make_gateway
+from batchflow.gateway.server import Server
+from batchflow.hosts import is_loopback
+from batchflow.settings import load_settings
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address or network of a reverse proxy that may name the client and the scheme in "
+    "X-Forwarded-For and X-Forwarded-Proto; can be repeated.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged to stderr.",
+)
+def gateway(host: str, port: int, proxies: tuple[str, ...], log_level: str) -> None:
+    """Run the webhook receiver, the status API, the status page and the metrics.
+
+    It listens on this machine alone, or needs BATCHFLOW_API_TOKEN. It runs until it is interrupted.
+    """
+    settings = load_settings()
+    if settings.api_token is None and not is_loopback(host):
+        raise InvalidSettings(
+            f"Others can reach {host}, so the gateway needs a token there. Set "
+            "BATCHFLOW_API_TOKEN to at least 16 random characters, or listen on 127.0.0.1."
+        )
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    Server(make_gateway(settings), host=host, port=port, proxies=proxies, on_ready=_announce).run()
+
+
+def _announce(url: str) -> None:
+    click.echo(f"Gateway ready: {url}")

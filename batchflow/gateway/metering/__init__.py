@@ -1,1 +1,0 @@
-"""``/metrics``: what the whole fleet has counted in Redis."""

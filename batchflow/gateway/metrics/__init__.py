@@ -1,0 +1,1 @@
+"""``/metrics`` for Prometheus: the whole fleet, from what Redis has counted."""

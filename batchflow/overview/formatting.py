@@ -1,0 +1,114 @@
+"""Values as people read them on the status page and the command line."""
+
+import re
+from datetime import datetime, timedelta
+from typing import Final
+
+import humanize
+
+#: From this number on, short forms are rounded.
+_ROUNDED_FROM: Final = 10_000
+#: ``bf-`` and this many characters distinguish jobs.
+_ID_CHARS: Final = len("bf-") + 8
+
+#: Control characters, and those that change the direction of writing: a message must not rearrange
+#: the text around it, or control a terminal. Tabs and line ends stay.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
+
+
+def printable(text: str) -> str:
+    """Text of others, with unprintable characters replaced."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(text: str, max_chars: int) -> str:
+    """Text of others in one line."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= max_chars else line[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def duration(seconds: float) -> str:
+    """``8.4 seconds``, ``3 minutes and 20 seconds``, ``3 days and 4 hours``."""
+    delta = timedelta(seconds=max(0.0, seconds))
+    if seconds < _MINUTE_S:
+        return humanize.precisedelta(delta, format="%0.1f")
+    unit = "seconds" if seconds < _HOUR_S else "minutes" if seconds < _DAY_S else "hours"
+    return humanize.precisedelta(
+        delta, minimum_unit=unit, suppress=["months", "years"], format="%d"
+    )
+
+
+def between(earlier: datetime, later: datetime) -> str:
+    """The time between two moments, in one unit: ``2 hours``."""
+    return humanize.naturaldelta(max(later - earlier, timedelta()))
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """``now``, ``12 seconds ago``, ``2 hours ago``."""
+    return humanize.naturaltime(max(now - moment, timedelta()))
+
+
+def left(moment: datetime, now: datetime) -> str:
+    """``12 minutes left``, or ``overdue``."""
+    return f"{between(now, moment)} left" if moment > now else "overdue"
+
+
+def utc(moment: datetime) -> str:
+    """``2026-07-04 12:03:22 UTC``."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def local_time(moment: datetime) -> str:
+    """A time in the user's time zone."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def number(value: int) -> str:
+    """``50,000``."""
+    return humanize.intcomma(value)
+
+
+def count(value: int, noun: str, plural: str = "") -> str:
+    """``1 batch``, ``2,000 batches``."""
+    return f"{number(value)} {noun if value == 1 else plural or noun + 's'}"
+
+
+def short_number(value: int) -> str:
+    """``9,999``, then ``12.3 thousand``, ``1.2 million``."""
+    return number(value) if value < _ROUNDED_FROM else humanize.intword(value)
+
+
+def percent(part: int, whole: int) -> str:
+    """``62%``; ``100%`` only if nothing is missing."""
+    return f"{100 * part // whole}%"
+
+
+def size(value_bytes: int) -> str:
+    """``512 Bytes``, ``34.1 kB``, ``1.2 MB``."""
+    return humanize.naturalsize(value_bytes)
+
+
+def short_id(job_id: str) -> str:
+    """The beginning of a job's id, and its generation: ``bf-mctgn4lc``, ``bf-mctgn4lc…-2``."""
+    _, _, generation = job_id.removeprefix("bf-").partition("-")
+    return job_id[:_ID_CHARS] + (f"…-{generation}" if generation else "")
+
+
+def execution_name(execution: str) -> str:
+    """The name of the execution in ``<project>/<domain>/<execution>/<node>``."""
+    parts = execution.split("/")
+    return parts[2] if len(parts) > 2 else execution
+
+
+def execution_location(execution: str) -> str:
+    """The rest of an execution: ``<project> · <domain> · <node>``."""
+    parts = execution.split("/")
+    return " · ".join([*parts[:2], *parts[3:]])
+
+
+def words(name: str) -> str:
+    """``in_progress`` as ``in progress``."""
+    return name.replace("_", " ")

@@ -1,0 +1,46 @@
+"""When the fleet counts as unhealthy: the thresholds of the page, the doctor and the alerts.
+
+Ages are in seconds by Redis' clock. ``monitoring/alerts.yml`` waits longer than these, so that an
+alert always finds the page and the doctor in agreement with it.
+"""
+
+from typing import Final
+
+#: A worker without a heartbeat for this long is dead; it beats every ten seconds.
+WORKER_SILENT_S: Final = 60.0
+#: Beat has stopped if there was no sweep for this many sweep intervals, and for this long.
+MISSED_SWEEPS: Final = 5
+SWEEP_STOPPED_S: Final = 60.0
+#: A job is overdue if it has been due for this many sweep intervals, and for this long.
+OVERDUE_SWEEPS: Final = 10
+OVERDUE_S: Final = 60.0
+#: Polls have stopped if OpenAI answered none for this many poll intervals, and for this long. A
+#: batch is polled at least once in 40 intervals.
+MISSED_POLL_INTERVALS: Final = 50
+POLLS_STOPPED_S: Final = 120.0
+#: A message that has waited for this long in a queue is a sign of too few workers.
+MESSAGE_WAITS_LONG_S: Final = 60.0
+#: A pause of a credential reaches this length only after several failures in a row.
+LONG_BACKOFF_S: Final = 20.0
+
+
+def worker_is_alive(seen_s: float, now_s: float) -> bool:
+    """Whether a worker's last heartbeat is recent."""
+    return now_s - seen_s < WORKER_SILENT_S
+
+
+def beat_has_stopped(sweep_age_s: float | None, sweep_interval_s: float) -> bool:
+    """Whether sweeps have stopped, which beat triggers and a worker runs. None means that there
+    was no sweep yet."""
+    limit_s = max(SWEEP_STOPPED_S, MISSED_SWEEPS * sweep_interval_s)
+    return sweep_age_s is None or sweep_age_s > limit_s
+
+
+def job_is_overdue(due_lag_s: float, sweep_interval_s: float) -> bool:
+    """Whether a job has been due for too long."""
+    return due_lag_s > max(OVERDUE_S, OVERDUE_SWEEPS * sweep_interval_s)
+
+
+def polls_have_stopped(poll_age_s: float, poll_interval_s: float) -> bool:
+    """Whether OpenAI has answered no poll for too long, while batches are running."""
+    return poll_age_s > max(POLLS_STOPPED_S, MISSED_POLL_INTERVALS * poll_interval_s)
