@@ -1,10 +1,12 @@
-"""Bad input from end to end: the real connectors' create and get, and the workers' steps."""
+"""Tasks that are not valid, from end to end: the real connectors, and the workers' steps."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx2
 import msgpack
@@ -35,16 +37,17 @@ from batchflow.openai_client import client
 from batchflow.settings import load_settings
 from batchflow.store import connect
 from tests.kit.emulator import Emulator, running_emulator
-from tests.kit.steps import Notes, Steps
+from tests.kit.steps import Notes, Steps, lines
 
 T = TypeVar("T")
 
-#: In no message, wherever it was put.
+#: Secrets that no message may contain.
 API_KEY = "sk-canary-0123456789abcdefghijklmnopqrstuv"
 PASSWORD = "hunter2"
-#: Signs of something that was not written for people.
+#: Signs of a message that was not written for users.
 _RAW = ("Traceback", 'File "', "site-packages", " object at 0x", "pydantic", "Input should be")
-_LONGEST_MESSAGE = 16_000
+_MAX_MESSAGE_BYTES = 16_000
+_MAX_META_BYTES = 64_000
 
 BATCH = BatchEndpointConnector.task_type
 UPLOAD = UploadConnector.task_type
@@ -53,7 +56,7 @@ DOWNLOAD = DownloadConnector.task_type
 
 @dataclass(frozen=True)
 class Task:
-    """What Flyte sends to the connector."""
+    """A task as Flyte sends it to the connector."""
 
     task_type: str
     inputs: Mapping[str, Literal]
@@ -63,27 +66,35 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What Flyte gets to know."""
+class TaskStatus:
+    """The part of the connector's response that the user sees."""
 
     phase: str
     message: str
 
 
-class Bench:
-    """Connectors in this process, and workers whose steps are taken by hand."""
+class TaskRunner:
+    """Connectors in this process, and workers whose steps a test runs one by one.
+
+    ``valid`` is a task that succeeds.
+    """
 
     def __init__(
-        self, steps: Steps, http: httpx2.Client, run: Callable[[Coroutine[Any, Any, T]], T]
+        self,
+        steps: Steps,
+        http: httpx2.Client,
+        run: Callable[[Coroutine[Any, Any, T]], T],
+        valid: Task,
     ) -> None:
         self.steps = steps
+        self.valid = valid
         self._http = http
         self._run: Callable[[Coroutine[Any, Any, Any]], Any] = run
         connectors = (BatchEndpointConnector(), UploadConnector(), DownloadConnector())
         self._connectors: dict[str, BatchflowConnector] = {c.task_type: c for c in connectors}
 
     def create(self, task: Task) -> bytes:
-        """Returns what Flyte keeps. Everything goes over the wire's format, both ways."""
+        """Create a task through the wire format, and return its encoded ResourceMeta."""
         template = TemplateMessage(type=task.task_type)
         template.custom.update(task.custom)
         inputs = InputsMessage(literals=task.inputs)
@@ -99,41 +110,75 @@ class Bench:
         )
         return meta.encode()
 
-    def get(self, task_type: str, meta: bytes) -> Answer:
-        """What the connector says of a task."""
+    def get(self, task_type: str, meta: bytes) -> TaskStatus:
+        """Get a task through the wire format."""
         found = self._run(self._connectors[task_type].get(JobMeta.decode(meta)))
         resource = self._run(found.to_flyte_idl())
-        return Answer(TaskExecution.Phase.Name(resource.phase), resource.message)
+        return TaskStatus(TaskExecution.Phase.Name(resource.phase), resource.message)
 
     def delete(self, task_type: str, meta: bytes) -> None:
-        """Flyte no longer wants it."""
+        """Delete a task."""
         self._run(self._connectors[task_type].delete(JobMeta.decode(meta)))
 
     def step(self, meta: bytes) -> None:
-        """A worker's step of a job."""
+        """Run the due step of the task's job."""
         self.steps.step(JobMeta.decode(meta).job_id)
 
-    def asked(self) -> dict[str, Any]:
-        """How often OpenAI was asked what, which files and which batches it got."""
-        answer = self._http.get("/simulator/stats")
-        stats: dict[str, Any] = answer.raise_for_status().json()
+    def stats(self) -> dict[str, Any]:
+        """The emulator's statistics: calls, uploaded files, created batches."""
+        stats: dict[str, Any] = self._http.get("/simulator/stats").raise_for_status().json()
         return stats
 
     @contextmanager
-    def nothing_else_stops(self, good: Task) -> Iterator[None]:
-        """In the block OpenAI isn't asked anything; a good task from before it succeeds after."""
-        meta = self.create(good)
-        before = self.asked()
+    def undisturbed(self) -> Iterator[None]:
+        """Check that the block calls nothing at OpenAI and does not stop a valid task."""
+        meta = self.create(self.valid)
+        before = self.stats()
         yield
-        assert self.asked() == before, "the bad input reached OpenAI"
-        assert self.get(good.task_type, meta).phase == "QUEUED"
+        assert self.stats() == before, "the bad input reached OpenAI"
+        assert self.get(self.valid.task_type, meta).phase == "QUEUED"
         self.step(meta)
-        assert self.get(good.task_type, meta) == Answer("SUCCEEDED", "")
+        assert self.get(self.valid.task_type, meta) == TaskStatus("SUCCEEDED", "")
+
+    def failures(self, tasks: Mapping[str, Task], *, by_worker: bool) -> dict[str, str]:
+        """Run tasks side by side that must fail; returns their messages, by the tasks' names.
+
+        ``by_worker`` means that only a worker can find the fault.
+        """
+        with self.undisturbed():
+            metas = {name: self.create(task) for name, task in tasks.items()}
+            messages = {
+                name: self._failure(tasks[name].task_type, meta, by_worker)
+                for name, meta in metas.items()
+            }
+        unclear = {name: message for name, message in messages.items() if not is_clear(message)}
+        assert not unclear
+        return messages
+
+    def failure(self, task: Task, *, by_worker: bool) -> str:
+        """Like :meth:`failures`, for one task."""
+        return self.failures({"task": task}, by_worker=by_worker)["task"]
+
+    def _failure(self, task_type: str, meta: bytes, by_worker: bool) -> str:
+        assert len(meta) < _MAX_META_BYTES
+        if by_worker:
+            assert self.get(task_type, meta).phase == "QUEUED"
+            self.step(meta)
+        status = self.get(task_type, meta)
+        assert status.phase == "FAILED", status
+        self.delete(task_type, meta)
+        assert self.get(task_type, meta) == status
+        return status.message
 
 
 @contextmanager
-def running_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
-    """Everything for the time of a block: environment, emulator, connectors, workers."""
+def running_tasks(redis_url: str, folder: Path) -> Iterator[TaskRunner]:
+    """A task runner with an emulator and a namespace of its own.
+
+    ``folder`` is for the file of the valid task.
+    """
+    key_prefix = f"test-{uuid4()}"
+    organization = f"org-{key_prefix}"
     with (
         running_emulator(API_KEY) as emulator,
         pytest.MonkeyPatch.context() as patch,
@@ -144,21 +189,24 @@ def running_bench(redis_url: str, key_prefix: str) -> Iterator[Bench]:
         patch.setenv("BATCHFLOW_KEY_PREFIX", key_prefix)
         patch.setenv("OPENAI_BASE_URL", emulator.base_url)
         patch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", API_KEY)
-        _forget()
+        path = folder / "valid.jsonl"
+        path.write_bytes(lines())
+        valid = Task(UPLOAD, {"jsonl_in": blob(str(path))}, {"openai_organization": organization})
+        _clear_caches()
         try:
-            yield Bench(_steps(emulator, f"org-{key_prefix}"), http, runner.run)
+            yield TaskRunner(_steps(emulator, organization), http, runner.run, valid)
         finally:
-            runner.run(_hang_up())
-            _forget()
+            runner.run(_disconnect())
+            _clear_caches()
 
 
-def clean(message: str) -> bool:
-    """Whether a message may be shown to anybody."""
-    lines = message.split("\n")
+def is_clear(message: str) -> bool:
+    """Whether a message suits users: short, printable, without secrets and internals."""
+    parts = message.split("\n")
     return (
-        0 < len(message.encode()) <= _LONGEST_MESSAGE
-        and all(line.isprintable() and line for line in lines)
-        and (message.endswith(".") or len(lines) > 1)
+        0 < len(message.encode()) <= _MAX_MESSAGE_BYTES
+        and all(line.isprintable() and line for line in parts)
+        and (message.endswith(".") or len(parts) > 1)
         and not any(secret in message for secret in (API_KEY[:16], PASSWORD))
         and not any(sign in message for sign in _RAW)
     )
@@ -175,7 +223,7 @@ def text(value: str) -> Literal:
 
 
 def packed(value: object, tag: str = "msgpack") -> Literal:
-    """A value as flytekit sends a dict; bytes stay as they are."""
+    """A value as flytekit sends a dict, as msgpack; bytes are taken for encoded already."""
     literal = Literal()
     literal.scalar.binary.value = value if isinstance(value, bytes) else msgpack.packb(value)
     literal.scalar.binary.tag = tag
@@ -211,12 +259,12 @@ def _steps(emulator: Emulator, organization: str) -> Steps:
     return Steps(Runtime(settings, connect(settings), notes), emulator, organization, notes)
 
 
-def _forget() -> None:
-    """Whoever is next reads its own environment."""
+def _clear_caches() -> None:
+    """Drop what was made from the environment."""
     load_settings.cache_clear()
     sender.cache_clear()
     client.cached_sdk_client.cache_clear()
 
 
-async def _hang_up() -> None:
+async def _disconnect() -> None:
     await connections().store.redis.aclose()

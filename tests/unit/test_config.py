@@ -23,6 +23,7 @@ GOOD: list[dict[str, Any]] = [
 ]
 
 BAD: list[tuple[object, str]] = [
+    ({"model": "m\n"}, "config['model'] must be a string of 1 to 256 printable characters, not "),
     (None, "config must be a dict, not NoneType."),
     ([("endpoint", "/v1/responses")], "config must be a dict, not list."),
     ("24h", "config must be a dict, not str."),
@@ -83,7 +84,7 @@ BAD: list[tuple[object, str]] = [
             {"output_expires_after": {**EXPIRY, "seconds": seconds}},
             "config['output_expires_after']['seconds'] must be a whole number, not ",
         )
-        for seconds in ("3600", None, True, 3_600.5, math.inf, math.nan)
+        for seconds in ("3600", None, True, -1, 3_600.5, math.inf, math.nan)
     ],
 ]
 

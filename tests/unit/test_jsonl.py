@@ -115,6 +115,7 @@ BAD_SYNTAX: dict[str, tuple[bytes, str]] = {
     "an escape sequence": (b"\x1b[31m{}", "(column 1, at '\\x1b[31m{}')"),
     "old Macintosh line ends": (b"{}\r{}", "(column 4, at '{}')"),
     "a second byte order mark": (b"\xef\xbb\xbf" * 2 + b"{}", "(column 1, at '\\ufeff{}')"),
+    "nested deeply": (b'{"x": ' + b"[" * 100_000, ""),
     "a long rest": (b"{" + b"x" * 50, f"(column 2, at '{'x' * 20}')"),
 }
 
