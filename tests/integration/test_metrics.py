@@ -10,8 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from batchflow.gateway.metrics import endpoint
 
+from batchflow.gateway.metrics import endpoint
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, JobRequest, Spec, UploadSpec
 from batchflow.queue import Queue, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings

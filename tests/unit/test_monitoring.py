@@ -5,8 +5,8 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from batchflow.gateway.metrics.collector import FleetCollector
 
+from batchflow.gateway.metrics.collector import FleetCollector
 from batchflow.overview import health
 from batchflow.queue import Queue
 from batchflow.queue.lengths import QueueLength

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 import openai
 import pytest
-from batchflow.gateway.webhook_signature import TOLERANCE_S, InvalidDelivery, parse_secrets, verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from batchflow.errors import InvalidSettings
+from batchflow.gateway.webhook_signature import TOLERANCE_S, InvalidDelivery, parse_secrets, verify
 from tests.kit.deliveries import OTHER_SECRET, SECRET, Delivery, delivery, event
 
 NOW_S = 1_760_000_000.5
