@@ -1,7 +1,7 @@
 """Values as people read them on the status page and the command line."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import humanize
@@ -18,6 +18,10 @@ _UNPRINTABLE = re.compile(
 )
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
+#: humanize's units, and their symbols: a table has no room for words.
+_SYMBOLS: Final = {"second": "s", "minute": "min", "hour": "h", "day": "d"}
+_UNIT: Final = re.compile(rf"({'|'.join(_SYMBOLS)})s?( and|,)?")
+
 
 def printable(text: str) -> str:
     """Text of others, with unprintable characters replaced."""
@@ -31,28 +35,27 @@ def one_line(text: str, max_chars: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``8.4 seconds``, ``3 minutes and 20 seconds``, ``3 days and 4 hours``."""
-    delta = timedelta(seconds=max(0.0, seconds))
+    """A measured duration: ``8.4 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
     if seconds < _MINUTE_S:
-        return humanize.precisedelta(delta, format="%0.1f")
-    unit = "seconds" if seconds < _HOUR_S else "minutes" if seconds < _DAY_S else "hours"
-    return humanize.precisedelta(
-        delta, minimum_unit=unit, suppress=["months", "years"], format="%d"
+        return _compact(max(0.0, seconds), "seconds", "%.1f")
+    return _compact(
+        round(seconds), "seconds" if seconds < _HOUR_S else _smallest_unit(seconds), "%d"
     )
 
 
 def between(earlier: datetime, later: datetime) -> str:
-    """The time between two moments, in one unit: ``2 hours``."""
-    return humanize.naturaldelta(max(later - earlier, timedelta()))
+    """The time between two moments: ``45 s``, ``12 min``, ``2 h 5 min``, ``3 d 4 h``."""
+    seconds = max(0, int((later - earlier).total_seconds()))
+    return _compact(seconds, "seconds" if seconds < _MINUTE_S else _smallest_unit(seconds), "%d")
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """``now``, ``12 seconds ago``, ``2 hours ago``."""
-    return humanize.naturaltime(max(now - moment, timedelta()))
+    """The age of a moment: ``12 s ago``, ``2 h 5 min ago``."""
+    return f"{between(moment, now)} ago"
 
 
 def left(moment: datetime, now: datetime) -> str:
-    """``12 minutes left``, or ``overdue``."""
+    """The time until a deadline: ``12 min left``, or ``overdue``."""
     return f"{between(now, moment)} left" if moment > now else "overdue"
 
 
@@ -112,3 +115,15 @@ def execution_location(execution: str) -> str:
 def words(name: str) -> str:
     """``in_progress`` as ``in progress``."""
     return name.replace("_", " ")
+
+
+def _smallest_unit(seconds: float) -> str:
+    """The smallest unit to show of a duration of a minute or more."""
+    return "minutes" if seconds < _DAY_S else "hours"
+
+
+def _compact(seconds: float, smallest_unit: str, number_format: str) -> str:
+    words = humanize.precisedelta(
+        seconds, minimum_unit=smallest_unit, suppress=["months", "years"], format=number_format
+    )
+    return _UNIT.sub(lambda match: _SYMBOLS[match[1]], words)

@@ -11,7 +11,6 @@ from batchflow.gateway.pages.list_query import ListQuery
 from batchflow.gateway.pages.stat_tiles import StatTile, spoken_summary, stat_tiles
 from batchflow.gateway.pages.templating import printable
 from batchflow.links import batch_page, execution_page, file_page
-from batchflow.overview import formatting
 from batchflow.overview.summary import Summary, Wait
 from batchflow.states import LIVE, JobKind, JobState
 
@@ -52,69 +51,7 @@ def figure(name: str, of: Summary) -> StatTile:
     return next(each for each in stat_tiles(of, sweep_interval_s=1) if each.name == name)
 
 
-# -- values ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (-5, "0 seconds"),
-        (0.94, "0.9 seconds"),
-        (59, "59 seconds"),
-        (60, "1 minute"),
-        (200, "3 minutes and 20 seconds"),
-        (3_600, "1 hour"),
-        (86_340, "23 hours and 59 minutes"),
-        (100_000, "1 day and 3 hours"),
-    ],
-)
-def test_a_duration(seconds: float, shown: str) -> None:
-    assert formatting.duration(seconds) == shown
-
-
-def test_what_is_left() -> None:
-    assert formatting.left(NOW + timedelta(hours=2), NOW) == "2 hours left"
-    assert formatting.left(NOW, NOW) == "overdue"
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0, "0"), (9_999, "9,999"), (12_345, "12.3 thousand"), (1_234_567, "1.2 million")],
-)
-def test_a_rounded_number(value: int, shown: str) -> None:
-    assert formatting.short_number(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("size_bytes", "shown"),
-    [(0, "0 Bytes"), (1, "1 Byte"), (999, "999 Bytes"), (1_000, "1.0 kB"), (34_560_000, "34.6 MB")],
-)
-def test_a_size(size_bytes: int, shown: str) -> None:
-    assert formatting.size(size_bytes) == shown
-
-
-def test_only_all_is_100_percent() -> None:
-    assert formatting.percent(49_999, 50_000) == "99%"
-    assert formatting.percent(50_000, 50_000) == "100%"
-
-
-def test_a_short_id_keeps_the_generation() -> None:
-    assert formatting.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae") == "bf-mctgn4lc"
-    assert formatting.short_id("bf-mctgn4lcdvhclm2p4qc7gkxbae-12") == "bf-mctgn4lc…-12"
-
-
-@pytest.mark.parametrize(
-    ("execution", "name", "location"),
-    [
-        ("shop/production/a7f3/n0", "a7f3", "shop · production · n0"),
-        ("shop/production/a7f3", "a7f3", "shop · production"),
-        ("odd", "odd", "odd"),
-        ("", "", ""),
-    ],
-)
-def test_an_execution(execution: str, name: str, location: str) -> None:
-    assert formatting.execution_name(execution) == name
-    assert formatting.execution_location(execution) == location
+# -- text -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,13 +65,6 @@ def test_an_execution(execution: str, name: str, location: str) -> None:
 )
 def test_what_would_rearrange_a_page_is_not_shown(given: object, shown: object) -> None:
     assert printable(given) == shown
-
-
-def test_a_long_message_is_cut_and_one_line() -> None:
-    assert formatting.one_line(" a\n b\t c ", 300) == "a b c"
-    cut = formatting.one_line("x" * 5_000, 300)
-    assert len(cut) < 500
-    assert cut.endswith("…")
 
 
 def test_links_stay_where_they_lead() -> None:
@@ -219,10 +149,10 @@ def test_numbers_say_what_they_count_and_lead_there() -> None:
     assert figure("Tokens", of).value == "1.3 million"
     assert figure("Tokens", of).note == "since 1 Jul 2026"
     assert "1,000,000 input, 300,000 output" in figure("Tokens", of).title
-    assert figure("Oldest live batch", of).value == "21 hours"
+    assert figure("Oldest live batch", of).value == "21 h 4 min"
     assert figure("Oldest live batch", of).href == "/jobs/bf-mctgn4lcdvhclm2p4qc7gkxbae"
-    assert figure("Last poll", of).value == "4 seconds ago"
-    assert figure("Last poll", of).note == "webhook 2 minutes ago"
+    assert figure("Last poll", of).value == "4 s ago"
+    assert figure("Last poll", of).note == "webhook 2 min ago"
     assert not any(each.alert for each in stat_tiles(of, sweep_interval_s=1))
     assert spoken_summary(of) == "1,901 running, 0 queued, 0 failed in the last hour"
 
@@ -236,7 +166,7 @@ def test_failures_call_for_a_look() -> None:
 @pytest.mark.parametrize(
     ("swept_at", "interval_s", "note"),
     [
-        (ago(minutes=5), 1, "no sweep for 5 minutes: check beat"),
+        (ago(minutes=5), 1, "no sweep for 5 min: check beat"),
         (None, 1, "no sweep: check beat"),
         (ago(minutes=5), 300, "no webhooks yet"),
     ],
@@ -276,7 +206,7 @@ def test_why_jobs_wait() -> None:
     full = Wait(reason="capacity", what="search/key|o4-mini", jobs=3, message="Full.", until=None)
     first, second = blockers(summary(waits=(outage, full)))
     assert first.what == "For OpenAI, with search/key@org-a"
-    assert first.extent == "called again in 2 minutes"
+    assert first.extent == "called again in 2 min"
     assert first.href == "/?state=queued&state=running&text=search%2Fkey%40org-a"
     assert second.what == "For quota at OpenAI, o4-mini with search/key"
     assert second.extent == "3 jobs"
