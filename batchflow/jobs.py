@@ -1,4 +1,4 @@
-"""What a job is: its order, its record, its identity. Parsed at the edge, trusted inside."""
+"""Jobs: their credentials, specs, requests, records and ids."""
 
 import base64
 import hashlib
@@ -29,8 +29,10 @@ DEFAULT_SECRET_KEY = "FLYTE_OPENAI_API_KEY"  # noqa: S105 - the name of a secret
 
 
 def _text(pattern: str, wanted: str) -> BeforeValidator:
-    """Takes a text that matches ``pattern`` as a whole; for anything else it says what is wanted,
-    and does not repeat what was given, which may be a secret."""
+    """Accept only strings that match ``pattern`` as a whole.
+
+    The error says what is ``wanted`` without the invalid value, which may be a secret.
+    """
     regex = re.compile(pattern, re.ASCII)
 
     def check(value: object) -> str:
@@ -41,12 +43,12 @@ def _text(pattern: str, wanted: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-#: Somebody gave an API key where its name belongs.
+#: Rejects an API key in the place of its name.
 _NO_API_KEY = r"(?!sk-.{16})"
 _NO_PARENT_FOLDER = r"(?!.*\.\.)"
 
 #: A job id: ``bf-`` and 26 characters, then ``-2``, ``-3`` ... for later generations.
-JobId = Annotated[str, _text(r"bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?", "the id of a job")]
+JobId = Annotated[str, _text(r"bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?", "a job id")]
 
 #: An id that OpenAI, or a server that speaks its API, gave to a file or a batch.
 OpenAIId = Annotated[
@@ -76,7 +78,7 @@ _Organization = Annotated[
     ),
 ]
 
-#: Where a file is, or a folder; which places a worker touches, the worker decides.
+#: The URI of a file or folder. Workers check it against their allow-list.
 _Uri = Annotated[
     str,
     _text(
@@ -101,7 +103,7 @@ class _Frozen(BaseModel):
 
 
 class Credential(_Frozen):
-    """Names an API key without holding it: a Flyte secret, and the organization it is used for."""
+    """The name of an API key: a Flyte secret, and the OpenAI organization that it is used for."""
 
     organization: _Organization | None = None
     group: _SecretName | None = None
@@ -110,14 +112,14 @@ class Credential(_Frozen):
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, str | None]:
-        """Only what differs from the defaults: it stands in every record."""
+        """Omit defaults, because every record has a credential."""
         values: dict[str, str | None] = handler(self)
         fields = type(self).model_fields
         return {name: value for name, value in values.items() if value != fields[name].default}
 
     @property
     def secret(self) -> str:
-        """The secret's name for people, such as ``openai-api-key/api_key``."""
+        """The full name of the secret, such as ``openai-api-key/api_key``."""
         return "/".join(part for part in (self.group, self.group_version, self.key) if part)
 
     def __str__(self) -> str:
@@ -125,7 +127,7 @@ class Credential(_Frozen):
 
 
 class UploadSpec(_Frozen):
-    """Send the JSONL file at ``uri`` to OpenAI."""
+    """Upload the JSONL file at ``uri`` to OpenAI."""
 
     kind: Literal[JobKind.UPLOAD] = JobKind.UPLOAD
     credential: Credential
@@ -133,18 +135,18 @@ class UploadSpec(_Frozen):
 
 
 class BatchSpec(_Frozen):
-    """Run a batch; ``config`` is the task's, as its author wrote it."""
+    """Run a batch with the config of the task."""
 
     kind: Literal[JobKind.BATCH] = JobKind.BATCH
     credential: Credential
     input_file_id: OpenAIId
     config: dict[str, Any]
-    #: Whether an expired batch with output is a success.
+    #: Whether an expired batch that has output is a success.
     accept_partial: Annotated[bool, BeforeValidator(_true_or_false)] = False
 
 
 class DownloadSpec(_Frozen):
-    """Fetch a batch's files into the folder ``destination``, a URI."""
+    """Download a batch's files to the folder with the URI ``destination``."""
 
     kind: Literal[JobKind.DOWNLOAD] = JobKind.DOWNLOAD
     credential: Credential
@@ -155,26 +157,26 @@ class DownloadSpec(_Frozen):
 
 Spec = Annotated[UploadSpec | BatchSpec | DownloadSpec, Field(discriminator="kind")]
 
-#: Parts of a spec that have fields of their own in a record; so has a credential's organization.
-#: The record's ``spec`` holds the rest of it, less what is as it mostly is.
+#: The parts of a spec that are fields of the record, as is the credential's organization. The
+#: record's field ``spec`` has the other parts, without defaults.
 _OWN_FIELDS = ("kind", "input_file_id", "output_file_id", "error_file_id")
 _STORED_SPEC: TypeAdapter[dict[str, Any]] = TypeAdapter(Json[dict[str, Any]])
 
 
 class JobRequest(_Frozen):
-    """What is known of a job before anything is done: enough to make its record, or remake it."""
+    """What is known when a job is created: enough to create its record, or to rebuild it."""
 
     job_id: JobId
     spec: Spec
     #: ``<project>/<domain>/<execution>/<node>``, or empty for a local run.
     execution: str = ""
-    #: Flyte's attempt that gave the order, from 0.
+    #: The Flyte attempt that requested the job, from 0.
     attempt: int = 0
-    #: Which try of the whole job this is, from 1.
+    #: The generation of the job, from 1. A later one replaces a failed one.
     generation: int = 1
 
     def record(self) -> dict[str, str]:
-        """The fields of a new record; those that are not known yet are left out."""
+        """The fields of a new record, without those that are unknown."""
         rest = self.spec.model_dump(mode="json", exclude=set(_OWN_FIELDS), exclude_defaults=True)
         rest["credential"].pop("organization", None)
         if not rest["credential"]:
@@ -185,7 +187,7 @@ class JobRequest(_Frozen):
             "credential": str(self.spec.credential),
             "execution": self.execution,
             "spec": to_json(rest).decode(),
-            # What most jobs have is left out: there may be very many of them.
+            # The usual values are omitted to save memory.
             "attempt": self.attempt or None,
             "generation": self.generation if self.generation > 1 else None,
         }
@@ -195,7 +197,7 @@ class JobRequest(_Frozen):
 
 
 class Job(_Frozen):
-    """A job's record, as it stands in Redis. Times are aware, sizes in bytes."""
+    """A job's record. Times are aware."""
 
     id: str
     kind: JobKind
@@ -204,16 +206,16 @@ class Job(_Frozen):
     output_file_id: str | None = None
     error_file_id: str | None = None
     organization: str | None = None
-    #: Made whole from the fields above, which the record does not say twice.
+    #: Completed from the fields above, which the record does not repeat.
     spec: Spec
-    #: For the user: why the job waits, failed, or what it is doing.
+    #: For the user: why the job waits or failed, or what it is doing.
     message: str = ""
-    #: The last status that OpenAI reported, word for word.
+    #: The last status that OpenAI reported, unchanged.
     openai_status: str = ""
     stage: Stage = Stage.NONE
     model: str | None = None
     batch_id: str | None = None
-    #: Requests in the batch, and how many of them are done.
+    #: Requests in the batch, and those that have succeeded and failed.
     total: int = 0
     completed: int = 0
     failed: int = 0
@@ -225,35 +227,35 @@ class Job(_Frozen):
     result: Json[dict[str, Any]] | None = None
     attempt: int = 0
     generation: int = 1
-    #: Tries at OpenAI whose outcome may be unknown; 0 means that nothing went out.
+    #: Attempts to create something at OpenAI; 0 means that no request was sent.
     tries: int = 0
-    #: When the last of them went out.
+    #: When the last attempt was sent.
     tried_at: datetime | None = None
-    #: Times in a row that a step broke for a reason other than OpenAI.
+    #: Consecutive failures of a step for reasons other than OpenAI.
     failures: int = 0
-    #: Since when it waits for OpenAI's limit of enqueued tokens.
+    #: When the job started to wait for OpenAI's limit of enqueued tokens.
     waiting_since: datetime | None = None
     cancel_requested: bool = False
     created_at: datetime
     updated_at: datetime
-    #: When OpenAI was last asked about it.
+    #: When the batch was last read from OpenAI.
     checked_at: datetime | None = None
-    #: Who made the last change: ``create``, ``submit``, ``poll``, ``webhook``, ``cancel`` ...
+    #: What made the last change: ``create``, ``submit``, ``poll``, ``webhook``, ``cancel`` ...
     source: str = ""
-    #: When OpenAI gives a batch up.
+    #: When the batch expires at OpenAI.
     expires_at: datetime | None = None
-    #: Tokens that OpenAI counted, once the batch has ended.
+    #: Tokens as counted by OpenAI, after the end of the batch.
     input_tokens: int = 0
     output_tokens: int = 0
-    #: The most frequent error among its failed requests, once somebody wanted to know.
+    #: The most frequent error of the failed requests, after the job's page has been opened.
     top_error: str = ""
-    #: Its transitions, a line each, see ``overview.timeline``.
+    #: The transitions, one per line, see ``overview.history``.
     history: str = ""
 
     @field_validator("spec", mode="before")
     @classmethod
-    def _whole(cls, stored: object, info: ValidationInfo) -> object:
-        """What ``Order.record`` took apart; a spec that was stored whole stays as it is."""
+    def _complete(cls, stored: object, info: ValidationInfo) -> object:
+        """Reverse ``JobRequest.record``; a spec that was stored as a whole stays as it is."""
         spec = {name: info.data.get(name) for name in _OWN_FIELDS}
         spec |= _STORED_SPEC.validate_python(stored)
         credential = spec.setdefault("credential", {})
@@ -263,18 +265,20 @@ class Job(_Frozen):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing will follow."""
+        """Whether the job has ended."""
         return self.state.terminal
 
     @property
     def succeeded(self) -> bool:
-        """Whether the outputs are there."""
+        """Whether the job has outputs."""
         return self.state is JobState.SUCCEEDED
 
 
 class JobStatus(NamedTuple):
-    """The part of a job's record that Flyte is told about. It is read for each running task, all
-    the time, so it is small and quickly made; absent texts are empty."""
+    """The fields of a record that ``get`` needs. Absent strings are empty.
+
+    Flyte calls ``get`` every few seconds for each running task, so parsing must be fast.
+    """
 
     kind: JobKind
     state: JobState
@@ -292,12 +296,12 @@ class JobStatus(NamedTuple):
     failed: int
     bytes_done: int
     bytes_total: int
-    #: The task's outputs in JSON, once it has succeeded.
+    #: The task's outputs in JSON, after success.
     result: str
 
     @classmethod
     def parse(cls, values: Sequence[str | None]) -> "JobStatus":
-        """From the record's fields of the same names; raises ValueError."""
+        """Parse the record's fields of the same names; raises ValueError."""
         kind, state, stage, *rest = [value or "" for value in values]
         message, status, model, batch, given, output, error, organization, *numbers, result = rest
         total, completed, failed, done, size = [int(number or 0) for number in numbers]
@@ -328,7 +332,7 @@ def is_job_id(text: str) -> bool:
 
 
 def is_openai_id(text: str) -> bool:
-    """Whether ``text`` can be the id of a file or batch."""
+    """Whether ``text`` can be the OpenAI id of a file or batch."""
     return _matches(_OPENAI_ID, text)
 
 
@@ -341,12 +345,12 @@ def _matches(adapter: TypeAdapter[str], text: str) -> bool:
 
 
 def random_job_id() -> str:
-    """An id for a job without an identity of its own, such as a local run's."""
+    """An id for a job that has no identity, such as that of a local run."""
     return _job_id(uuid.uuid4().bytes)
 
 
 def derived_job_id(*identity: bytes) -> str:
-    """The id of the job with this identity: the same parts give the same id."""
+    """The id of the job with this identity; the same parts give the same id."""
     digest = hashlib.sha256()
     for part in identity:
         digest.update(len(part).to_bytes(8, "big"))
@@ -355,7 +359,7 @@ def derived_job_id(*identity: bytes) -> str:
 
 
 def generation_id(first_id: str, generation: int) -> str:
-    """The id of a later generation of the job whose first one has ``first_id``."""
+    """The id of a generation of the job whose first generation has ``first_id``."""
     return first_id if generation == 1 else f"{first_id}-{generation}"
 
 

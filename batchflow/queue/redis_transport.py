@@ -2,7 +2,8 @@
 
 When the connection is lost while a step is running, kombu's own transport raises errors that Celery
 treats as unrecoverable, first when it closes the channel and then when the message is acknowledged
-on the closed channel; the worker exits.
+on the closed channel; the worker exits. The error of a closed channel is known upstream:
+https://github.com/celery/kombu/issues/582.
 """
 
 from typing import Any

