@@ -1,5 +1,5 @@
-"""When things break: processes die, Redis forgets or is away, OpenAI is down. One file, one batch,
-and Flyte notices as little as can be."""
+"""Processes die, Redis loses data or is unavailable, OpenAI is down: each job still has one file or
+one batch, and its task succeeds."""
 
 import signal
 from collections.abc import Iterator
@@ -41,13 +41,13 @@ def start_batch(flyte: FlyteClient, org: str, node: Node, file_id: str) -> Task:
 
 
 def pool_children(worker: Process) -> list[psutil.Process]:
-    """The processes that do a worker's steps."""
+    """The pool processes of a worker, which run its steps."""
     return psutil.Process(worker.pid).children()
 
 
 @contextmanager
 def stopped(process: Process) -> Iterator[None]:
-    """The process stands still meanwhile: its connections stay, and nothing is answered."""
+    """Suspend a process during the block: it keeps its connections and answers nothing."""
     process.signal(signal.SIGSTOP)
     try:
         yield
@@ -58,11 +58,11 @@ def stopped(process: Process) -> Iterator[None]:
 # -- workers --------------------------------------------------------------------------------------
 
 
-def test_a_worker_is_killed_while_it_uploads_and_submits_and_the_queues_are_emptied(
+def test_a_worker_is_killed_in_two_steps_and_the_queues_are_emptied(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
     file_id = emulator.upload(org, requests(2))
-    # OpenAI has carried both out when the worker dies, and its answers are still on the way.
+    # OpenAI has executed both calls when the worker dies, but has not responded yet.
     for operation in ("files.create", "batches.create"):
         emulator.outage(answer="normal", delay_s=5, operations=[operation], count=1)
     upload = start_upload(flyte, org, node)
@@ -72,7 +72,7 @@ def test_a_worker_is_killed_while_it_uploads_and_submits_and_the_queues_are_empt
     stack.worker.kill()
     assert upload.get().phase in LIVE
     assert batch.get().phase in LIVE
-    # This one's message is in a queue, and nowhere after the queues are lost.
+    # The message of this job exists only in a queue.
     other = f"{org}-other"
     other_file_id = emulator.upload(other, requests())
     lost = start_batch(flyte, other, replace(node, node="n2"), other_file_id)
@@ -93,7 +93,7 @@ def test_a_pool_process_is_killed_before_openai_has_the_request(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
     file_id = emulator.upload(org, requests(2))
-    # The answer is an error, so nothing was carried out; it comes too late to be heard.
+    # The response is an error, so nothing was executed, and arrives after the process is dead.
     emulator.outage(answer="status", delay_s=5, operations=["batches.create"], count=1)
     task = start_batch(flyte, org, node, file_id)
     job_id = task.get().custom_info["job_id"]
@@ -104,18 +104,18 @@ def test_a_pool_process_is_killed_before_openai_has_the_request(
     assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
 
 
-def test_a_worker_is_killed_in_the_middle_of_sending_a_file(
+def test_a_worker_is_killed_while_it_sends_a_file(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
     content = requests(400, user="x" * 100_000)
     uri = put(node.folder, content, "large.jsonl")
-    # The system takes some megabytes of what is sent, and OpenAI none.
+    # The socket buffers take some megabytes, and OpenAI none.
     with stopped(stack.emulator_process):
         task = flyte.create(template(upload_task(org)), file_inputs(uri), node)
         job_id = task.get().custom_info["job_id"]
         until(lambda: stack.record(job_id).get("tries") == "1", "the request to be made")
-        # From where the check was, it went back to what is to be sent.
-        until(lambda: 0 < place_in(stack.worker, uri) < AHEAD_BYTES, "the file to be on its way")
+        # Validation read ahead; a position before that means that sending has begun.
+        until(lambda: 0 < read_position(stack.worker, uri) < AHEAD_BYTES, "the file to be sent")
         stack.worker.kill()
     assert task.get().phase in LIVE
     stack.worker.start()
@@ -123,15 +123,15 @@ def test_a_worker_is_killed_in_the_middle_of_sending_a_file(
     assert [(file["id"], file["bytes"]) for file in emulator.uploads(org)] == [(sent, len(content))]
 
 
-def place_in(worker: Process, path: str) -> int:
-    """Where in a file a worker is, in bytes; 0 if it has not opened it."""
-    places = [0]
+def read_position(worker: Process, path: str) -> int:
+    """A worker's position in a file, in bytes; 0 if the file is not open."""
+    positions = [0]
     for process in pool_children(worker):
-        places += [file.position for file in process.open_files() if file.path == path]
-    return max(places)
+        positions += [file.position for file in process.open_files() if file.path == path]
+    return max(positions)
 
 
-def test_a_worker_with_threads_ends_in_the_middle_of_a_transfer_when_it_must(
+def test_a_worker_with_threads_can_be_stopped_during_a_transfer(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
     stack.worker.stop()
@@ -140,16 +140,16 @@ def test_a_worker_with_threads_ends_in_the_middle_of_a_transfer_when_it_must(
     emulator.outage(answer="normal", delay_s=15, operations=["files.create"], count=1)
     upload = start_upload(flyte, org, node)
     until(lambda: emulator.uploads(org), "the file to be at OpenAI")
-    # The first one lets its steps go on for a while, the second one does not.
+    # The first signal lets steps finish, the second one does not.
     threads.signal(signal.SIGQUIT)
-    until(lambda: "Soft Shutdown" in threads.log(), "the worker to hear it")
+    until(lambda: "Soft Shutdown" in threads.log(), "the soft shutdown")
     threads.signal(signal.SIGQUIT)
     assert threads.wait(timeout_s=10) == 0
     stack.worker.start()
     assert [file["id"] for file in emulator.uploads(org)] == [upload.succeeds()]
 
 
-def test_two_workers_and_two_beats_do_nothing_twice(
+def test_two_workers_and_two_beats_do_not_duplicate_work(
     stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
     stack.extra(stack.make_worker("second", env=stack.worker_env()), stack.make_beat("beat-2"))
@@ -161,7 +161,7 @@ def test_two_workers_and_two_beats_do_nothing_twice(
     made = task.succeeds()
     after = emulator.calls("batches.retrieve") + emulator.calls("batches.list")
     final = stack.record(task.get().custom_info["job_id"])["checked_at"]
-    # One poll per interval of 0.3 s, whoever takes it; half of one is for the sweep's own clock.
+    # One poll per interval of 0.3 s, by either worker, and a margin for the sweep's clock.
     assert after - before <= (float(final) - float(checked)) / 0.3 + 1.5
     assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
 
@@ -171,7 +171,10 @@ def test_beat_stops_for_a_while(
 ) -> None:
     stack.beat.stop()
     task = start_batch(flyte, org, node, emulator.upload(org, requests()))
-    until(lambda: [b["status"] for b in emulator.batches(org)] == ["completed"], "its end there")
+    until(
+        lambda: [b["status"] for b in emulator.batches(org)] == ["completed"],
+        "the batch to complete at OpenAI",
+    )
     assert task.get().phase in LIVE
     stack.beat.start()
     assert task.succeeds()["id"] == emulator.batches(org)[0]["id"]
@@ -210,10 +213,10 @@ def test_openai_is_down_for_seconds(
             "Waiting to call OpenAI again" in answer.message
             or "Waiting to call OpenAI again" in answer.custom_info.get("message", "")
         ),
-        "the outage to be told",
+        "a message about the outage",
     )
     assert waiting.phase in LIVE
-    # Longer than it would take otherwise, and every answer is there at once.
+    # For longer than the job would take otherwise, every get returns quickly.
     for _ in range(20):
         assert running.get(timeout_s=2).phase == "RUNNING"
         assert upload.get(timeout_s=2).phase in LIVE
@@ -233,7 +236,7 @@ def test_openai_is_down_for_seconds(
     ],
     ids=lambda outage: str(outage["answer"]),
 )
-def test_the_answer_to_a_create_is_lost(
+def test_the_response_to_a_create_is_lost(
     flyte: FlyteClient, emulator: Emulator, org: str, node: Node, outage: dict[str, Any]
 ) -> None:
     file_id = emulator.upload(org, requests())
@@ -248,7 +251,7 @@ def test_the_answer_to_a_create_is_lost(
 
 
 @pytest.mark.parametrize("answer", ["cut", "garbage", "drop"])
-def test_a_download_is_not_what_it_should_be(
+def test_a_download_is_malformed(
     flyte: FlyteClient, emulator: Emulator, org: str, node: Node, answer: str
 ) -> None:
     result = start_batch(flyte, org, node, emulator.upload(org, requests(50))).succeeds()
@@ -273,7 +276,7 @@ def test_redis_is_emptied(
     answer = task.get()
     assert answer.phase == "RUNNING"
     assert "Redis lost this job's record" in answer.message
-    # The upload's outcome is found again, too.
+    # The result of the upload is recovered, too.
     assert sent.succeeds() == file_id
     made = task.succeeds()
     assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
@@ -298,12 +301,12 @@ def test_redis_restarts_empty(
     emulator.configure(in_progress_s=2)
     task = start_batch(flyte, org, node, emulator.upload(org, requests()))
     task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
-    # A step is under way meanwhile, so that its message is not acknowledged.
+    # A step runs meanwhile, so that its message is not acknowledged.
     emulator.outage(answer="normal", delay_s=3, operations=["files.create"], count=1)
     upload = start_upload(flyte, org, replace(node, node="n1"))
     until(lambda: len(emulator.uploads(org)) == 2, "the file to be at OpenAI")
     stack.redis_server.stop()
-    away(flyte, task, org, node)
+    assert_degraded(flyte, task, org, node)
     stack.redis_server.start()
     stack.redis_server.await_ready()
     made = task.succeeds()
@@ -311,7 +314,7 @@ def test_redis_restarts_empty(
     assert upload.succeeds() == emulator.uploads(org)[1]["id"]
     assert len(emulator.uploads(org)) == 2
     ended = [process.name for process in stack.processes if not process.running]
-    assert not ended, f"did not wait for Redis: {ended}"
+    assert not ended, f"exited instead of waiting for Redis: {ended}"
 
 
 def test_redis_hangs(
@@ -321,13 +324,13 @@ def test_redis_hangs(
     task = start_batch(flyte, org, node, emulator.upload(org, requests()))
     task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
     with stopped(stack.redis_server):
-        away(flyte, task, org, node)
+        assert_degraded(flyte, task, org, node)
     made = task.succeeds()
     assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
 
 
-def away(flyte: FlyteClient, task: Task, org: str, node: Node) -> None:
-    """What Flyte gets to hear while Redis is away, within the time that it gives a call."""
+def assert_degraded(flyte: FlyteClient, task: Task, org: str, node: Node) -> None:
+    """Check what Flyte receives while Redis is unavailable, within its deadline for a call."""
     answer = task.get(timeout_s=PATIENCE_S)
     assert answer.phase == "RUNNING"
     assert "status store unreachable" in answer.message

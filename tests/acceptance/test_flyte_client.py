@@ -1,5 +1,5 @@
-"""A client with Flyte's habits loses no task while OpenAI is down, Redis restarts, the connector
-restarts: it ends a task at its sixth failed question, and repeats a create that took too long."""
+"""A client that behaves like Flyte's backend loses no task while OpenAI, Redis or the connector is
+down. It fails a task after six failed gets, and repeats a create that exceeds its deadline."""
 
 import signal
 import threading
@@ -28,36 +28,36 @@ pytestmark = pytest.mark.timeout(240)
 
 CHAINS = 4
 REQUESTS = 4
-#: A tenth of Flyte's default, as the outages here last a tenth of what they could.
+#: A tenth of Flyte's default; the outages are as much shorter than real ones.
 RESYNC_S = 3.0
-#: What ends a test that hangs.
-_LONGEST_S = 120.0
+#: The limit on a test, in seconds.
+_MAX_S = 120.0
 
 
 class Chains:
-    """Upload, batch and download, several at once, and what must have come of them."""
+    """Concurrent chains of an upload, a batch and a download, and the check of their results."""
 
     def __init__(self, emulator: Emulator, flyte: FlyteClient, org: str, node: Node) -> None:
         self._emulator = emulator
         self._org = org
         self._node = node
         self.backend = FlyteBackend(flyte, resync_s=RESYNC_S)
-        self.backend.gives_up_at = time.monotonic() + _LONGEST_S
+        self.backend.gives_up_at = time.monotonic() + _MAX_S
 
-    def run(self, breaks: Callable[[], None], after_s: float) -> list[History]:
-        """Run them all, and break something meanwhile, once all have begun."""
-        breaker = threading.Timer(after_s, breaks)
+    def run(self, fault: Callable[[], None], after_s: float) -> list[History]:
+        """Run all chains, and cause a fault ``after_s`` seconds after their start."""
+        timer = threading.Timer(after_s, fault)
         with ThreadPoolExecutor(CHAINS) as pool:
             futures = [pool.submit(self._run_one, number) for number in range(CHAINS)]
-            breaker.start()
+            timer.start()
             histories = [history for future in futures for history in future.result()]
-        breaker.join()
+        timer.join()
         return histories
 
     def _run_one(self, number: int) -> list[History]:
         node = replace(self._node, execution=f"{self._node.execution}-{number}")
         uri = put(node.folder, requests(REQUESTS), f"{number}.jsonl")
-        # They are not all at the same step when it breaks.
+        # Staggered, so that the fault meets the chains at different steps.
         time.sleep(number * RESYNC_S / CHAINS)
         run = self.backend.run
         upload = run("upload", template_of(upload_task(self._org)), file_inputs(uri), node)
@@ -80,7 +80,7 @@ class Chains:
         return [upload, batch, download]
 
     def check(self, histories: list[History]) -> None:
-        """All succeeded, each batch and file is there once, and no line is missing."""
+        """Check that all tasks succeeded, without duplicates at OpenAI and without lost lines."""
         assert [h for h in histories if not h.succeeded] == []
         assert len(histories) == 3 * CHAINS
         assert [h.retryable_failures for h in histories if h.retryable_failures] == []
@@ -94,7 +94,7 @@ class Chains:
 
 @pytest.fixture
 def chains(emulator: Emulator, flyte: FlyteClient, org: str, node: Node) -> Chains:
-    """Chains of an organization of their own."""
+    """Chains in an organization of their own."""
     emulator.configure(in_progress_s=1.5)
     return Chains(emulator, flyte, org, node)
 
@@ -117,10 +117,10 @@ def test_openai_hangs(chains: Chains, stack: Stack) -> None:
     assert [h.failed_gets + h.failed_creates for h in histories] == [[]] * len(histories)
 
 
-@pytest.mark.parametrize("keeps", [True, False], ids=["with its data", "empty"])
-def test_redis_restarts(chains: Chains, stack: Stack, keeps: bool) -> None:
+@pytest.mark.parametrize("persistent", [True, False], ids=["with its data", "empty"])
+def test_redis_restarts(chains: Chains, stack: Stack, persistent: bool) -> None:
     def restart() -> None:
-        if keeps:
+        if persistent:
             stack.redis.save()
         stack.redis_server.kill()
         time.sleep(4)
@@ -131,7 +131,7 @@ def test_redis_restarts(chains: Chains, stack: Stack, keeps: bool) -> None:
     finally:
         (stack.folder / "dump.rdb").unlink(missing_ok=True)
     chains.check(histories)
-    # A get answers, whatever Redis does; a create has to fail.
+    # A get succeeds without Redis; a create fails.
     assert [h.failed_gets for h in histories] == [[]] * len(histories)
 
 
@@ -145,12 +145,12 @@ def test_the_connector_restarts(chains: Chains, stack: Stack) -> None:
     chains.check(histories)
 
 
-def test_a_create_that_outlasts_its_deadline_is_adopted(
+def test_a_create_that_exceeds_its_deadline_is_adopted(
     stack: Stack, emulator: Emulator, flyte: FlyteClient, org: str, node: Node
 ) -> None:
-    # A tenth of Flyte's ten seconds, so that a Redis that stands still for two is too slow.
+    # A tenth of Flyte's deadline, which Redis, suspended for two seconds, exceeds.
     backend = FlyteBackend(flyte, resync_s=1, timeout_s=1)
-    backend.gives_up_at = time.monotonic() + _LONGEST_S
+    backend.gives_up_at = time.monotonic() + _MAX_S
     template = template_of(batch_task(org))
     inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
     stack.redis_server.signal(signal.SIGSTOP)
@@ -164,7 +164,7 @@ def test_a_create_that_outlasts_its_deadline_is_adopted(
 def test_redis_is_emptied_between_two_attempts(
     stack: Stack, emulator: Emulator, flyte: FlyteClient, org: str, node: Node
 ) -> None:
-    # The first create has been carried out, and its answer has not reached Flyte.
+    # The first create succeeded, but Flyte did not receive the response.
     template = template_of(batch_task(org))
     inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
     flyte.create(template, inputs, node)
@@ -178,7 +178,7 @@ def test_redis_is_emptied_between_two_attempts(
 def test_redis_is_emptied_before_the_same_attempt_is_repeated(
     stack: Stack, emulator: Emulator, flyte: FlyteClient, org: str, node: Node
 ) -> None:
-    # Flyte itself was restarted before it had noted the answer.
+    # Flyte was restarted before it stored the response.
     template = template_of(batch_task(org))
     inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
     flyte.create(template, inputs, node)

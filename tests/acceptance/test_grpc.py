@@ -1,4 +1,4 @@
-"""The connector as Flyte's backend talks to it, with real workers and an emulated OpenAI."""
+"""The connector over gRPC, as Flyte's backend calls it, with real workers and an emulator."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,15 +25,14 @@ from tests.kit.flyte_tasks import (
 )
 from tests.kit.stack import Stack
 
-#: Flyte's backend shows more, but nobody reads it.
-LONGEST_MESSAGE = 20_000
+MAX_MESSAGE_CHARS = 20_000
 
 
 @pytest.fixture
 def start_batch(
     flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> Callable[..., Task]:
-    """Starts a batch of three requests, or of the file that is named."""
+    """Starts a batch of an uploaded file, by default one with three requests."""
 
     def start(file_id: str | None = None, *, at: Node = node, **config: Any) -> Task:
         file_id = file_id or emulator.upload(org, requests())
@@ -44,22 +43,22 @@ def start_batch(
 
 
 def is_sentence(message: str) -> bool:
-    """Whether a message is meant for people."""
+    """Whether a message suits users."""
     return (
-        0 < len(message) < LONGEST_MESSAGE
+        0 < len(message) < MAX_MESSAGE_CHARS
         and message[-1] in ".!?"
         and "Traceback" not in message
         and 'File "' not in message
     )
 
 
-# -- the whole way --------------------------------------------------------------------------------
+# -- from end to end ------------------------------------------------------------------------------
 
 
 def test_upload_batch_download(
     flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
-    # A result that is not asked for in time would hide a phase.
+    # Long enough that a get falls into each phase.
     emulator.configure(validating_s=1.0, in_progress_s=1.0, finalizing_s=0.6)
     wrong = request_line("wrong", temperature=9)
     content = jsonl([*(request_line(f"r-{n}") for n in range(5)), wrong])
@@ -157,7 +156,7 @@ def test_the_connectors_name_their_task_types(flyte: FlyteClient) -> None:
     assert ours == {"openai-batch", "openai-batch-upload-file", "openai-batch-download-files"}
 
 
-# -- what goes wrong, and what the user is told ---------------------------------------------------
+# -- failures, and their messages -----------------------------------------------------------------
 
 
 def test_a_bad_file_is_refused_before_anything_is_uploaded(
@@ -183,7 +182,7 @@ def test_a_missing_file_is_named(
     assert emulator.files(org) == []
 
 
-def test_openai_refuses_a_batch(emulator: Emulator, org: str, start_batch: Any) -> None:
+def test_openai_rejects_a_batch(emulator: Emulator, org: str, start_batch: Any) -> None:
     message = start_batch("file-unknown").fails()
     assert "No such File object: file-unknown" in message
     assert emulator.batches(org) == []
@@ -192,7 +191,7 @@ def test_openai_refuses_a_batch(emulator: Emulator, org: str, start_batch: Any) 
 def test_a_batch_fails_validation_at_openai(
     emulator: Emulator, org: str, start_batch: Callable[..., Task]
 ) -> None:
-    # What only OpenAI sees: the file is for another endpoint.
+    # The file is for another endpoint, which only OpenAI checks.
     file_id = emulator.upload(org, jsonl([request_line("a", url="/v1/embeddings")]))
     run = start_batch(file_id).follow()
     assert run.answer.phase == "FAILED"
@@ -203,7 +202,7 @@ def test_a_batch_fails_validation_at_openai(
     assert run.answer.custom_info["batch_id"] == batch["id"]
 
 
-def test_an_expired_batch_leaves_what_was_done(
+def test_an_expired_batch_keeps_what_was_completed(
     emulator: Emulator, org: str, start_batch: Callable[..., Task]
 ) -> None:
     emulator.next("expired", done_share=0.5)
@@ -228,7 +227,7 @@ def test_a_batch_that_was_cancelled_elsewhere_fails(
     assert "1 of 2" in message
 
 
-def test_a_batch_waits_for_capacity(
+def test_a_batch_waits_for_quota(
     emulator: Emulator, org: str, start_batch: Callable[..., Task]
 ) -> None:
     emulator.next("failed", code="token_limit_exceeded")
@@ -239,7 +238,7 @@ def test_a_batch_waits_for_capacity(
     assert run.answer.result["id"] == emulator.batches(org)[1]["id"]
 
 
-def test_an_unknown_status_on_the_way_disturbs_nothing(
+def test_an_unknown_status_changes_nothing(
     emulator: Emulator, start_batch: Callable[..., Task]
 ) -> None:
     emulator.next("deliberating", shown_s=1.0)
@@ -271,7 +270,7 @@ def test_delete_cancels_the_batch_at_openai(
     assert task.get().message == run.answer.message
 
 
-def test_delete_after_the_end_changes_nothing(start_batch: Callable[..., Task]) -> None:
+def test_delete_of_an_ended_job_changes_nothing(start_batch: Callable[..., Task]) -> None:
     task = start_batch()
     result = task.succeeds()
     task.delete()
@@ -279,7 +278,7 @@ def test_delete_after_the_end_changes_nothing(start_batch: Callable[..., Task]) 
     assert (answer.phase, answer.result) == ("SUCCEEDED", result)
 
 
-def test_delete_before_the_batch_is_made_makes_none(
+def test_delete_before_the_batch_is_created_prevents_it(
     stack: Stack, emulator: Emulator, org: str, start_batch: Callable[..., Task]
 ) -> None:
     file_id = emulator.upload(org, requests())
@@ -290,12 +289,12 @@ def test_delete_before_the_batch_is_made_makes_none(
     assert "Cancelled by Flyte" in task.fails()
     other = start_batch(file_id, metadata={"after": "it"})
     stack.worker.start()
-    # The queue is worked off in order: when this one is through, the other's turn has passed.
+    # The queue is in order: once this job has succeeded, the deleted one has been processed.
     result = other.succeeds()
     assert [batch["id"] for batch in emulator.batches(org)] == [result["id"]]
 
 
-# -- which job it is ------------------------------------------------------------------------------
+# -- identity of jobs -----------------------------------------------------------------------------
 
 
 def test_create_repeated_gives_the_same_job(
@@ -323,14 +322,14 @@ def test_a_later_attempt_adopts_a_live_and_a_succeeded_job(
     assert len(emulator.batches(org)) == 1
 
 
-def test_a_later_attempt_leaves_a_failed_job(
+def test_a_later_attempt_replaces_a_failed_job(
     emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
 ) -> None:
     file_id = emulator.upload(org, requests())
     emulator.next("expired", done_share=0.0)
     first = start_batch(file_id, at=node)
     first.fails()
-    # Flyte asks again what it has asked: still the failure.
+    # The same attempt, repeated, gets the failure again.
     assert "expired" in start_batch(file_id, at=node).fails()
     second = start_batch(file_id, at=node.again())
     result = second.succeeds()
@@ -356,7 +355,7 @@ def test_other_executions_nodes_and_map_elements_have_their_own_batches(
     assert {batch["id"] for batch in emulator.batches(org)} == ids
 
 
-def test_without_an_identity_each_create_is_a_job(
+def test_without_an_identity_each_create_makes_a_job(
     flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> None:
     inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
@@ -383,28 +382,11 @@ def test_a_dict_may_come_as_msgpack_or_as_a_struct(
         assert custom_ids(files["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
 
 
-# -- what can't be read ---------------------------------------------------------------------------
+# -- input that is not valid (test_bad_input.py has all kinds) -------------------------------------
 
 
-@pytest.mark.parametrize(
-    "meta",
-    [
-        b"",
-        b"\x80\x04\x95garbage",
-        b"null",
-        b"1",
-        b"[]",
-        b"{}",
-        b'"refused"',
-        b'["refused"]',
-        b'{"job_id": "../../etc/passwd"}',
-        b'{"refused": null}',
-        b"\xff\xfe",
-        b"[" * 200_000,
-    ],
-    ids=lambda meta: repr(meta[:20]),
-)
-def test_garbage_as_resource_meta(flyte: FlyteClient, meta: bytes) -> None:
+@pytest.mark.parametrize("meta", [b"", b"\x80\x04\x95pickle", b"{}", b"[" * 200_000], ids=range(4))
+def test_a_resource_meta_that_is_not_valid(flyte: FlyteClient, meta: bytes) -> None:
     for task_type in ("openai-batch", "openai-batch-upload-file", "openai-batch-download-files"):
         answer = flyte.get(meta, task_type)
         assert answer.phase == "FAILED"
@@ -412,96 +394,52 @@ def test_garbage_as_resource_meta(flyte: FlyteClient, meta: bytes) -> None:
         flyte.delete(meta, task_type)
 
 
-def custom_with(**changes: Any) -> dict[str, Any]:
-    """What the batch task tells the connector, with changes."""
-    return {"openai_organization": "org-x", "config": {}, **changes}
-
-
 @pytest.mark.parametrize(
-    "custom",
+    ("custom", "name"),
     [
-        custom_with(config="24h"),
-        custom_with(config=[1]),
-        custom_with(config={"temperature": 1}),
-        custom_with(config={"endpoint": "https://example.org/"}),
-        custom_with(config={"completion_window": 24}),
-        custom_with(config={"metadata": {"batchflow_job": "mine"}}),
-        custom_with(config={"metadata": {"n": 1}}),
-        custom_with(config={"output_expires_after": "1h"}),
-        custom_with(openai_organization="org\nx: y"),
-        custom_with(openai_organization={"id": "org"}),
-        custom_with(secret_arg="sk-1"),
-        custom_with(secret_arg={"group": "../../etc", "key": "passwd"}),
-        custom_with(secret_arg={"group": ["a"], "key": 1}),
+        ({"config": {"temperature": 1}}, "temperature"),
+        ({"openai_organization": "org\nx: y"}, "openai_organization"),
+        ({"secret_arg": {"group": "../../etc", "key": "passwd"}}, "secret_arg.group"),
     ],
-    ids=lambda custom: str({k: v for k, v in custom.items() if v not in ({}, "org-x")})[:60],
 )
-def test_garbage_as_custom(flyte: FlyteClient, node: Node, custom: dict[str, Any]) -> None:
+def test_custom_that_is_not_valid(
+    flyte: FlyteClient, node: Node, custom: dict[str, Any], name: str
+) -> None:
     template = template_of(batch_task("org-x"))
     template.custom.CopyFrom(ParseDict(custom, Struct()))
-    task = flyte.create(template, inputs_of(input_file_id="file-1"), node)
-    message = task.fails(timeout_s=10)
+    message = flyte.create(template, inputs_of(input_file_id="file-1"), node).fails(timeout_s=10)
     assert is_sentence(message), message
+    assert name in message
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        LiteralMap(),
-        inputs_of(other="file-1"),
-        inputs_of(input_file_id=7),
-        inputs_of(input_file_id={"id": "file-1"}),
-        inputs_of(input_file_id=""),
-        inputs_of(input_file_id="../batches"),
-        inputs_of(input_file_id="file 1?x=y"),
-        inputs_of(input_file_id="f" * 300),
-    ],
-    ids=["none", "other", "int", "dict", "empty", "path", "query", "long"],
-)
-def test_garbage_as_input_of_a_batch(flyte: FlyteClient, node: Node, inputs: LiteralMap) -> None:
-    task = flyte.create(template_of(batch_task("org-x")), inputs, node)
-    message = task.fails(timeout_s=10)
-    assert is_sentence(message), message
-    assert "input_file_id" in message
-
-
-@pytest.mark.parametrize(
-    ("kind", "inputs", "named"),
-    [
-        (upload_task, LiteralMap(), "jsonl_in"),
-        (upload_task, inputs_of(jsonl_in="requests.jsonl"), "jsonl_in"),
-        (upload_task, file_inputs(""), ""),
-        (upload_task, file_inputs("x" * 5_000), ""),
-        (download_task, LiteralMap(), "batch_endpoint_result"),
-        (download_task, inputs_of(batch_endpoint_result="batch-1"), "batch_endpoint_result"),
-        (download_task, inputs_of(batch_endpoint_result={"output_file_id": 7}), "output_file_id"),
-        (
-            download_task,
-            inputs_of(batch_endpoint_result={"output_file_id": "../x"}),
-            "output_file_id",
-        ),
-    ],
-    ids=["none", "text", "nowhere", "long", "no dict", "text", "number", "path"],
-)
-def test_garbage_as_input_of_a_transfer(
-    flyte: FlyteClient, node: Node, kind: Callable[[str], Any], inputs: LiteralMap, named: str
-) -> None:
-    task = flyte.create(template_of(kind("org-x")), inputs, node)
-    message = task.fails(timeout_s=10)
-    assert is_sentence(message), message
-    assert named in message
-
-
-def test_broken_msgpack_as_input(flyte: FlyteClient, node: Node) -> None:
+def malformed_msgpack(name: str) -> LiteralMap:
     inputs = LiteralMap()
-    scalar = inputs.literals["batch_endpoint_result"].scalar
+    scalar = inputs.literals[name].scalar
     scalar.binary.value, scalar.binary.tag = b"\xc1\xff\x00", "msgpack"
-    message = flyte.create(template_of(download_task("org-x")), inputs, node).fails(timeout_s=10)
-    assert "batch_endpoint_result" in message
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("make_task", "inputs", "name"),
+    [
+        (batch_task, LiteralMap(), "input_file_id"),
+        (batch_task, inputs_of(input_file_id="../batches"), "input_file_id"),
+        (upload_task, LiteralMap(), "jsonl_in"),
+        (upload_task, file_inputs("x" * 5_000), "uri"),
+        (download_task, inputs_of(batch_endpoint_result="batch-1"), "batch_endpoint_result"),
+        (download_task, malformed_msgpack("batch_endpoint_result"), "batch_endpoint_result"),
+        (download_task, inputs_of(batch_endpoint_result={"output_file_id": 7}), "output_file_id"),
+    ],
+)
+def test_inputs_that_are_not_valid(
+    flyte: FlyteClient, node: Node, make_task: Callable[[str], Any], inputs: LiteralMap, name: str
+) -> None:
+    message = flyte.create(template_of(make_task("org-x")), inputs, node).fails(timeout_s=10)
     assert is_sentence(message), message
+    assert name in message
 
 
-def test_a_task_type_of_somebody_else_is_not_found(flyte: FlyteClient, node: Node) -> None:
+def test_a_task_type_of_another_connector_is_not_found(flyte: FlyteClient, node: Node) -> None:
     template = template_of(batch_task("org-x"))
     template.type = "spark"
     with pytest.raises(grpc.RpcError) as refused:

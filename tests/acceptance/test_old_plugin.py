@@ -1,4 +1,4 @@
-"""Beside Flyte's own OpenAI plugin: its workflows run here unchanged, and both can be installed."""
+"""Compatibility with Flyte's OpenAI plugin: its workflows run unchanged; both can be installed."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ SECRETS = [
 
 
 def tasks(plugin: Any, organization: str | None, secret: Secret) -> dict[str, Any]:
-    """The three tasks, made by either plugin's classes with the same arguments."""
+    """The three tasks, made by the classes of either plugin with the same arguments."""
     config = plugin.OpenAIFileConfig(secret=secret, openai_organization=organization)
     return {
         "upload": plugin.UploadJSONLFileTask(name="upload", task_config=config),
@@ -53,7 +53,7 @@ def tasks(plugin: Any, organization: str | None, secret: Secret) -> dict[str, An
 
 
 def comparable(template: Any) -> Any:
-    """A template without what has to differ: the image, and the path of the executor."""
+    """A template without its image and the path of its executor, which must differ."""
     copy = type(template)()
     copy.CopyFrom(template)
     copy.container.image = ""
@@ -65,7 +65,7 @@ def comparable(template: Any) -> Any:
 @pytest.mark.parametrize("organization", [None, "org-1"])
 @pytest.mark.parametrize("secret", SECRETS, ids=["env", "version", "file"])
 @pytest.mark.parametrize("name", ["upload", "batch", "download"])
-def test_tasks_serialize_to_the_same(name: str, secret: Secret, organization: str | None) -> None:
+def test_tasks_serialize_identically(name: str, secret: Secret, organization: str | None) -> None:
     old = template_of(tasks(old_task, organization, secret)[name])
     new = template_of(tasks(batchflow, organization, secret)[name])
     assert comparable(new) == comparable(old)
@@ -75,7 +75,7 @@ def test_tasks_serialize_to_the_same(name: str, secret: Secret, organization: st
         assert new.container.image.startswith("flyte-batchflow-task:")
 
 
-def test_the_class_names_and_images_are_there() -> None:
+def test_the_old_class_names_and_constants_exist() -> None:
     for name in ("OpenAIFileDefaultImages", "UploadJSONLFileExecutor", "DownloadJSONFilesExecutor"):
         assert hasattr(old_task, name)
         assert hasattr(batchflow, name)
@@ -110,7 +110,7 @@ def test_create_batch_needs_only_a_name_and_a_secret() -> None:
 
 
 def serialized(workflow: Any) -> tuple[Any, list[Any]]:
-    """A workflow's template, and those of its tasks."""
+    """The templates of a workflow and of its tasks."""
     entities: OrderedDict[Any, Any] = OrderedDict()
     template = get_serializable(entities, SETTINGS, workflow).template.to_flyte_idl()
     tasks = [
@@ -122,10 +122,10 @@ def serialized(workflow: Any) -> tuple[Any, list[Any]]:
 
 
 @pytest.fixture
-def through_all(
+def run_chain(
     flyte: FlyteClient, emulator: Emulator, org: str, node: Node
 ) -> Callable[[dict[str, Any]], None]:
-    """Runs the templates of an upload, a batch and a download task, one after the other."""
+    """Runs an upload, a batch and a download from their templates."""
 
     def run(templates: dict[str, Any]) -> None:
         source = file_inputs(put(node.folder, requests()))
@@ -144,21 +144,21 @@ def through_all(
     return run
 
 
-def test_the_old_tasks_run_here(through_all: Callable[..., None], org: str) -> None:
+def test_the_old_tasks_run(run_chain: Callable[..., None], org: str) -> None:
     made = tasks(old_task, org, SECRET)
-    through_all({name: template_of(task) for name, task in made.items()})
+    run_chain({name: template_of(task) for name, task in made.items()})
 
 
-def test_the_old_workflow_runs_here(through_all: Callable[..., None], org: str) -> None:
+def test_the_old_workflow_runs(run_chain: Callable[..., None], org: str) -> None:
     workflow = old_workflow.create_batch("old", SECRET, org, {"endpoint": "/v1/chat/completions"})
     entities = [node.flyte_entity for node in workflow.nodes]
     assert len(entities) == 3
-    through_all(dict(zip(("upload", "batch", "download"), map(template_of, entities), strict=True)))
+    run_chain(dict(zip(("upload", "batch", "download"), map(template_of, entities), strict=True)))
 
 
 # -- both installed -------------------------------------------------------------------------------
 
-_WHO_ANSWERS = """
+_REGISTERED_MODULES = """
 import json, sys
 for name in sys.argv[1:]:
     __import__(name)
@@ -180,7 +180,7 @@ print(json.dumps({t: type(ConnectorRegistry.get_connector(t)).__module__ for t i
 )
 def test_both_can_be_imported(stack: Stack, modules: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _WHO_ANSWERS, *modules],
+        [sys.executable, "-c", _REGISTERED_MODULES, *modules],
         env=stack.env(),
         capture_output=True,
         text=True,
@@ -188,14 +188,14 @@ def test_both_can_be_imported(stack: Stack, modules: tuple[str, ...]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    answering = json.loads(done.stdout.splitlines()[-1])
-    assert answering.pop("chatgpt").startswith("flytekitplugins.openai")
-    assert set(answering) == TASK_TYPES
-    assert all(module.startswith("batchflow_connector") for module in answering.values())
+    registered = json.loads(done.stdout.splitlines()[-1])
+    assert registered.pop("chatgpt").startswith("flytekitplugins.openai")
+    assert set(registered) == TASK_TYPES
+    assert all(module.startswith("batchflow_connector") for module in registered.values())
 
 
-def test_importing_the_tasks_beside_the_old_plugin_is_enough_for_authors() -> None:
-    # No settings at all: as on a laptop that only registers.
+def test_authors_can_import_both_plugins() -> None:
+    # Without any settings, as on a machine that only registers workflows.
     program = (
         "import flytekit, batchflow; from batchflow import BatchEndpointTask, create_batch;"
         "from flytekitplugins.openai import BatchEndpointTask as Old;"
@@ -214,7 +214,7 @@ def test_importing_the_tasks_beside_the_old_plugin_is_enough_for_authors() -> No
 
 @pytest.fixture(scope="module")
 def both_orders(running_stack: Stack) -> Iterator[dict[str, FlyteClient]]:
-    """Two connectors that serve both plugins' modules, in either order."""
+    """Two connector services that load the modules of both plugins, in either order."""
     modules = ["flytekitplugins.openai", "batchflow_connector"]
     with (
         running_stack.make_connector("connector-old-first", *modules) as old_first,
@@ -226,7 +226,7 @@ def both_orders(running_stack: Stack) -> Iterator[dict[str, FlyteClient]]:
 
 
 @pytest.mark.parametrize("order", ["old first", "ours first"])
-def test_ours_answers_when_both_are_served(
+def test_batchflow_serves_the_tasks_when_both_are_loaded(
     both_orders: dict[str, FlyteClient], order: str, emulator: Emulator, org: str, node: Node
 ) -> None:
     client = both_orders[order]
@@ -236,6 +236,6 @@ def test_ours_answers_when_both_are_served(
     template = template_of(tasks(old_task, org, SECRET)["batch"])
     file_id = emulator.upload(org, requests())
     task = client.create(template, inputs_of(input_file_id=file_id), node)
-    # The old plugin's is a pickle.
+    # The old plugin's metadata is a pickle.
     assert json.loads(task.meta)["job_id"].startswith("bf-")
     assert task.succeeds()["id"] == emulator.batches(org)[0]["id"]

@@ -1,12 +1,12 @@
-"""A hundred thousand jobs in Redis: each question is answered quickly, and none looks at all."""
+"""A hundred thousand jobs in Redis: every request reads a bounded part of them."""
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import httpx2
 import pytest
 
 from batchflow.settings import Settings
@@ -17,15 +17,15 @@ from tests.kit.population import populate
 from tests.kit.processes import RedisServer
 
 JOBS = 100_000
-#: How long the page and the list may take.
-ANSWER_S = 0.3
-TRIES = 5
-#: What Redis sends for an answer: a search reads about 1 MB; all records have a hundred times that.
-MOST_READ_BYTES = 1_500_000
-#: What reads all keys, or all of one.
+#: The limit on what Redis sends per request. A search reads about 1 MB; all records have 100 MB.
+MAX_READ_BYTES = 1_500_000
+#: The limit on the fastest of several requests; reading all records takes seconds.
+MAX_RESPONSE_S = 1.0
+REPETITIONS = 5
+#: Redis commands that read all keys, or a whole one.
 SCANS = {"keys", "scan", "sscan", "hscan", "zscan", "zrangebyscore", "sort", "sort_ro"}
 
-QUESTIONS = [
+PATHS = [
     "/",
     "/?state=failed&text=größe",
     "/?text=no+such+text",
@@ -57,7 +57,7 @@ def fill(settings: Settings, serials: range) -> None:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with many jobs, in a Redis of its own: what it counts is ours alone."""
+    """A gateway with many jobs, and a Redis of its own, whose statistics count nothing else."""
     with RedisServer(tmp_path_factory.mktemp("scale")) as redis:
         settings = Settings.model_validate({"redis_url": redis.url})
         spawning = multiprocessing.get_context("spawn")
@@ -72,58 +72,60 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def calls(gateway: Gateway) -> dict[str, int]:
-    """How often Redis has carried out each command."""
+    """The number of calls of each Redis command."""
     stats: Any = gateway.store.redis.info("commandstats")
     return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
 
 
 def sent_bytes(gateway: Gateway) -> int:
-    """What Redis has sent to its clients."""
+    """The number of bytes that Redis has sent to its clients."""
     stats: Any = gateway.store.redis.info("stats")
     return int(stats["total_net_output_bytes"])
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_an_answer_takes_no_longer_for_many_jobs(fleet: Gateway, question: str) -> None:
+def fastest_s(client: httpx2.Client, path: str) -> float:
+    """The duration of the fastest of several requests, which a loaded machine does not distort."""
+    durations_s = []
+    for _ in range(REPETITIONS):
+        began_s = time.perf_counter()
+        assert client.get(path).status_code == 200
+        durations_s.append(time.perf_counter() - began_s)
+    return min(durations_s)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_request_reads_a_bounded_part(fleet: Gateway, path: str) -> None:
     with fleet.client() as client:
-        assert client.get(question).status_code == 200
+        assert client.get(path).status_code == 200
         calls_before, sent_before = calls(fleet), sent_bytes(fleet)
-        took_s = []
-        for _ in range(TRIES):
-            began_s = time.perf_counter()
-            answer = client.get(question)
-            took_s.append(time.perf_counter() - began_s)
-            assert answer.status_code == 200
+        duration_s = fastest_s(client, path)
         sent = sent_bytes(fleet) - sent_before
-        used = {name for name, number in calls(fleet).items() if number > calls_before.get(name, 0)}
+        used = {name for name, count in calls(fleet).items() if count > calls_before.get(name, 0)}
     assert not used & SCANS
-    assert sent / TRIES < MOST_READ_BYTES
-    assert statistics.median(took_s) < ANSWER_S, took_s
+    assert sent / REPETITIONS < MAX_READ_BYTES
+    assert duration_s < MAX_RESPONSE_S
 
 
-def test_paging_is_as_quick_at_the_far_end(fleet: Gateway) -> None:
+def test_the_last_pages_are_as_fast_as_the_first(fleet: Gateway) -> None:
     oldest = fleet.store.run(index.oldest_entry(JobKind.BATCH, JobState.QUEUED))
-    newest = fleet.store.run(
+    [newest] = fleet.store.run(
         index.entries(index.IndexScope.of(), JobKind.BATCH, JobState.FAILED, limit=1)
     )
     assert oldest
-    middle_s = (float(oldest.time) + float(newest[0].time)) / 2
-    for place_s in (middle_s, float(oldest.time) + 0.1):
-        after = f"{place_s:.6f} {oldest.job_id}"
-        with fleet.client() as client:
-            client.get("/api/jobs", params={"after": after})
-            began_s = time.perf_counter()
-            page = client.get("/api/jobs", params={"after": after}).json()
-            assert time.perf_counter() - began_s < ANSWER_S
-        assert len(page["jobs"]) == 50
+    middle_s = (float(oldest.time) + float(newest.time)) / 2
+    with fleet.client() as client:
+        for position_s in (middle_s, float(oldest.time) + 0.1):
+            path = f"/api/jobs?after={position_s:.6f}+{oldest.job_id}"
+            assert fastest_s(client, path) < MAX_RESPONSE_S
+            assert len(client.get(path).json()["jobs"]) == 50
 
 
-def test_a_search_through_all_of_them_ends(fleet: Gateway) -> None:
+def test_a_search_without_matches_advances_page_by_page(fleet: Gateway) -> None:
     pages, after = 0, ""
     with fleet.client() as client:
         while after is not None and pages < 20:
-            asked = {"text": "no such text", "after": after}
-            page = client.get("/api/jobs", params=asked).json()
+            parameters = {"text": "no such text", "after": after}
+            page = client.get("/api/jobs", params=parameters).json()
             assert page["jobs"] == []
             after, pages = page["next"], pages + 1
     assert pages == 20, "each page reads two thousand of a hundred thousand jobs"
