@@ -233,7 +233,7 @@ def test_a_batch_waits_for_quota(
     emulator.next("failed", code="token_limit_exceeded")
     run = start_batch().follow()
     assert run.answer.phase == "SUCCEEDED"
-    assert any("capacity" in message for message in run.messages)
+    assert any("Waiting for quota" in message for message in run.messages)
     assert [batch["status"] for batch in emulator.batches(org)] == ["failed", "completed"]
     assert run.answer.result["id"] == emulator.batches(org)[1]["id"]
 
