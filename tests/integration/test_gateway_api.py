@@ -165,7 +165,7 @@ def test_pages_are_followed_by_their_cursor(crowd: Gateway) -> None:
         ("state=lost", 422),
         ("state=", 422),
         ("kind=chat", 422),
-        ("state=running", 422),
+        ("states=running", 422),
         ("limit=0", 422),
         ("limit=201", 422),
         ("limit=many", 422),

@@ -131,7 +131,7 @@ def test_an_entry_that_cannot_be_read_is_passed_over(
         tell(gateway.store, job_request, 1)
         listener.until_it_has(1)
         assert numbers(listener.events) == ["number 0"]
-    assert "Can't read event, kind" in caplog.text
+    assert "check: before, kind" in caplog.text
 
 
 def test_all_who_listen_hear_the_same(gateway: Gateway) -> None:
