@@ -1,4 +1,4 @@
-"""The tasks of a workflow author, for one organization, and files for them."""
+"""Batchflow's flytekit tasks, and input files for them."""
 
 import json
 from pathlib import Path
@@ -13,29 +13,29 @@ from batchflow import (
     UploadJSONLFileTask,
 )
 
-#: As in the documentation of Flyte's OpenAI plugin.
+#: The secret in the documentation of Flyte's OpenAI plugin.
 SECRET = Secret(group="openai-api-key", key="api_key", mount_requirement=Secret.MountType.ENV_VAR)
 
 CHAT = "/v1/chat/completions"
 
 
 def upload_task(organization: str) -> UploadJSONLFileTask:
-    """Uploads a file."""
+    """An upload task."""
     return UploadJSONLFileTask(name="upload", task_config=file_config(organization))
 
 
 def batch_task(organization: str, **config: Any) -> BatchEndpointTask:
-    """Runs a batch."""
+    """A batch task."""
     return BatchEndpointTask(name="batch", config=config, openai_organization=organization)
 
 
 def download_task(organization: str) -> DownloadJSONFilesTask:
-    """Fetches a batch's files."""
+    """A download task."""
     return DownloadJSONFilesTask(name="download", task_config=file_config(organization))
 
 
 def file_config(organization: str) -> OpenAIFileConfig:
-    """Which key and organization the transfers use."""
+    """The credential of the upload and download tasks."""
     return OpenAIFileConfig(secret=SECRET, openai_organization=organization)
 
 
@@ -61,7 +61,7 @@ def jsonl(lines: list[dict[str, Any]]) -> bytes:
 
 
 def put(folder: Path, content: bytes, name: str = "requests.jsonl") -> str:
-    """Put a file where Flyte's blob storage is; returns its URI."""
+    """Write a file to the folder that stands for blob storage; returns its URI."""
     path = folder / name
     path.write_bytes(content)
     return str(path)

@@ -1,4 +1,4 @@
-"""Orders as tests need them: one line each."""
+"""Job requests for tests."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from batchflow.states import JobKind
 
 
 def a_job_request(kind: JobKind = JobKind.BATCH, **fields: Any) -> JobRequest:
-    """A new job of a kind, in which nothing else matters."""
+    """A job request of a kind, with defaults for the rest."""
     specs: dict[JobKind, Spec] = {
         JobKind.UPLOAD: UploadSpec(credential=Credential(), uri="/in.jsonl"),
         JobKind.BATCH: BatchSpec(credential=Credential(), input_file_id="file-1", config={}),

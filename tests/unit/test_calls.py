@@ -1,4 +1,4 @@
-"""Every call to OpenAI is told to whoever counts: what it was and how it ended."""
+"""The operation and the outcome that each call to OpenAI reports to its observer."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,8 +13,8 @@ from batchflow.errors import BlobUnavailable, OpenAIError, OpenAIUnavailable
 from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.openai_client.client import OpenAIApi
 
-Told = list[tuple[Operation, CallOutcome]]
-Answer = Callable[[httpx2.Request], httpx2.Response]
+Reported = list[tuple[Operation, CallOutcome]]
+Responder = Callable[[httpx2.Request], httpx2.Response]
 
 BATCH = {
     "id": "batch_1",
@@ -43,17 +43,17 @@ def a_list(*items: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def told() -> Told:
+def reported() -> Reported:
     return []
 
 
 @pytest.fixture
-def api(told: Told) -> Iterator[Callable[[Answer], OpenAIApi]]:
-    """Make the API of a server that answers as a function says."""
+def api(reported: Reported) -> Iterator[Callable[[Responder], OpenAIApi]]:
+    """Makes an API whose server is a function."""
     clients: list[openai.OpenAI] = []
 
-    def make(answer: Answer) -> OpenAIApi:
-        http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    def make(respond: Responder) -> OpenAIApi:
+        http = httpx2.Client(transport=httpx2.MockTransport(respond))
         client = openai.OpenAI(
             api_key="sk-test", base_url="http://openai.test/v1", max_retries=0, http_client=http
         )
@@ -61,7 +61,7 @@ def api(told: Told) -> Iterator[Callable[[Answer], OpenAIApi]]:
 
         def observe(operation: Operation, outcome: CallOutcome, seconds: float) -> None:
             assert 0 <= seconds < 60
-            told.append((operation, outcome))
+            reported.append((operation, outcome))
 
         return OpenAIApi(client, observe)
 
@@ -70,7 +70,7 @@ def api(told: Told) -> Iterator[Callable[[Answer], OpenAIApi]]:
         client.close()
 
 
-def answering(status: int, body: Any = None) -> Answer:
+def responding(status: int, body: Any = None) -> Responder:
     return lambda _: httpx2.Response(status, json=body)
 
 
@@ -95,67 +95,67 @@ def late(_: httpx2.Request) -> httpx2.Response:
         ("files.retrieve", FILE, lambda a: a.retrieve_file("file-1")),
     ],
 )
-def test_each_operation_is_told_by_its_name(
-    api: Callable[[Answer], OpenAIApi],
-    told: Told,
+def test_each_operation_reports_its_name(
+    api: Callable[[Responder], OpenAIApi],
+    reported: Reported,
     operation: str,
     body: Any,
     call: Callable[[OpenAIApi], object],
 ) -> None:
-    call(api(answering(200, body)))
-    assert told == [(operation, "ok")]
+    call(api(responding(200, body)))
+    assert reported == [(operation, "ok")]
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"),
+    ("respond", "outcome"),
     [
-        (answering(429), "rate_limited"),
-        (answering(401), "unauthorized"),
-        (answering(403), "unauthorized"),
-        (answering(400), "refused"),
-        (answering(404), "refused"),
-        (answering(500), "unavailable"),
-        (answering(503), "unavailable"),
-        (answering(200, ["no batch"]), "unavailable"),
+        (responding(429), "rate_limited"),
+        (responding(401), "unauthorized"),
+        (responding(403), "unauthorized"),
+        (responding(400), "refused"),
+        (responding(404), "refused"),
+        (responding(500), "unavailable"),
+        (responding(503), "unavailable"),
+        (responding(200, ["not a batch"]), "unavailable"),
         (unreachable, "unavailable"),
         (late, "unavailable"),
     ],
 )
-def test_how_a_call_ended(
-    api: Callable[[Answer], OpenAIApi], told: Told, answer: Answer, outcome: str
+def test_a_failed_call_reports_its_outcome(
+    api: Callable[[Responder], OpenAIApi], reported: Reported, respond: Responder, outcome: str
 ) -> None:
     with pytest.raises(OpenAIError):
-        api(answer).create_batch(input_file_id="file-1", config=CONFIG)
-    assert told == [("batches.create", outcome)]
+        api(respond).create_batch(input_file_id="file-1", config=CONFIG)
+    assert reported == [("batches.create", outcome)]
 
 
-def test_the_look_at_a_batch_that_can_not_be_cancelled_is_a_call_of_its_own(
-    api: Callable[[Answer], OpenAIApi], told: Told
+def test_a_refused_cancel_is_followed_by_a_retrieve(
+    api: Callable[[Responder], OpenAIApi], reported: Reported
 ) -> None:
-    def answer(request: httpx2.Request) -> httpx2.Response:
+    def respond(request: httpx2.Request) -> httpx2.Response:
         refused = request.url.path.endswith("/cancel")
         return httpx2.Response(409 if refused else 200, json=BATCH)
 
-    api(answer).cancel_batch("batch_1")
-    assert told == [("batches.cancel", "unavailable"), ("batches.retrieve", "ok")]
+    api(respond).cancel_batch("batch_1")
+    assert reported == [("batches.cancel", "unavailable"), ("batches.retrieve", "ok")]
 
 
-def test_a_server_without_lists_refuses_and_does_no_harm(
-    api: Callable[[Answer], OpenAIApi], told: Told
+def test_a_server_without_lists_has_no_pages(
+    api: Callable[[Responder], OpenAIApi], reported: Reported
 ) -> None:
-    assert list(api(answering(501)).batch_pages()) == []
-    assert list(api(answering(404)).batch_pages()) == []
-    assert told == [("batches.list", "unavailable"), ("batches.list", "refused")]
+    assert list(api(responding(501)).batch_pages()) == []
+    assert list(api(responding(404)).batch_pages()) == []
+    assert reported == [("batches.list", "unavailable"), ("batches.list", "refused")]
 
 
-def test_each_page_of_a_list_is_a_call(api: Callable[[Answer], OpenAIApi], told: Told) -> None:
-    def answer(request: httpx2.Request) -> httpx2.Response:
+def test_each_page_is_a_call(api: Callable[[Responder], OpenAIApi], reported: Reported) -> None:
+    def respond(request: httpx2.Request) -> httpx2.Response:
         more = "after" not in request.url.params
         batch = BATCH | {"id": "batch_1" if more else "batch_2"}
         return httpx2.Response(200, json=a_list(batch) | {"has_more": more})
 
-    assert len(list(api(answer).batch_pages())) == 2
-    assert told == [("batches.list", "ok")] * 2
+    assert len(list(api(respond).batch_pages())) == 2
+    assert reported == [("batches.list", "ok")] * 2
 
 
 @pytest.mark.parametrize(
@@ -166,12 +166,12 @@ def test_each_page_of_a_list_is_a_call(api: Callable[[Answer], OpenAIApi], told:
         (OpenAIUnavailable("cut", outcome_unknown=False), "unavailable"),
     ],
 )
-def test_a_transfer_ends_with_who_reads_it(
-    api: Callable[[Answer], OpenAIApi], told: Told, error: Exception | None, outcome: str
+def test_a_download_reports_how_reading_ended(
+    api: Callable[[Responder], OpenAIApi], reported: Reported, error: Exception | None, outcome: str
 ) -> None:
     def read() -> None:
-        with api(answering(200, {})).file_content("file-1") as (_, chunks):
-            assert told == []
+        with api(responding(200, {})).file_content("file-1") as (_, chunks):
+            assert reported == []
             assert b"".join(chunks) == b"{}"
             if error:
                 raise error
@@ -181,16 +181,16 @@ def test_a_transfer_ends_with_who_reads_it(
             read()
     else:
         read()
-    assert told == [("files.content", outcome)]
+    assert reported == [("files.content", outcome)]
 
 
-def test_a_file_that_can_not_be_read_breaks_its_upload_off(
-    api: Callable[[Answer], OpenAIApi], told: Told
+def test_a_file_that_cannot_be_read_aborts_its_upload(
+    api: Callable[[Responder], OpenAIApi], reported: Reported
 ) -> None:
-    class Torn(BytesIO):
+    class Unreadable(BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             raise BlobUnavailable("It was changed.")
 
     with pytest.raises(BlobUnavailable, match="It was changed"):
-        api(answering(200, FILE)).upload_file(Torn(b"{}\n"), "in.jsonl")
-    assert told == [("files.create", "abandoned")]
+        api(responding(200, FILE)).upload_file(Unreadable(b"{}\n"), "in.jsonl")
+    assert reported == [("files.create", "abandoned")]

@@ -17,7 +17,7 @@ GOOD: list[dict[str, Any]] = [
     {"metadata": {"k" * 64: "v" * 512}},
     {"metadata": {f"key-{n}": "" for n in range(16)}},
     {"output_expires_after": EXPIRY},
-    # Flyte hands every number on as a float.
+    # Flyte passes every number as a float.
     {"output_expires_after": {**EXPIRY, "seconds": 86_400.0}},
     {"endpoint": "/openai/v1/chat/completions"},
 ]
@@ -90,14 +90,12 @@ BAD: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize("config", GOOD)
-def test_a_config_that_can_work_passes(config: dict[str, Any]) -> None:
+def test_a_valid_config_passes(config: dict[str, Any]) -> None:
     check_batch_config(config)
 
 
 @pytest.mark.parametrize(("config", "sentence"), BAD)
-def test_a_config_that_cannot_work_is_refused_with_a_sentence(
-    config: object, sentence: str
-) -> None:
+def test_a_config_that_is_not_valid_is_refused(config: object, sentence: str) -> None:
     with pytest.raises(InvalidInput, match="^" + re.escape(sentence)) as caught:
         check_batch_config(config)
     message = str(caught.value)

@@ -30,31 +30,31 @@ def job_request(
     return make_job_request(spec, execution=execution, output_prefix=output_prefix, attempt=attempt)
 
 
-def through_struct(custom: dict[str, Any]) -> dict[str, Any]:
-    """What a connector gets to see of a task's ``custom``."""
+def as_received(custom: dict[str, Any]) -> dict[str, Any]:
+    """A task's ``custom`` as the connector receives it."""
     struct = json_format.ParseDict(custom, struct_pb2.Struct())
     seen: dict[str, Any] = json_format.MessageToDict(struct)
     return seen
 
 
-def backwards(value: JsonValue) -> JsonValue:
-    """The same dict, its keys in another order: a map on the wire has none."""
+def reordered(value: JsonValue) -> JsonValue:
+    """The same dict with its keys in reverse order."""
     if not isinstance(value, dict):
         return value
-    return {key: backwards(value[key]) for key in reversed(value)}
+    return {key: reordered(value[key]) for key in reversed(value)}
 
 
 # Specs
 
 
-def test_an_upload_names_its_secret() -> None:
+def test_an_upload_has_the_secret_that_it_names() -> None:
     spec = upload_spec({"openai_organization": "org-1", "secret_arg": SECRET}, "s3://b/in.jsonl")
     assert spec.uri == "s3://b/in.jsonl"
     assert spec.credential == Credential(organization="org-1", group="openai", key="key")
 
 
 def test_a_batch_uses_the_default_secret() -> None:
-    spec = batch_spec(through_struct(CUSTOM), "file-1")
+    spec = batch_spec(as_received(CUSTOM), "file-1")
     assert spec.credential == Credential(organization="org-1")
     assert spec.config == CONFIG
 
@@ -64,7 +64,7 @@ def test_a_secret_may_have_no_key() -> None:
     assert spec.credential == Credential(group="openai", key=None)
 
 
-def test_a_download_takes_whichever_files_there_are() -> None:
+def test_a_download_has_the_files_that_exist() -> None:
     spec = download_spec(
         {"secret_arg": SECRET}, {"output_file_id": "file-2", "error_file_id": ""}, "s3://b/out"
     )
@@ -85,12 +85,12 @@ def test_a_download_takes_whichever_files_there_are() -> None:
         (lambda: download_spec({}, {}, ""), "destination: "),
     ],
 )
-def test_a_task_that_cannot_work_is_refused(make: Callable[[], Spec], sentence: str) -> None:
+def test_a_task_that_is_not_valid_is_refused(make: Callable[[], Spec], sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         make()
 
 
-def test_an_error_does_not_repeat_what_was_given() -> None:
+def test_an_error_does_not_repeat_the_value() -> None:
     with pytest.raises(InvalidInput) as caught:
         upload_spec({"secret_arg": {"key": "sk-proj-oops it was the key itself"}}, "/in")
     assert "sk-proj" not in str(caught.value)
@@ -106,7 +106,7 @@ def test_the_same_task_has_the_same_id() -> None:
     assert (first.execution, first.attempt, first.generation) == (EXECUTION, 0, 1)
 
 
-def test_the_attempt_is_no_part_of_the_identity() -> None:
+def test_the_attempt_does_not_count_for_the_id() -> None:
     later = job_request(output_prefix=f"{LOCATION}/1", attempt=1)
     assert later.job_id == job_request().job_id
     assert later.attempt == 1
@@ -130,20 +130,20 @@ def test_another_task_has_another_id(other: JobRequest) -> None:
     assert other.job_id != job_request().job_id
 
 
-def test_the_elements_of_a_map_task_differ() -> None:
+def test_the_elements_of_a_map_task_have_different_ids() -> None:
     elements = [job_request(output_prefix=f"{LOCATION}/{n}/0").job_id for n in range(3)]
     retried = [job_request(output_prefix=f"{LOCATION}/{n}/1", attempt=1).job_id for n in range(3)]
     assert len(set(elements)) == 3
     assert retried == elements
 
 
-def test_the_order_of_keys_is_no_part_of_the_identity() -> None:
-    turned = {**CUSTOM, "config": backwards(CONFIG)}
+def test_the_order_of_keys_does_not_count_for_the_id() -> None:
+    turned = {**CUSTOM, "config": reordered(CONFIG)}
     assert list(turned["config"]) != list(CONFIG)
     assert job_request(batch_spec(turned, "file-1")).job_id == job_request().job_id
 
 
-def test_a_download_is_the_same_wherever_it_goes() -> None:
+def test_the_destination_does_not_count_for_the_id() -> None:
     batch = {"output_file_id": "file-2"}
     ids = {job_request(download_spec({}, batch, f"s3://raw/{n}")).job_id for n in range(2)}
     assert len(ids) == 1
@@ -157,7 +157,7 @@ def test_a_local_run_has_a_random_id() -> None:
 
 
 def found(given: JobRequest, state: JobState, *, attempt: int = 0, new: bool = False) -> Created:
-    """What the store answers to an order whose job is there."""
+    """What the store returns for a job request whose job exists."""
     record = {"id": given.job_id, "state": state, "created_at": 0, "updated_at": 0, "source": ""}
     job = Job.model_validate({**given.record(), **record, "attempt": attempt})
     return Created(job, new)
@@ -173,7 +173,7 @@ def test_a_later_attempt_adopts_what_is_live_or_succeeded(state: JobState) -> No
 
 
 @pytest.mark.parametrize("state", BAD_ENDS)
-def test_a_later_attempt_begins_anew_after_a_bad_end(state: JobState) -> None:
+def test_a_later_attempt_starts_the_next_generation_after_a_bad_end(state: JobState) -> None:
     later = job_request(attempt=1)
     following = next_generation(later, found(later, state))
     assert following is not None
@@ -184,17 +184,17 @@ def test_a_later_attempt_begins_anew_after_a_bad_end(state: JobState) -> None:
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_the_same_attempt_gets_what_it_had(state: JobState) -> None:
+def test_the_same_attempt_gets_its_own_job(state: JobState) -> None:
     again = job_request(attempt=1)
     assert next_generation(again, found(again, state, attempt=1)) is None
 
 
-def test_what_was_just_recorded_stands() -> None:
+def test_a_new_job_is_used() -> None:
     first = job_request(attempt=3)
     assert next_generation(first, found(first, JobState.QUEUED, new=True)) is None
 
 
-def test_generations_follow_each_other() -> None:
+def test_generations_are_numbered() -> None:
     first = job_request(attempt=9)
     given, ids = first, [first.job_id]
     for attempt in range(4):
@@ -206,7 +206,7 @@ def test_generations_follow_each_other() -> None:
     assert all(map(is_job_id, ids))
 
 
-def test_generations_end_somewhere() -> None:
+def test_the_number_of_generations_is_limited() -> None:
     last = job_request(attempt=1).model_copy(update={"generation": 1_000})
     with pytest.raises(InvalidInput, match="has failed 1000 times"):
         next_generation(last, found(last, JobState.FAILED))

@@ -32,7 +32,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "requests.jsonl"
 
 
 def request(custom_id: Any = "a", **changes: Any) -> dict[str, Any]:
-    """A valid request; a change to ... takes the field away."""
+    """A valid request with changes; a change to ... removes the field."""
     whole = {"custom_id": custom_id, "method": "POST", "url": URL, "body": {"model": "m"}}
     return {name: value for name, value in (whole | changes).items() if value is not ...}
 
@@ -46,7 +46,7 @@ def embeddings(custom_id: str, value: Any) -> bytes:
 
 
 def check(*chunks: bytes, mode: ValidationMode = STRICT) -> JsonlSummary | InvalidJsonl:
-    """What a validator says of a file, an error as a value."""
+    """The result of a validation; an error is returned."""
     validator = JsonlValidator(mode)
     try:
         for chunk in chunks:
@@ -94,7 +94,7 @@ def test_valid_files_pass(data: bytes, mode: ValidationMode) -> None:
     assert problems(data, mode=mode) == []
 
 
-def test_the_summary_says_what_the_file_holds() -> None:
+def test_the_summary_describes_the_file() -> None:
     data = line("a") + line("b") + b"\n"
 
     assert check(data) == JsonlSummary(2, len(data), URL, "m")
@@ -102,7 +102,7 @@ def test_the_summary_says_what_the_file_holds() -> None:
     assert check(data, mode=OFF) == JsonlSummary(None, len(data), None, None)
 
 
-#: Not JSON: the line, and where the fault is in it. What it is called is orjson's matter.
+#: Lines that are not JSON, and where; orjson decides what it calls the fault.
 BAD_SYNTAX: dict[str, tuple[bytes, str]] = {
     "cut off": (b'{"custom_id": "b', "(column 17)"),
     "words": (b"hello there", "(column 1, at 'hello there')"),
@@ -119,7 +119,7 @@ BAD_SYNTAX: dict[str, tuple[bytes, str]] = {
     "a long rest": (b"{" + b"x" * 50, f"(column 2, at '{'x' * 20}')"),
 }
 
-#: Bad in both validations that look into the file.
+#: Files that are not valid in the modes STRICT and JSON.
 BAD_JSON: dict[str, tuple[bytes, list[str]]] = {
     "empty file": (b"", ["the file is empty"]),
     "only blank lines": (b"\n \r\n", ["the file has no requests, only blank lines"]),
@@ -195,7 +195,7 @@ BAD_JSON |= {
     for name, data in UTF_16.items()
 }
 
-#: Bad in strict validation only.
+#: Files that are not valid in the mode STRICT only.
 BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
     "method": (
         line("a", method=...) + line("b", method="GET") + line("c", method=1),
@@ -256,7 +256,7 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
 
 @pytest.mark.parametrize(("text", "where"), BAD_SYNTAX.values(), ids=BAD_SYNTAX)
 @pytest.mark.parametrize("mode", [STRICT, JSON])
-def test_what_is_not_json_is_shown(text: bytes, where: str, mode: ValidationMode) -> None:
+def test_a_line_that_is_not_json_is_quoted(text: bytes, where: str, mode: ValidationMode) -> None:
     (found,) = problems(text + b"\n" + line("a") + line("b"), mode=mode)
 
     assert found.startswith("line 1: not valid JSON: ")
@@ -265,7 +265,7 @@ def test_what_is_not_json_is_shown(text: bytes, where: str, mode: ValidationMode
 
 @pytest.mark.parametrize(("data", "reasons"), BAD_JSON.values(), ids=BAD_JSON)
 @pytest.mark.parametrize("mode", [STRICT, JSON])
-def test_what_is_not_jsonl_is_refused(
+def test_files_that_are_not_jsonl_are_refused(
     data: bytes, reasons: list[str], mode: ValidationMode
 ) -> None:
     found = problems(data, mode=mode)
@@ -276,7 +276,7 @@ def test_what_is_not_jsonl_is_refused(
 
 
 @pytest.mark.parametrize(("data", "reasons"), BAD_STRICT.values(), ids=BAD_STRICT)
-def test_openai_s_rules_hold_in_strict_validation(data: bytes, reasons: list[str]) -> None:
+def test_strict_validation_applies_the_rules_of_openai(data: bytes, reasons: list[str]) -> None:
     assert problems(data) == reasons
 
 
