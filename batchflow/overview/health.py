@@ -1,10 +1,13 @@
-"""When the fleet counts as unhealthy: the thresholds of the page, the doctor and the alerts.
+"""When the fleet is unhealthy: the thresholds of the status page, ``doctor`` and the alerts.
 
-Ages are in seconds by Redis' clock. ``monitoring/alerts.yml`` waits longer than these, so that an
-alert always finds the page and the doctor in agreement with it.
+Ages are in seconds by Redis' clock. The limits in ``monitoring/alerts.yml`` are not below these, so
+that the page and ``doctor`` agree with each alert.
 """
 
+from collections.abc import Mapping
 from typing import Final
+
+from batchflow.queue import Queue
 
 #: A worker without a heartbeat for this long is dead; it beats every ten seconds.
 WORKER_SILENT_S: Final = 60.0
@@ -41,6 +44,12 @@ def job_is_overdue(due_lag_s: float, sweep_interval_s: float) -> bool:
     return due_lag_s > max(OVERDUE_S, OVERDUE_SWEEPS * sweep_interval_s)
 
 
-def polls_have_stopped(poll_age_s: float, poll_interval_s: float) -> bool:
-    """Whether OpenAI has answered no poll for too long, while batches are running."""
-    return poll_age_s > max(POLLS_STOPPED_S, MISSED_POLL_INTERVALS * poll_interval_s)
+def polls_have_stopped(unpolled_s: float | None, poll_interval_s: float) -> bool:
+    """Whether OpenAI has not answered a poll for too long. None means that no batch is running."""
+    limit_s = max(POLLS_STOPPED_S, MISSED_POLL_INTERVALS * poll_interval_s)
+    return unpolled_s is not None and unpolled_s > limit_s
+
+
+def queues_without_worker(workers: Mapping[str, int]) -> list[Queue]:
+    """The queues that no live worker takes messages from, given the number of workers by queue."""
+    return [queue for queue in Queue if not workers.get(queue)]

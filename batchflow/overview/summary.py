@@ -9,7 +9,7 @@ from batchflow.overview.snapshot import FleetSnapshot, read_snapshot
 from batchflow.states import JobKind, JobState
 from batchflow.store import AsyncJobStore
 
-#: The states that count as failures: nobody asked for such an end.
+#: The states that count as failures; cancellation does not.
 FAILURES = (JobState.FAILED, JobState.RETRYABLE)
 
 
@@ -81,6 +81,16 @@ class Summary(_Frozen):
             swept_at=_optional_time(fleet.last_seen_s.get("sweep")),
             webhook_at=_optional_time(fleet.last_seen_s.get("webhook")),
             workers=dict(fleet.workers),
+        )
+
+    @property
+    def unpolled_s(self) -> float | None:
+        """How long OpenAI has not answered a poll while a batch was running, in seconds; None if no
+        batch is running."""
+        if not self.counts[JobKind.BATCH][JobState.RUNNING]:
+            return None
+        return self.age_s(
+            max(filter(None, (self.polled_at, self.oldest_batch_since)), default=None)
         )
 
     def age_s(self, moment: datetime | None) -> float | None:

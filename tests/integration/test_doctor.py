@@ -44,6 +44,7 @@ from batchflow.store import (
     connect,
     connect_async,
     heartbeats,
+    keys,
     metrics,
     records,
 )
@@ -342,10 +343,14 @@ def test_jobs_that_nobody_attends_to(settings: MakeSettings, store: JobStore) ->
     assert "1 min 30 s" in found.seen
 
 
-def test_polls_that_stand_still(settings: MakeSettings, store: JobStore) -> None:
-    store.run(heartbeats.record_event(poll=store.run(records.time()) - 3_600))
-    assert look(settings(), due_jobs.polls)["polls"].level is OK, "nobody has to be asked about"
-    _batch(store)
+def test_polls_that_have_stopped(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
+    long_ago_s = store.run(records.time()) - 3_600
+    store.run(heartbeats.record_event(poll=long_ago_s))
+    assert look(settings(), due_jobs.polls)["polls"].level is OK, "no batch is running"
+    job_id = _batch(store)
+    assert look(settings(), due_jobs.polls)["polls"].level is OK, "the batch is new"
+    older = {f"all batch running {long_ago_s - 60:.6f} {job_id}": 0}
+    store.redis.zadd(keys.full(key_prefix, keys.INDEX), older)
     assert look(settings(), due_jobs.polls)["polls"].level is PROBLEM
     store.run(heartbeats.record_event("poll"))
     assert look(settings(), due_jobs.polls)["polls"].level is OK

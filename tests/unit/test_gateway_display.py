@@ -47,8 +47,12 @@ def summary(jobs: dict[tuple[JobKind, JobState], int] | None = None, **fields: A
     return Summary.model_validate(usual | fields)
 
 
+def tiles(of: Summary, *, sweep_interval_s: float = 1) -> list[StatTile]:
+    return stat_tiles(of, sweep_interval_s=sweep_interval_s, poll_interval_s=15)
+
+
 def figure(name: str, of: Summary) -> StatTile:
-    return next(each for each in stat_tiles(of, sweep_interval_s=1) if each.name == name)
+    return next(each for each in tiles(of) if each.name == name)
 
 
 # -- text -----------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def test_numbers_say_what_they_count_and_lead_there() -> None:
     assert figure("Oldest live batch", of).href == "/jobs/bf-mctgn4lcdvhclm2p4qc7gkxbae"
     assert figure("Last poll", of).value == "4 s ago"
     assert figure("Last poll", of).note == "webhook 2 min ago"
-    assert not any(each.alert for each in stat_tiles(of, sweep_interval_s=1))
+    assert not any(each.alert for each in tiles(of))
     assert spoken_summary(of) == "1,901 running, 0 queued, 0 failed in the last hour"
 
 
@@ -174,10 +178,20 @@ def test_failures_call_for_a_look() -> None:
 def test_a_beat_that_has_stopped_is_noticed(
     swept_at: datetime | None, interval_s: float, note: str
 ) -> None:
-    found = stat_tiles(summary(swept_at=swept_at, polled_at=None), interval_s)
+    found = tiles(summary(swept_at=swept_at, polled_at=None), sweep_interval_s=interval_s)
     [polled] = [each for each in found if each.name == "Last poll"]
     assert (polled.value, polled.note) == ("never", note)
     assert polled.alert == ("beat" in note)
+
+
+def test_polls_that_have_stopped_are_noticed() -> None:
+    jobs = {(JobKind.BATCH, JobState.RUNNING): 1}
+    long_ago: dict[str, Any] = {"polled_at": ago(hours=1), "oldest_batch_since": ago(hours=2)}
+    polled = figure("Last poll", summary(jobs, **long_ago))
+    assert (polled.note, polled.alert) == ("OpenAI does not answer polls", True)
+    assert not figure("Last poll", summary(**long_ago)).alert
+    new_batch = long_ago | {"oldest_batch_since": ago(seconds=5)}
+    assert not figure("Last poll", summary(jobs, **new_batch)).alert
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,12 @@ async def polls(look: CheckContext) -> Iterable[CheckResult]:
         for wait in fleet.waits
         if wait.jobs
     ]
-    asked = fleet.polled_at or fleet.oldest_batch_since
-    if not running or asked is None:
+    if not running:
         return [CheckResult(Level.OK, "polls", "no batch is at OpenAI"), *findings]
-    stale_s = (fleet.at - asked).total_seconds()
-    last = f"answered {duration(stale_s)} ago" if fleet.polled_at else "never answered"
+    poll_age_s = fleet.age_s(fleet.polled_at)
+    last = "never answered" if poll_age_s is None else f"answered {duration(poll_age_s)} ago"
     seen = f"{count(running, 'batch job')} running, last poll {last}"
-    if not polls_have_stopped(stale_s, look.settings.poll_interval_s):
+    if not polls_have_stopped(fleet.unpolled_s, look.settings.poll_interval_s):
         return [CheckResult(Level.OK, "polls", seen), *findings]
     advice = "Look at the credentials below, and at the logs of the workers on the poll queue."
     return [CheckResult(Level.PROBLEM, "polls", seen, advice), *findings]

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from batchflow.gateway.pages.list_query import ListQuery
 from batchflow.overview.formatting import between, count
+from batchflow.overview.health import queues_without_worker
 from batchflow.overview.summary import Summary, Wait
 from batchflow.queue import QUEUE_OF, STEP_OF, Queue, Step
 from batchflow.states import LIVE, JobKind, JobState
@@ -33,9 +34,10 @@ def _missing_workers(summary: Summary) -> Iterator[Blocker]:
     for kind, step in STEP_OF.items():
         needed.setdefault(QUEUE_OF[step], []).append((kind, JobState.QUEUED))
     needed.setdefault(QUEUE_OF[Step.POLL], []).append((JobKind.BATCH, JobState.RUNNING))
+    missing = queues_without_worker(summary.workers)
     for queue, waiting in needed.items():
         jobs = sum(summary.counts[kind][state] for kind, state in waiting)
-        if jobs and not summary.workers.get(queue):
+        if jobs and queue in missing:
             query = ListQuery(
                 state=frozenset(state for _, state in waiting),
                 kind=frozenset(kind for kind, _ in waiting),

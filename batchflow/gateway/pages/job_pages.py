@@ -78,7 +78,11 @@ async def show_jobs(
         request,
         "jobs.html",
         now=summary.at,
-        stat_tiles=stat_tiles(summary, connections.settings.sweep_interval_s),
+        stat_tiles=stat_tiles(
+            summary,
+            sweep_interval_s=connections.settings.sweep_interval_s,
+            poll_interval_s=connections.settings.poll_interval_s,
+        ),
         blockers=blockers(summary),
         spoken=spoken_summary(summary),
         running=summary.running,

@@ -14,7 +14,7 @@ from batchflow.overview.formatting import (
     short_number,
     utc,
 )
-from batchflow.overview.health import beat_has_stopped
+from batchflow.overview.health import beat_has_stopped, polls_have_stopped, queues_without_worker
 from batchflow.overview.summary import FAILURES, Summary
 from batchflow.queue import Queue
 from batchflow.states import JobKind, JobState
@@ -42,7 +42,9 @@ class StatTile:
     title: str = ""
 
 
-def stat_tiles(summary: Summary, sweep_interval_s: float) -> list[StatTile]:
+def stat_tiles(
+    summary: Summary, *, sweep_interval_s: float, poll_interval_s: float
+) -> list[StatTile]:
     """All tiles, in the order of the page."""
     return [
         _running(summary),
@@ -51,7 +53,7 @@ def stat_tiles(summary: Summary, sweep_interval_s: float) -> list[StatTile]:
         _failed(summary),
         _tokens(summary),
         _oldest(summary),
-        _last_poll(summary, sweep_interval_s),
+        _last_poll(summary, sweep_interval_s, poll_interval_s),
         _workers(summary),
     ]
 
@@ -123,12 +125,14 @@ def _oldest(summary: Summary) -> StatTile:
     )
 
 
-def _last_poll(summary: Summary, sweep_interval_s: float) -> StatTile:
+def _last_poll(summary: Summary, sweep_interval_s: float, poll_interval_s: float) -> StatTile:
     polled = ago(summary.polled_at, summary.at) if summary.polled_at else "never"
     sweep_age_s = summary.age_s(summary.swept_at)
     if beat_has_stopped(sweep_age_s, sweep_interval_s):
         since = f" for {duration(sweep_age_s)}" if sweep_age_s is not None else ""
         return StatTile("Last poll", polled, f"no sweep{since}: check beat", alert=True)
+    if polls_have_stopped(summary.unpolled_s, poll_interval_s):
+        return StatTile("Last poll", polled, "OpenAI does not answer polls", alert=True)
     webhook = (
         f"webhook {ago(summary.webhook_at, summary.at)}"
         if summary.webhook_at
@@ -140,7 +144,7 @@ def _last_poll(summary: Summary, sweep_interval_s: float) -> StatTile:
 def _workers(summary: Summary) -> StatTile:
     by_queue = {queue: summary.workers.get(queue, 0) for queue in Queue}
     fewest = min(by_queue.values())
-    if missing := [queue for queue, workers in by_queue.items() if not workers]:
+    if missing := queues_without_worker(summary.workers):
         queues = " and ".join(missing)
         note = "none is running" if len(missing) == len(by_queue) else f"none on {queues}"
         return StatTile("Workers", number(fewest), note, alert=True)
