@@ -1,25 +1,27 @@
-"""The ``batchflow`` command. What a command needs is imported when it is used."""
+"""The ``batchflow`` command, whose subcommands are imported on first use."""
 
-from batchflow.cli.group import LazyCommand, LazyGroup
+from batchflow.cli.command_group import LazyCommand, LazyGroup
 
-#: Name -> where it is, what pip has to install for it, and its line in the help.
+#: Name -> where it is defined, the extra that installs what it needs, and its line in the help.
 _COMMANDS = {
     "run": LazyCommand("batchflow.cli.run:run", "local", "Run a JSONL file of requests."),
-    "status": LazyCommand("batchflow.cli.job_commands:status", "task", "Show all about a job."),
-    "list": LazyCommand(
-        "batchflow.cli.job_commands:list_jobs", "task", "List jobs, filtered, newest first."
-    ),
-    "watch": LazyCommand("batchflow.cli.watch:watch", "task", "Watch the fleet as it changes."),
+    "status": LazyCommand("batchflow.cli.job_commands:status", "task", "Show a job in detail."),
+    "list": LazyCommand("batchflow.cli.job_commands:list_jobs", "task", "List jobs, newest first."),
+    "watch": LazyCommand("batchflow.cli.watch:watch", "task", "Watch jobs as they change."),
     "cancel": LazyCommand(
-        "batchflow.cli.job_commands:cancel", "task", "Cancel a job, at OpenAI too."
+        "batchflow.cli.job_commands:cancel", "task", "Cancel a job and its batch at OpenAI."
     ),
     "webhooks": LazyCommand(
-        "batchflow.cli.webhook_commands:webhooks", "workers", "Let OpenAI tell when batches end."
+        "batchflow.cli.webhook_commands:webhooks", "workers", "Manage webhook endpoints at OpenAI."
     ),
-    "doctor": LazyCommand("batchflow.cli.doctor:doctor", "workers", "Check that all is well."),
-    "up": LazyCommand("batchflow.cli.up:up", "local", "Run everything on this machine."),
+    "doctor": LazyCommand(
+        "batchflow.cli.doctor:doctor", "workers", "Check the installation and suggest fixes."
+    ),
+    "up": LazyCommand("batchflow.cli.up:up", "local", "Run all processes on this machine."),
     "gateway": LazyCommand(
-        "batchflow.cli.gateway:gateway", "gateway", "Run the webhook receiver and status page."
+        "batchflow.cli.gateway_command:gateway",
+        "gateway",
+        "Run the webhook receiver and status page.",
     ),
     "simulate": LazyCommand(
         "batchflow.simulator.command:simulate", "simulator", "Run an emulator of OpenAI's APIs."
@@ -29,9 +31,10 @@ _COMMANDS = {
 main = LazyGroup(
     name="batchflow",
     lazy_commands=_COMMANDS,
-    help="""OpenAI batches from Flyte at scale.
+    help="""Run OpenAI batches from Flyte at scale.
 
-    Exit codes: 0 done, 1 the job failed or something is wrong, 2 wrong usage or input.
+    Exit codes: 0 for success, 1 if a job failed or a check found a problem, 2 for invalid usage,
+    input or settings, 130 after Ctrl-C.
     """,
 )
 

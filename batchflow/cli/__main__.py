@@ -1,4 +1,4 @@
-"""``python -m batchflow.cli``."""
+"""Entry point of ``python -m batchflow.cli``."""
 
 from batchflow.cli import main
 

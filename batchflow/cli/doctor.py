@@ -1,95 +1,143 @@
-"""``batchflow doctor``: what is well, what is not, and what to do about it."""
+"""``batchflow doctor``: check the installation, and advise what to do about problems."""
 
-import json
-import textwrap
+import asyncio
+import logging
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
 
 import click
-from rich.console import Console
+from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
-from batchflow.cli.checks.check import CheckContext, CheckResult, Level
-from batchflow.cli.checks.run_checks import Section, run_checks
-from batchflow.cli.store_session import ask
-from batchflow.cli.text import count, printable
+from batchflow.cli.checks import credentials, fleet, gateway, machine, redis
+from batchflow.cli.checks.check import Check, CheckContext, CheckResult, Level
+from batchflow.cli.options import json_option
+from batchflow.cli.output import echo, echo_json, grid
+from batchflow.cli.store_session import with_store
+from batchflow.errors import BatchflowError, StoreUnavailable
+from batchflow.overview.formatting import count
+from batchflow.overview.untrusted_text import printable
+from batchflow.queue import QueueUnavailable
 from batchflow.settings import load_settings
 
-_COLOURS = {
+logger = logging.getLogger(__name__)
+
+#: Timeout of one check, in seconds.
+_TIMEOUT_S: Final = 15.0
+
+#: Section -> its checks. Later sections depend on earlier ones.
+_CHECKS: Final[Sequence[tuple[str, tuple[Check, ...]]]] = (
+    ("Redis", (redis.connection, redis.server, redis.record_encoding)),
+    ("Clocks", (machine.redis_clock, machine.openai_clock)),
+    ("Celery", (fleet.broker, fleet.queues, fleet.workers, fleet.beat)),
+    ("Jobs", (fleet.overdue_jobs, fleet.polls)),
+    ("OpenAI", (credentials.credentials,)),
+    ("Webhooks", (gateway.webhook_secrets, gateway.endpoints, gateway.deliveries)),
+    ("Files", (machine.file_locations,)),
+    ("Gateway", (gateway.settings, gateway.readiness)),
+    ("Software", (machine.software,)),
+)
+
+_STYLES = {
     Level.OK: "green",
     Level.NOTE: "cyan",
     Level.WARNING: "yellow",
     Level.PROBLEM: "bold red",
 }
-_LEVEL_CHARS = max(map(len, Level))
-#: No column of names is wider.
-_MOST_NAME_CHARS = 40
+
+
+@dataclass(frozen=True)
+class Section:
+    """The results about one part of the installation."""
+
+    name: str
+    #: Named as in the JSON output.
+    findings: tuple[CheckResult, ...]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print data.")
+@json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Check Redis, Celery, OpenAI, webhooks, files and the gateway, and say what to do.
+    """Check Redis, Celery, OpenAI, webhooks, files and the gateway.
 
-    It looks from this machine, with this machine's settings: run it where a worker runs for the
-    fullest answer. Exits with 1 if there is a problem, and with 0 if there are only warnings.
+    The checks are made from this machine, with its settings. Run them where a worker runs for the
+    most complete result. Exits with 1 if there is a problem, with 0 if there are only warnings.
     """
-    sections = ask(lambda store: run_checks(CheckContext(load_settings(), store)))
-    levels = Counter(finding.level for section in sections for finding in section.findings)
+    sections = with_store(lambda store: run_checks(CheckContext(load_settings(), store)))
+    levels = Counter(result.level for section in sections for result in section.findings)
     problems, warnings = levels[Level.PROBLEM], levels[Level.WARNING]
     if as_json:
-        data = {
-            "ok": not problems,
-            "problems": problems,
-            "warnings": warnings,
-            "sections": [asdict(section) for section in sections],
-        }
-        click.echo(json.dumps(data, indent=2))
+        echo_json(
+            {
+                "ok": not problems,
+                "problems": problems,
+                "warnings": warnings,
+                "sections": [asdict(section) for section in sections],
+            }
+        )
     else:
-        console = Console(highlight=False)
-        width = console.width if console.is_terminal else None
-        console.print(view(sections, width), soft_wrap=True)
-        console.print(_verdict(problems, warnings))
+        echo(Group(report(sections), _verdict(problems, warnings)), fit="wrap")
     context.exit(1 if problems else 0)
 
 
-def view(sections: list[Section], width: int | None) -> Text:
-    """All findings; ``width`` breaks lines between words."""
-    names = [len(finding.what) for section in sections for finding in section.findings]
-    name_chars = min(max(names, default=0), _MOST_NAME_CHARS)
-    lines = []
+async def run_checks(context: CheckContext) -> list[Section]:
+    """Run all checks concurrently."""
+    return await asyncio.gather(*(_section(name, checks, context) for name, checks in _CHECKS))
+
+
+def report(sections: Sequence[Section]) -> Table:
+    """Align the results of all sections."""
+    rows: list[Sequence[Text | str]] = []
     for section in sections:
-        lines.append(Text(section.name, style="bold"))
-        for finding in section.findings:
-            lines += _lines(finding, name_chars, width)
-        lines.append(Text())
-    return Text("\n").join(lines)
+        rows.append((Text(section.name, style="bold"), "", ""))
+        for result in section.findings:
+            level = Text(f"  {result.level}", style=_STYLES[result.level])
+            rows.append((level, printable(result.what), _one_paragraph(result.seen)))
+            if result.advice:
+                rows.append(("", "", Text(_one_paragraph(result.advice), style="dim")))
+        rows.append(("", "", ""))
+    table = grid(rows)
+    # Long names wrap, rather than leave no room for the rest.
+    table.columns[1].no_wrap = False
+    return table
 
 
-def _lines(finding: CheckResult, name_chars: int, width: int | None) -> list[Text]:
-    indent = 2 + _LEVEL_CHARS + 2 + name_chars + 2
-    # On a narrow terminal the words get room all the same.
-    room = max(30, width - indent) if width else None
-    seen = _wrapped(finding.seen, room)
-    lead = Text("  ")
-    lead.append(finding.level.ljust(_LEVEL_CHARS + 2), style=_COLOURS[finding.level])
-    lead.append(printable(finding.what).ljust(name_chars + 2))
-    lead.append(seen[0])
-    advice = [Text(" " * indent + line, style="dim") for line in _wrapped(finding.advice, room)]
-    return [lead, *(Text(" " * indent + line) for line in seen[1:]), *advice]
+async def _section(name: str, checks: tuple[Check, ...], context: CheckContext) -> Section:
+    results = await asyncio.gather(*(_run(check, context) for check in checks))
+    return Section(name, tuple(result for part in results for result in part))
 
 
-def _wrapped(words: str, room: int | None) -> list[str]:
-    line = printable(" ".join(words.split()))
-    if room is None:
-        return [line] if line else []
-    return textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False)
+async def _run(check: Check, context: CheckContext) -> list[CheckResult]:
+    name = getattr(check, "__name__", "check").replace("_", " ")
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            return list(await check(context))
+    except TimeoutError:
+        return [CheckResult(Level.PROBLEM, name, f"timed out after {_TIMEOUT_S:g} s")]
+    except StoreUnavailable:
+        return [CheckResult(Level.NOTE, name, "not checked: Redis is unavailable")]
+    except QueueUnavailable:
+        return [CheckResult(Level.NOTE, name, "not checked: Celery's broker is unavailable")]
+    except BatchflowError as error:
+        return [CheckResult(Level.PROBLEM, name, str(error))]
+    except Exception as error:
+        logger.debug("The check %s failed", name, exc_info=True)
+        # Without the error's message, which may contain a secret.
+        seen = f"the check failed with {type(error).__name__}"
+        return [CheckResult(Level.PROBLEM, name, seen, "Please report this as a bug.")]
+
+
+def _one_paragraph(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 def _verdict(problems: int, warnings: int) -> Text:
     parts = [
-        Text(count(number, noun), style=_COLOURS[level])
+        Text(count(number, noun), style=_STYLES[level])
         for number, noun, level in (
             (problems, "problem", Level.PROBLEM),
             (warnings, "warning", Level.WARNING),

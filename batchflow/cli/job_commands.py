@@ -1,17 +1,15 @@
-"""``batchflow status``, ``list`` and ``cancel``: what the job store knows, and one wish."""
+"""``batchflow status``, ``list`` and ``cancel``."""
 
 import asyncio
-import json
 from dataclasses import replace
-from typing import Any
+from datetime import UTC, datetime
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from batchflow.cli import job_views
-from batchflow.cli.filter_options import filtered
-from batchflow.cli.store_session import ask
+from batchflow.cli.options import filter_options, json_option
+from batchflow.cli.output import echo, echo_json
+from batchflow.cli.store_session import with_store
 from batchflow.jobs import Job
 from batchflow.overview.cancellation import Cancellation, cancel_job
 from batchflow.overview.job_filter import JobFilter
@@ -25,86 +23,87 @@ from batchflow.store import AsyncJobStore, index, records
 
 _Counts = dict[tuple[JobKind, JobState], int]
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print data.")
-
 
 @click.command()
 @click.argument("id_", metavar="ID")
-@_json_option
+@json_option
 def status(id_: str, as_json: bool) -> None:
-    """Show all about a job, and what it has gone through.
+    """Show a job in detail, with its history.
 
-    ID is the job's, or that of its batch or uploaded file at OpenAI.
+    ID is the id of the job, or of its batch or uploaded file at OpenAI.
     """
 
-    async def found(store: AsyncJobStore) -> tuple[Job, float]:
-        return await find_job(store, id_), await store.run(records.time())
+    async def find(store: AsyncJobStore) -> tuple[Job, datetime]:
+        return await find_job(store, id_), await _now(store)
 
-    job, now_s = ask(found)
+    job, now = with_store(find)
     if as_json:
-        click.echo(_json(JobDetails.of(job).model_dump(mode="json")))
+        echo_json(JobDetails.of(job).model_dump(mode="json"))
     else:
-        _print(job_views.details(job, now_s, public_url=load_settings().public_url))
+        echo(job_views.details(job, now, public_url=load_settings().public_url))
 
 
 @click.command("list")
-@filtered
+@filter_options
 @click.option(
-    "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many at most."
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="Show at most this many."
 )
 @click.option(
-    "--after", metavar="CURSOR", help="Go on after a page: what it has named for that, as it was."
+    "--after", metavar="CURSOR", help="Continue after a page, with the cursor that it printed."
 )
-@_json_option
+@json_option
 def list_jobs(wanted: JobFilter, limit: int, after: str | None, as_json: bool) -> None:
-    """List jobs, newest first, and count all that there are.
+    """List jobs, newest first, and count all jobs by state.
 
-    A live job's time is when it was made, another one's when it ended.
+    The column "since" shows when a live job was created, or when another one ended.
     """
 
-    async def found(store: AsyncJobStore) -> tuple[ListedJobs, _Counts, float]:
-        page = await _page(store, wanted, limit, after)
-        return page, await store.run(index.counts()), await store.run(records.time())
+    async def find(store: AsyncJobStore) -> tuple[ListedJobs, _Counts, datetime]:
+        page = await _full_page(store, wanted, limit, after)
+        return page, await store.run(index.counts()), await _now(store)
 
-    page, counts, now_s = ask(found)
+    page, counts, now = with_store(find)
     if as_json:
-        shown = [JobView.of(job).model_dump(mode="json") for job in page.jobs]
-        by_state = job_views.by_state(counts)
-        click.echo(_json({"jobs": shown, "next": page.next, "counts": by_state}))
+        jobs = [JobView.of(job).model_dump(mode="json") for job in page.jobs]
+        echo_json({"jobs": jobs, "next": page.next, "counts": job_views.by_state(counts)})
         return
     if page.jobs:
-        _print(job_views.table(page.jobs, now_s), cut=True)
+        echo(job_views.table(page.jobs, now), fit="truncate")
     if page.next:
-        click.echo(f"There are more: --after '{page.next}'")
+        click.echo(f"There are more jobs: --after '{page.next}'")
     click.echo(job_views.counts_line(counts, matching=bool(page.jobs)))
 
 
 @click.command()
 @click.argument("id_", metavar="ID")
-@_json_option
+@json_option
 def cancel(id_: str, as_json: bool) -> None:
-    """Cancel a job. ID is the job's, or that of its batch at OpenAI."""
+    """Cancel a job and its batch at OpenAI.
+
+    ID is the id of the job, or of its batch or uploaded file at OpenAI.
+    """
     app = make_app(load_settings())
 
     async def send(step: Step, job_id: str) -> None:
         await asyncio.to_thread(Sender(app).send, step, job_id)
 
-    async def cancelled(store: AsyncJobStore) -> Cancellation:
+    async def request(store: AsyncJobStore) -> Cancellation:
         message = "Cancelled from the command line."
         return await cancel_job(store, send, id_, message=message, source="cli")
 
-    done = ask(cancelled)
+    cancellation = with_store(request)
     if as_json:
-        shown = JobView.of(done.job).model_dump(mode="json")
-        click.echo(_json({"outcome": done.result, **shown}))
+        echo_json(
+            {"outcome": cancellation.result, **JobView.of(cancellation.job).model_dump(mode="json")}
+        )
     else:
-        click.echo(job_views.cancelled(done))
+        click.echo(job_views.cancellation_line(cancellation))
 
 
-async def _page(
+async def _full_page(
     store: AsyncJobStore, wanted: JobFilter, limit: int, after: str | None
 ) -> ListedJobs:
-    """A page that is full if it can be: a search that reads many records answers in parts."""
+    """Read on until ``limit`` jobs are found: a search may return pages that are not full."""
     page = await page_of_jobs(store, wanted, limit=limit, after=after)
     while page.next and len(page.jobs) < limit:
         left = limit - len(page.jobs)
@@ -113,14 +112,5 @@ async def _page(
     return page
 
 
-def _json(data: dict[str, Any]) -> str:
-    return json.dumps(data, indent=2)
-
-
-def _print(content: Text, *, cut: bool = False) -> None:
-    """Print it; ``cut`` cuts lines at the edge of a terminal."""
-    console = Console(highlight=False)
-    if cut and console.is_terminal:
-        console.print(content, no_wrap=True, overflow="ellipsis")
-    else:
-        console.print(content, soft_wrap=True)
+async def _now(store: AsyncJobStore) -> datetime:
+    return datetime.fromtimestamp(await store.run(records.time()), UTC)

@@ -1,4 +1,4 @@
-"""One batch through the workflow that ``create_batch`` makes, executed by flytekit here."""
+"""A batch run in this process, by executing the workflow of ``create_batch`` with flytekit."""
 
 import logging
 import os
@@ -18,8 +18,8 @@ from flytekit.core.data_persistence import FileAccessProvider
 from rich.console import Console
 
 from batchflow import create_batch
-from batchflow.cli.exit_codes import Interrupted, JobFailed
-from batchflow.cli.run_progress import Follower, Standing, make_display, standing
+from batchflow.cli.command_group import Interrupted, JobFailed
+from batchflow.cli.progress import ProgressThread, RunProgress, make_display
 from batchflow.errors import BatchflowError, InvalidInput, StoreUnavailable
 from batchflow.flyte1 import local
 from batchflow.flyte1.results import BatchResult
@@ -33,47 +33,49 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Finished:
+class SucceededBatch:
     """A batch that succeeded."""
 
     job: Job
-    #: The two files, in a folder that goes away with the run.
+    #: The result files, in a temporary folder.
     output: Path | None
     errors: Path | None
     emulated: bool
 
 
 @contextmanager
-def finished_batch(
+def succeeded_batch(
     path: Path, credential: Credential, config: dict[str, Any], console: Console
-) -> Iterator[Finished]:
-    """Run the file and show the progress on ``console``.
+) -> Iterator[SucceededBatch]:
+    """Run a file as a batch, with its progress on ``console``.
 
-    :raises InvalidInput: when the file was refused.
-    :raises JobFailed: when a job ended otherwise than well; the message is the job's.
+    The result files exist until the context is left.
+
+    :raises InvalidInput: when the file is rejected.
+    :raises JobFailed: when a job does not succeed; the message is the job's.
     :raises Interrupted: on Ctrl-C, once the batch is cancelled.
     """
-    _quiet_flytekit()
-    # Without a group it is the default secret, which flytekit wants to have a group.
+    _silence_flytekit()
+    # flytekit requires a group, and the default secret has none.
     secret = Secret(group=credential.group or "", key=credential.key or DEFAULT_SECRET_KEY)
     workflow = create_batch(
         "run", secret, credential.organization, config=config, is_json_iterator=False
     )
     with tempfile.TemporaryDirectory(prefix="batchflow-run-") as folder:
-        run = _Run(workflow, console)
+        run = _LocalRun(workflow, console)
         try:
-            # Workers read from the temporary folder wherever they were started.
+            # Workers may read the temporary folder by default, but not the file's own folder.
             copy = shutil.copyfile(path, Path(folder) / "input.jsonl")
-            with _files_in(folder):
+            with _flytekit_files_in(folder):
                 yield run.execute(copy, secret)
         except SystemExit:
-            # The handler of Ctrl-C has cancelled the jobs.
-            raise Interrupted(run.interrupted()) from None
+            # Raised by the signal handler, after it has cancelled the jobs.
+            raise Interrupted(run.interruption_message()) from None
         finally:
             local.stop()
 
 
-class _Run:
+class _LocalRun:
     def __init__(self, workflow: Workflow, console: Console) -> None:
         self._tasks = [node.flyte_entity for node in workflow.nodes]
         self._workflow = workflow
@@ -81,51 +83,52 @@ class _Run:
         self._stack: LocalStack | None = None
         self._store: JobStore | None = None
 
-    def execute(self, path: Path, secret: Secret) -> Finished:
+    def execute(self, path: Path, secret: Secret) -> SucceededBatch:
         with make_display(self._console) as display:
-            # A terminal that is closed is no different from Ctrl-C.
+            # Closing the terminal (SIGHUP) cancels the jobs, too.
             local.cancel_on_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            display.show(Standing("starting"))
+            display.show(RunProgress("starting"))
             self._stack = local.prepare(secret)
             self._store = connect(load_settings())
-            self._store.run(records.time())  # to say now, and not in a traceback, if it is away
-            with Follower(self._look, display):
-                result = self._result(path)
+            # Fail early, with a plain message, if Redis is unavailable.
+            self._store.run(records.time())
+            with ProgressThread(self._read_progress, display):
+                result = self._run_workflow(path)
         job = self._job(JobKind.BATCH)
         if job is None:
-            raise JobFailed("Redis lost the record of the batch; its files are not.")
+            raise JobFailed("The batch succeeded, but Redis has lost its record.")
         output, errors = (
             Path(os.fspath(file)) if file else None
             for file in (result.output_file, result.error_file)
         )
-        return Finished(job, output, errors, bool(self._stack and self._stack.emulated))
+        return SucceededBatch(job, output, errors, bool(self._stack and self._stack.emulated))
 
-    def interrupted(self) -> str:
-        """What Ctrl-C came to. The jobs are cancelled; this sees to it that OpenAI hears of it."""
+    def interruption_message(self) -> str:
+        """Wait until the cancellation has reached OpenAI, and describe the outcome."""
         try:
             if self._stack:
                 self._stack.finish_cancellations()
             job = self._job(JobKind.BATCH)
         except StoreUnavailable as error:
-            return f"Interrupted; the batch may run on at OpenAI. {error}"
+            return f"Interrupted; the batch may still be running at OpenAI. {error}"
         if job is None:
-            return "Interrupted; nothing is running at OpenAI."
+            return "Interrupted; no batch is running at OpenAI."
         if job.state is JobState.SUCCEEDED:
-            return f"Interrupted. The batch {job.batch_id} was done already."
+            return f"Interrupted; the batch {job.batch_id} had already completed."
         if job.cancel_requested or job.state is JobState.CANCELLED:
             return f"Interrupted; cancelled the batch {job.batch_id or ''}".rstrip() + "."
         return f"Interrupted; the batch {job.batch_id} is {job.openai_status} at OpenAI."
 
-    def _result(self, path: Path) -> BatchResult:
+    def _run_workflow(self, path: Path) -> BatchResult:
         try:
             result: BatchResult = self._workflow(jsonl_in=str(path))
         except Exception as error:
-            # flytekit wraps what a task said in its own words; the job has the plain ones.
-            raise self._failure() or _own(error) or error from error
+            # The job's own message is plainer than what flytekit makes of it.
+            raise self._failure() or _batchflow_error(error) or error from error
         return result
 
     def _failure(self) -> BatchflowError | None:
-        """Why the run failed, if it was a job that did."""
+        """Return the error of the job that failed, if a job did."""
         meta = self._latest_meta()
         if meta is None:
             return None
@@ -134,27 +137,26 @@ class _Run:
         job = self._store.run(records.get(meta.job_id)) if self._store else None
         if job is None or not job.terminal or job.state is JobState.SUCCEEDED:
             return None
-        message = job.message or f"The {job.kind} job {job.id} has ended as {job.state}."
+        message = job.message or f"The {job.kind} job {job.id} ended as {job.state}."
         if job.kind is JobKind.UPLOAD and job.state is JobState.FAILED:
             return InvalidInput(message)
         return JobFailed(message)
 
-    def _look(self) -> Standing | None:
-        self._revive()
+    def _read_progress(self) -> RunProgress | None:
+        self._restart_ended_processes()
         meta = self._latest_meta()
         if meta is None or meta.refused or self._store is None:
             return None
         try:
             job = self._store.run(records.get(meta.job_id))
         except StoreUnavailable as error:
-            return Standing("waiting", message=str(error))
-        return standing(job) if job else None
+            return RunProgress("waiting", message=str(error))
+        return RunProgress.of(job) if job else None
 
-    def _revive(self) -> None:
-        """A process of ours that dies is started again; what it had begun is taken up."""
+    def _restart_ended_processes(self) -> None:
         for child in self._stack.processes.children if self._stack else ():
             if self._stack and not child.running:
-                logger.warning("The %s has ended and is started again.", child.name)
+                logger.warning("The %s ended unexpectedly and is restarted.", child.name)
                 self._stack.processes.restart(child)
 
     def _latest_meta(self) -> Any:
@@ -171,8 +173,8 @@ class _Run:
 
 
 @contextmanager
-def _files_in(folder: str) -> Iterator[None]:
-    """flytekit's copies of files go there, and so away with it."""
+def _flytekit_files_in(folder: str) -> Iterator[None]:
+    """Have flytekit copy files to a folder, to be deleted with it."""
     context = FlyteContextManager.current_context()
     access = FileAccessProvider(
         local_sandbox_dir=folder, raw_output_prefix=str(Path(folder) / "raw")
@@ -181,9 +183,8 @@ def _files_in(folder: str) -> Iterator[None]:
         yield
 
 
-def _quiet_flytekit() -> None:
-    """flytekit's own progress goes: drawn on no terminal, it vanishes. What it logs stays, except
-    for the traceback of an error that it also raises."""
+def _silence_flytekit() -> None:
+    """Suppress flytekit's progress display, and tracebacks of errors that it also raises."""
     rich.reconfigure(stderr=True, force_terminal=False, force_interactive=True)
     flytekit.loggers.logger.addFilter(_is_not_raised_too)
 
@@ -192,8 +193,8 @@ def _is_not_raised_too(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Exception when executing")
 
 
-def _own(error: BaseException | None) -> BatchflowError | None:
-    """The error of ours that flytekit has wrapped, if there is one."""
+def _batchflow_error(error: BaseException | None) -> BatchflowError | None:
+    """Return the Batchflow error that flytekit has wrapped, if there is one."""
     while error is not None:
         if isinstance(error, BatchflowError):
             return error

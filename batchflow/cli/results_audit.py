@@ -1,4 +1,4 @@
-"""Every request of an input file, looked up in the files that came of it."""
+"""An audit of a batch's result files: whether each request has a result."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,22 +13,24 @@ from batchflow.requests.results import RequestError, RequestErrorCounter, is_err
 
 @dataclass(frozen=True)
 class ResultsAudit:
-    """Where the requests of an input file are."""
+    """The requests of an input file, counted by what the result files say about them."""
 
     requests: int
-    #: Requests with an answer, requests with nothing but an error, requests with neither.
     answered: int
+    #: Requests whose only results are errors.
     failed: int
+    #: Requests without any result.
     unaccounted: int
-    #: Lines beyond the first of a request, and lines of no request.
+    #: Results beyond the first of a request.
     duplicates: int
+    #: Results with a ``custom_id`` that no request has.
     unexpected: int
     #: Most frequent first.
     errors: tuple[RequestError, ...]
 
 
 def request_ids(path: Path) -> list[str]:
-    """The ``custom_id`` of each request; one that has none counts by its line."""
+    """Return each request's ``custom_id``, or ``line <n>`` for a request without one."""
     return [
         str(request.get("custom_id", f"line {number}"))
         for number, request in enumerate(_objects(path), start=1)
@@ -36,26 +38,26 @@ def request_ids(path: Path) -> list[str]:
 
 
 def audit_results(ids: list[str], output: Path | None, errors: Path | None) -> ResultsAudit:
-    """Look every request up in both files, whichever there are."""
-    lines: Counter[str] = Counter()
+    """Look up every request in the result files; either file may be missing."""
+    results: Counter[str] = Counter()
     answered: set[str] = set()
     failures = RequestErrorCounter()
     for path in (output, errors):
-        for line in _objects(path) if path else ():
-            custom_id = str(line.get("custom_id"))
-            lines[custom_id] += 1
-            if path is output and not is_error(line):
+        for result in _objects(path) if path else ():
+            custom_id = str(result.get("custom_id"))
+            results[custom_id] += 1
+            if path is output and not is_error(result):
                 answered.add(custom_id)
             else:
-                failures.add(line)
-    asked = set(ids)
+                failures.add(result)
+    requested = set(ids)
     return ResultsAudit(
         requests=len(ids),
-        answered=len(asked & answered),
-        failed=len((asked & lines.keys()) - answered),
-        unaccounted=len(asked - lines.keys()),
-        duplicates=sum(number - 1 for number in lines.values()),
-        unexpected=len(lines.keys() - asked),
+        answered=len(requested & answered),
+        failed=len((requested & results.keys()) - answered),
+        unaccounted=len(requested - results.keys()),
+        duplicates=sum(number - 1 for number in results.values()),
+        unexpected=len(results.keys() - requested),
         errors=failures.most_common(),
     )
 
@@ -69,6 +71,6 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 value = orjson.loads(content)
             except orjson.JSONDecodeError:
-                # Only where nothing is checked; it is a request, or an answer, all the same.
+                # A malformed line still counts as a request or a result.
                 value = None
             yield value if isinstance(value, dict) else {}

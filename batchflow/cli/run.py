@@ -1,22 +1,24 @@
-"""``batchflow run``: a JSONL file in, two files and a summary out."""
+"""``batchflow run``: run a JSONL file as a batch and write its result files."""
 
-import json
+import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from batchflow.cli.credential_options import with_credential
-from batchflow.cli.exit_codes import JobFailed
-from batchflow.cli.local_run import finished_batch
-from batchflow.cli.output_files import keep
+from batchflow.cli.command_group import JobFailed
+from batchflow.cli.local_run import succeeded_batch
+from batchflow.cli.options import credential_options
+from batchflow.cli.output import echo, echo_json
 from batchflow.cli.results_audit import audit_results, request_ids
-from batchflow.cli.run_summary import Summary
-from batchflow.cli.text import count
+from batchflow.cli.run_summary import RunSummary
 from batchflow.errors import InvalidInput
 from batchflow.job_requests.batch_config import check_batch_config
 from batchflow.jobs import Credential
+from batchflow.overview.formatting import count
 from batchflow.requests.jsonl import JsonlSummary, JsonlValidator
 from batchflow.settings import load_settings
 
@@ -32,15 +34,17 @@ _CHUNK_BYTES = 1 << 20
     type=click.Path(path_type=Path),
     default=Path("results"),
     show_default=True,
-    help=f"Where {_OUTPUT} and {_ERRORS} go.",
+    help=f"The folder for {_OUTPUT} and {_ERRORS}.",
 )
-@click.option("--endpoint", metavar="PATH", help="The API's path.  [default: as in the file]")
-@click.option("--completion-window", default="24h", show_default=True, help="As OpenAI names it.")
+@click.option("--endpoint", metavar="PATH", help="The API endpoint.  [default: the requests' url]")
 @click.option(
-    "--metadata", metavar="KEY=VALUE", multiple=True, help="For the batch. Can be repeated."
+    "--completion-window", default="24h", show_default=True, help="OpenAI's completion window."
 )
-@with_credential
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as data.")
+@click.option(
+    "--metadata", metavar="KEY=VALUE", multiple=True, help="Metadata of the batch. Repeatable."
+)
+@credential_options
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(
     file: Path,
     output_dir: Path,
@@ -50,29 +54,29 @@ def run(
     credential: Credential,
     as_json: bool,
 ) -> None:
-    """Run the requests in FILE, which has one JSON object in each line, as an OpenAI batch.
+    """Run the requests in FILE, one JSON object per line, as an OpenAI batch.
 
-    Redis and workers are brought along unless BATCHFLOW_REDIS_URL names a Redis. The API key is
-    OPENAI_API_KEY; without one an emulator answers, and nothing is paid.
+    Unless BATCHFLOW_REDIS_URL is set, this starts its own Redis and workers. The API key is read
+    from OPENAI_API_KEY; without one, an emulator answers and nothing is charged.
     """
-    began = time.monotonic()
-    input_ = _checked(file, endpoint)
+    started = time.monotonic()
+    input_ = _validated(file, endpoint)
     config = {
         "endpoint": endpoint or input_.url or _DEFAULT_ENDPOINT,
         "completion_window": completion_window,
         **({"model": input_.model} if input_.model else {}),
-        **({"metadata": _pairs(metadata)} if metadata else {}),
+        **({"metadata": _metadata(metadata)} if metadata else {}),
     }
     check_batch_config(config)
     ids = request_ids(file)
-    _make_folder(output_dir)
+    _make_writable(output_dir)
     console = Console(stderr=True, highlight=False)
-    with finished_batch(file.resolve(), credential, config, console) as batch:
-        output = keep(batch.output, output_dir / _OUTPUT)
-        errors = keep(batch.errors, output_dir / _ERRORS)
-        duration_s = time.monotonic() - began
-    summary = Summary(
-        account=audit_results(ids, output, errors),
+    with succeeded_batch(file.resolve(), credential, config, console) as batch:
+        output = replace_file(batch.output, output_dir / _OUTPUT)
+        errors = replace_file(batch.errors, output_dir / _ERRORS)
+        duration_s = time.monotonic() - started
+    summary = RunSummary(
+        audit=audit_results(ids, output, errors),
         usage=(batch.job.result or {}).get("usage") or {},
         model=batch.job.model,
         endpoint=str(config["endpoint"]),
@@ -84,16 +88,43 @@ def run(
         error_file=errors,
     )
     if as_json:
-        click.echo(json.dumps(summary.data(), indent=2))
+        echo_json(summary.as_data())
     else:
-        Console(highlight=False).print(summary.view(), soft_wrap=True)
-    if summary.account.unaccounted:
-        missing = count(summary.account.unaccounted, "request")
-        raise JobFailed(f"The batch is completed, but its files say nothing of {missing}.")
+        echo(summary.as_table())
+    if summary.audit.unaccounted:
+        missing = count(summary.audit.unaccounted, "request")
+        raise JobFailed(f"The batch completed, but its files have no result for {missing}.")
 
 
-def _checked(file: Path, endpoint: str | None) -> JsonlSummary:
-    """Look at the whole file before anything is started, as a worker does before it uploads it."""
+def replace_file(source: Path | None, target: Path) -> Path | None:
+    """Copy ``source`` to ``target`` atomically; without a source, delete the target."""
+    if source is None:
+        target.unlink(missing_ok=True)
+        return None
+    with tempfile.NamedTemporaryFile(
+        dir=target.parent, prefix=f".{target.name}.", delete=False
+    ) as part:
+        try:
+            with source.open("rb") as content:
+                shutil.copyfileobj(content, part)
+            part.flush()
+            os.fsync(part.fileno())
+            Path(part.name).chmod(0o666 & ~_umask())
+            Path(part.name).replace(target)
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _validated(file: Path, endpoint: str | None) -> JsonlSummary:
+    """Validate the whole file before anything is started, by the rules of the upload."""
     if file.is_dir():
         raise InvalidInput(f"{file} is a folder.")
     validator = JsonlValidator(load_settings().validation)
@@ -106,15 +137,15 @@ def _checked(file: Path, endpoint: str | None) -> JsonlSummary:
     summary = validator.finish()
     if endpoint and summary.url and summary.url != endpoint:
         raise InvalidInput(
-            f"--endpoint is {endpoint} and the requests' url is {summary.url}; they must be the "
-            "same. Without --endpoint the file decides."
+            f"--endpoint is {endpoint}, but the url of the requests is {summary.url}. They must be "
+            "the same; leave out --endpoint to use that of the requests."
         )
     return summary
 
 
-def _pairs(metadata: tuple[str, ...]) -> dict[str, str]:
+def _metadata(options: tuple[str, ...]) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for text in metadata:
+    for text in options:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise InvalidInput(f"--metadata must be KEY=VALUE, not {text!r}.")
@@ -124,10 +155,10 @@ def _pairs(metadata: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def _make_folder(folder: Path) -> None:
+def _make_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".batchflow").touch()
         (folder / ".batchflow").unlink()
     except OSError as error:
-        raise InvalidInput(f"Nothing can be written to {folder}: {error.strerror}.") from error
+        raise InvalidInput(f"{folder} is not writable: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""Asking the job store from a command, by the questions that the gateway asks, too."""
+"""A connection to the job store for the time of one command."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,14 +10,17 @@ from batchflow.store import AsyncJobStore, connect_async
 T = TypeVar("T")
 
 
-def ask(question: Callable[[AsyncJobStore], Awaitable[T]]) -> T:
-    """The answer to a question; raises InvalidSettings, StoreUnavailable, and what it raises."""
+def with_store(operation: Callable[[AsyncJobStore], Awaitable[T]]) -> T:
+    """Run an operation on the job store and return its result.
 
-    async def answer() -> T:
+    Raises InvalidSettings, StoreUnavailable, and whatever the operation raises.
+    """
+
+    async def session() -> T:
         store = connect_async(load_settings())
         try:
-            return await question(store)
+            return await operation(store)
         finally:
             await store.redis.aclose()
 
-    return asyncio.run(answer())
+    return asyncio.run(session())

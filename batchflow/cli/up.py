@@ -1,4 +1,4 @@
-"""``batchflow up``: every process on this machine, in the foreground."""
+"""``batchflow up``: all processes on this machine, in the foreground."""
 
 import base64
 import os
@@ -21,13 +21,12 @@ from batchflow.store import connect, records
 
 #: Threads of the worker.
 _CONCURRENCY = 16
-#: What the worker's own shutdown takes on top of its steps.
+#: Time for the worker's own shutdown, after that of its steps.
 _STOP_MARGIN_S = 10.0
-#: Where people look for the status page first.
-_GATEWAY_PORT = 8080
+_DEFAULT_GATEWAY_PORT = 8080
 _WEBHOOK_SECRET_BYTES = 32
-#: The secret of the plugin's documentation, for which the emulator has a key as well.
-_DOCUMENTED = Credential(group="openai-api-key", key="api_key")
+#: The secret in the old plugin's documentation, which the emulator's users may name.
+_DOCUMENTED_CREDENTIAL = Credential(group="openai-api-key", key="api_key")
 
 
 @dataclass(frozen=True)
@@ -43,25 +42,25 @@ class _Options:
     type=click.IntRange(1, 65535),
     default=8000,
     show_default=True,
-    help="Where the connector listens.",
+    help="The connector's port.",
 )
 @click.option(
     "--gateway-port",
     type=click.IntRange(1, 65535),
-    help=f"Where the gateway listens.  [default: {_GATEWAY_PORT}, or a free one]",
+    help=f"The gateway's port.  [default: {_DEFAULT_GATEWAY_PORT}, or a free one]",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where Redis keeps its data.  [default: in memory only]",
+    help="The folder for Redis' data.  [default: in memory only]",
 )
 def up(port: int, gateway_port: int | None, data_dir: Path | None) -> None:
     """Run Redis, a Celery worker, beat, the connector and the gateway until Ctrl-C.
 
-    Redis is brought along unless BATCHFLOW_REDIS_URL names one, and an emulator of OpenAI's APIs
-    unless there is an API key in OPENAI_API_KEY.
+    If BATCHFLOW_REDIS_URL is set, that Redis is used. Without an API key in OPENAI_API_KEY, an
+    emulator takes the place of OpenAI.
     """
-    options = _Options(port, gateway_port or _port_of_gateway(port), data_dir)
+    options = _Options(port, gateway_port or _default_gateway_port(port), data_dir)
     _check(options)
     emulated = not local_stack.export_api_key(Credential())
     console = Console(highlight=False)
@@ -72,45 +71,45 @@ def up(port: int, gateway_port: int | None, data_dir: Path | None) -> None:
             console.print(line, soft_wrap=True, markup=False)
         supervisor = Supervisor(processes, console)
         while True:
-            supervisor.look()
+            supervisor.run_once()
 
 
-def _port_of_gateway(port_of_connector: int) -> int:
-    if port_of_connector == _GATEWAY_PORT or is_port_taken(_GATEWAY_PORT):
+def _default_gateway_port(connector_port: int) -> int:
+    if connector_port == _DEFAULT_GATEWAY_PORT or is_port_taken(_DEFAULT_GATEWAY_PORT):
         return free_port()
-    return _GATEWAY_PORT
+    return _DEFAULT_GATEWAY_PORT
 
 
 def _check(options: _Options) -> None:
     for port, option in ((options.port, "--port"), (options.gateway_port, "--gateway-port")):
         if is_port_taken(port):
-            raise InvalidInput(f"Port {port} is taken. Choose another one with {option}.")
+            raise InvalidInput(f"Port {port} is in use. Choose another one with {option}.")
     if options.port == options.gateway_port:
-        raise InvalidInput("--port and --gateway-port are the same. Choose another one.")
+        raise InvalidInput("--port and --gateway-port must be different.")
     if options.data_dir is None:
         return
     if load_settings().redis_url:
         raise InvalidInput(
-            "--data-dir is for the Redis that `batchflow up` brings, and BATCHFLOW_REDIS_URL names "
-            "another. Leave one of them out."
+            "--data-dir can't be used with BATCHFLOW_REDIS_URL: that Redis stores its own data. "
+            "Leave out --data-dir, or unset BATCHFLOW_REDIS_URL."
         )
     try:
         options.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidInput(f"{options.data_dir} can't be made: {error.strerror}.") from error
+        raise InvalidInput(f"{options.data_dir} can't be created: {error.strerror}.") from error
 
 
 def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[str]:
-    """Start everything, each when what it needs is ready; returns what to tell the user."""
-    own_redis = bool(load_settings().redis_url)
-    about = [_start_redis(processes, options.data_dir)]
+    """Start all processes, each once those that it needs are ready; return lines to print."""
+    redis_is_given = bool(load_settings().redis_url)
+    lines = [_start_redis(processes, options.data_dir)]
     page = f"http://127.0.0.1:{options.gateway_port}"
     os.environ.setdefault("BATCHFLOW_PUBLIC_URL", page)
     if emulated:
-        about.append(_start_emulator(processes, f"{page}{WEBHOOK_PATH}"))
+        lines.append(_start_emulator(processes, f"{page}{WEBHOOK_PATH}"))
     else:
-        about.append(f"OpenAI      {os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com'}")
-    # Celery waits for running steps on SIGTERM, for a limited time, only if told so.
+        lines.append(f"OpenAI      {os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com'}")
+    # With REMAP_SIGTERM, Celery gives running steps a limited time to finish after SIGTERM.
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "REMAP_SIGTERM": "SIGQUIT"}
     processes.start("beat", process_commands.beat(log_level="WARNING"), env)
     worker = processes.start(
@@ -126,22 +125,22 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
     app = make_app(load_settings())
     processes.wait_until(worker, lambda: bool(app.control.ping(timeout=0.3)))
     return [
-        *about,
-        f"connector   grpc://127.0.0.1:{options.port}, metrics on http://127.0.0.1:{metrics_port}",
-        f"gateway     {page}: the status page",
+        *lines,
+        f"connector   grpc://127.0.0.1:{options.port}, metrics at http://127.0.0.1:{metrics_port}",
+        f"gateway     {page} (status page)",
         "worker      all queues, with beat",
         "",
-        *_instructions(own_redis=own_redis),
+        *_instructions(redis_is_given=redis_is_given),
         "",
-        "Ready. Ctrl-C stops everything.",
+        "Ready. Press Ctrl-C to stop.",
     ]
 
 
 def _start_redis(processes: Processes, data_dir: Path | None) -> str:
     if load_settings().redis_url:
-        # Now is the time to say so if it is away.
+        # Fail early if it is unavailable.
         connect(load_settings()).run(records.time())
-        return "Redis       as BATCHFLOW_REDIS_URL says"
+        return "Redis       from BATCHFLOW_REDIS_URL"
     port = free_port()
     folder = data_dir.resolve() if data_dir else processes.folder
     name, command = process_commands.redis(port, str(folder), durable=data_dir is not None)
@@ -150,29 +149,29 @@ def _start_redis(processes: Processes, data_dir: Path | None) -> str:
     processes.wait_until(redis, lambda: local_stack.redis_responds(url))
     os.environ["BATCHFLOW_REDIS_URL"] = url
     load_settings.cache_clear()
-    kept = f"data in {folder}" if data_dir else "in memory only: jobs are forgotten when this stops"
-    return f"Redis       {url} ({name}, {kept})"
+    data = f"data in {folder}" if data_dir else "in memory: jobs are lost when it stops"
+    return f"Redis       {url} ({name}, {data})"
 
 
 def _start_emulator(processes: Processes, webhook_url: str) -> str:
     folder = processes.folder / "secrets"
-    for credential in (Credential(), _DOCUMENTED):
+    for credential in (Credential(), _DOCUMENTED_CREDENTIAL):
         local_stack.write_emulator_key(credential, folder)
     os.environ[local_stack.SECRETS_FOLDER_VARIABLE] = str(folder)
     os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", str(local_stack.EMULATED_POLL_S))
-    # Only the emulator signs what comes here.
+    # Replaces the user's secrets: only the emulator sends webhooks to this gateway.
     key = base64.b64encode(secrets.token_bytes(_WEBHOOK_SECRET_BYTES)).decode()
     os.environ["OPENAI_WEBHOOK_SECRET"] = f"whsec_{key}"
     url = local_stack.start_emulator(processes, os.environ, webhook_url=webhook_url)
     os.environ["OPENAI_BASE_URL"] = url
     load_settings.cache_clear()
-    return f"OpenAI      emulated at {url}: no API key is set, so nothing is paid"
+    return f"OpenAI      emulated at {url} (no API key is set, so nothing is charged)"
 
 
-def _instructions(*, own_redis: bool) -> list[str]:
-    if own_redis:
-        # It may hold a password.
-        return ["Other commands find this with the same BATCHFLOW_REDIS_URL."]
+def _instructions(*, redis_is_given: bool) -> list[str]:
+    if redis_is_given:
+        # The URL may contain a password.
+        return ["Other commands need the same BATCHFLOW_REDIS_URL."]
     return [
         "In another terminal:",
         f"  export BATCHFLOW_REDIS_URL={load_settings().require_redis_url()}",

@@ -8,25 +8,27 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from batchflow.cli import text, watch_screen
-from batchflow.cli.filter_options import filtered
-from batchflow.cli.store_session import ask
+from batchflow.cli.options import filter_options
+from batchflow.cli.store_session import with_store
+from batchflow.cli.watch_screen import FleetView, job_rows, screen
 from batchflow.errors import StoreUnavailable
+from batchflow.overview.formatting import local_time
 from batchflow.overview.job_filter import JobFilter
 from batchflow.overview.job_list import list_jobs
 from batchflow.overview.summary import summarize
+from batchflow.overview.untrusted_text import one_line, printable
 from batchflow.states import LIVE, JobState
 from batchflow.store import AsyncJobStore, events, records
 
-#: Transitions read at once.
-_AT_ONCE = 500
-#: One in so many lines is for jobs that have ended, if there are as many.
+#: Transitions per read.
+_READ_AT_ONCE = 500
+#: One row in this many is reserved for jobs that have ended.
 _ENDED_SHARE = 3
 _MESSAGE_CHARS = 300
 
 
 @click.command()
-@filtered
+@filter_options
 @click.option(
     "--interval",
     "interval_s",
@@ -34,68 +36,72 @@ _MESSAGE_CHARS = 300
     type=click.FloatRange(0.1, 3_600),
     default=1.0,
     show_default=True,
-    help="How often to look.",
+    help="Time between two updates.",
 )
 def watch(wanted: JobFilter, interval_s: float) -> None:
-    """Watch the fleet and its jobs until Ctrl-C; live jobs first, then those that ended last.
+    """Watch the fleet and its jobs until Ctrl-C.
 
-    Without a terminal, each transition from now on is a line.
+    Live jobs come first, then the most recently ended ones. If the output is not a terminal, print
+    one line per transition instead.
     """
     console = Console(highlight=False)
 
-    async def watching(store: AsyncJobStore) -> None:
-        ended = _ended_by_signals()
+    async def follow(store: AsyncJobStore) -> None:
+        stopped = _stopped_by_signals()
         if console.is_interactive:
-            await _on_screen(store, wanted, interval_s, ended, console)
+            await _update_screen(store, wanted, interval_s, stopped, console)
         else:
-            await _as_lines(store, wanted, interval_s, ended)
+            await _print_transitions(store, wanted, interval_s, stopped)
 
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        ask(watching)
+        with_store(follow)
 
 
-def _ended_by_signals() -> asyncio.Event:
-    """Ctrl-C and its like cancel what is under way, and are remembered: with Python 3.11, Redis'
-    client may lose a cancellation (python/cpython issue 86296)."""
-    ended, task = asyncio.Event(), asyncio.current_task()
+def _stopped_by_signals() -> asyncio.Event:
+    """Return an event that signals set when they cancel this task.
 
-    def end() -> None:
-        ended.set()
+    The cancellation alone is not enough: with Python 3.11, Redis' client may swallow it
+    (python/cpython issue 86296).
+    """
+    stopped, task = asyncio.Event(), asyncio.current_task()
+
+    def stop() -> None:
+        stopped.set()
         if task:
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, end)
-    return ended
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return stopped
 
 
-async def _pause(ended: asyncio.Event, seconds: float) -> None:
+async def _pause(stopped: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await ended.wait()
+            await stopped.wait()
 
 
-async def _on_screen(
+async def _update_screen(
     store: AsyncJobStore,
     wanted: JobFilter,
     interval_s: float,
-    ended: asyncio.Event,
+    stopped: asyncio.Event,
     console: Console,
 ) -> None:
-    seen: watch_screen.Seen | None = None
+    view: FleetView | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        while not ended.is_set():
-            trouble = ""
+        while not stopped.is_set():
+            problem = ""
             try:
-                seen = await _look(store, wanted, watch_screen.rows(console.height))
+                view = await _read_view(store, wanted, job_rows(console.height))
             except StoreUnavailable as error:
-                trouble = str(error)
-            drawn = watch_screen.frame(seen, trouble, width=console.width, height=console.height)
-            live.update(drawn, refresh=True)
-            await _pause(ended, interval_s)
+                problem = str(error)
+            content = screen(view, problem, width=console.width, height=console.height)
+            live.update(content, refresh=True)
+            await _pause(stopped, interval_s)
 
 
-async def _look(store: AsyncJobStore, wanted: JobFilter, rows: int) -> watch_screen.Seen:
+async def _read_view(store: AsyncJobStore, wanted: JobFilter, rows: int) -> FleetView:
     states = wanted.state or frozenset(JobState)
     live, ended = [
         (await list_jobs(store, wanted.model_copy(update={"state": part}), limit=rows)).jobs
@@ -104,42 +110,40 @@ async def _look(store: AsyncJobStore, wanted: JobFilter, rows: int) -> watch_scr
         for part in (states & LIVE, states - LIVE)
     ]
     for_ended = max(rows - len(live), min(len(ended), rows // _ENDED_SHARE))
-    return watch_screen.Seen(
-        await summarize(store), [*live[: rows - for_ended], *ended[:for_ended]]
-    )
+    return FleetView(await summarize(store), [*live[: rows - for_ended], *ended[:for_ended]])
 
 
-async def _as_lines(
-    store: AsyncJobStore, wanted: JobFilter, interval_s: float, ended: asyncio.Event
+async def _print_transitions(
+    store: AsyncJobStore, wanted: JobFilter, interval_s: float, stopped: asyncio.Event
 ) -> None:
-    place: events.EntryId | None = None
-    away = False
-    while not ended.is_set():
+    last_id: events.EntryId | None = None
+    unavailable = False
+    while not stopped.is_set():
         try:
-            if place is None:
-                place = await store.run(events.newest()) or events.BEGINNING
-                click.echo("Watching. Each transition from now on is a line.", err=True)
-            entries = await store.run(events.entries(place, _AT_ONCE))
-            found = [entry.transition for entry in entries if entry.transition]
-            told = [_line(each) for each in found if await _takes(store, wanted, each)]
+            if last_id is None:
+                last_id = await store.run(events.newest()) or events.BEGINNING
+                click.echo("Watching. Each transition is printed as one line.", err=True)
+            entries = await store.run(events.entries(last_id, _READ_AT_ONCE))
+            transitions = [entry.transition for entry in entries if entry.transition]
+            lines = [_line(each) for each in transitions if await _matches(store, wanted, each)]
         except StoreUnavailable as error:
-            if not away:
-                click.echo(f"{text.printable(str(error))} Trying again.", err=True)
-            away = True
+            if not unavailable:
+                click.echo(f"{printable(str(error))} Retrying.", err=True)
+            unavailable = True
         else:
-            if away:
-                click.echo("Redis is back.", err=True)
-            away = False
-            for line in told:
+            if unavailable:
+                click.echo("Redis is available again.", err=True)
+            unavailable = False
+            for line in lines:
                 click.echo(line)
             if entries:
-                place = entries[-1].id
+                last_id = entries[-1].id
                 continue
-        await _pause(ended, interval_s)
+        await _pause(stopped, interval_s)
 
 
-async def _takes(store: AsyncJobStore, wanted: JobFilter, transition: events.Transition) -> bool:
-    """Whether the job, as it was then, is wanted."""
+async def _matches(store: AsyncJobStore, wanted: JobFilter, transition: events.Transition) -> bool:
+    """Return whether the filter selects the job as it was after the transition."""
     if wanted == JobFilter():
         return True
     job = await store.run(records.get(transition.job_id))
@@ -150,12 +154,12 @@ async def _takes(store: AsyncJobStore, wanted: JobFilter, transition: events.Tra
 def _line(transition: events.Transition) -> str:
     """``2026-01-01 12:00:00  bf-...  batch  running  in_progress  by poll``, and the message."""
     parts = (
-        text.local_time(transition.at),
+        local_time(transition.at),
         transition.job_id,
         f"{transition.kind:<8}",
         f"{transition.state:<9}",
         f"{transition.openai_status or '-':<11}",
         f"by {transition.source}",
-        text.one_line(transition.message, _MESSAGE_CHARS),
+        one_line(transition.message, _MESSAGE_CHARS),
     )
-    return text.printable("  ".join(part for part in parts if part))
+    return printable("  ".join(part for part in parts if part))

@@ -1,4 +1,4 @@
-"""What `batchflow watch` draws: numbers on top, then jobs, as much as the terminal has room for."""
+"""The screen of ``batchflow watch``: fleet statistics, then the jobs that fit the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchflow.cli import job_views, text
+from batchflow.cli import job_views
+from batchflow.cli.output import STATE_STYLES
 from batchflow.jobs import Job
+from batchflow.overview.formatting import ago, between, count
 from batchflow.overview.summary import Summary, Wait
+from batchflow.overview.untrusted_text import one_line, printable
 from batchflow.queue import Queue
 from batchflow.states import JobKind
 
 _BAR_CHARS = 12
-#: Column -> how wide the terminal has to be for it, in characters.
+_MESSAGE_CHARS = 300
+#: Column -> the least width of a terminal that shows it, in characters.
 _COLUMNS = {
     "job": 0,
     "kind": 90,
@@ -26,42 +30,44 @@ _COLUMNS = {
     "since": 0,
     "left": 90,
 }
-#: Waits that are told of.
-_MOST_WAITS = 3
-#: Lines of numbers, an empty one, and the table's header.
+_MAX_WAITS = 3
+#: Two lines of statistics, an empty line and the table's header.
 _OTHER_LINES = 4
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The fleet at a moment, and the jobs that are wanted: live ones first."""
+class FleetView:
+    """The fleet at one moment, and the selected jobs, live ones first."""
 
     summary: Summary
     jobs: Sequence[Job]
 
 
-def rows(height: int) -> int:
-    """How many jobs fit on a screen of so many lines, when nothing waits."""
+def job_rows(height: int) -> int:
+    """Return how many jobs fit on a screen of this height when no wait is shown."""
     return max(1, height - _OTHER_LINES)
 
 
-def frame(seen: Seen | None, trouble: str, *, width: int, height: int) -> RenderableType:
-    """The screen. ``trouble`` is why it doesn't show the present."""
+def screen(view: FleetView | None, problem: str, *, width: int, height: int) -> RenderableType:
+    """Draw the screen; ``problem`` says why ``view`` is missing or outdated."""
     parts: list[RenderableType] = []
-    if trouble:
-        parts.append(_cut(Text(f"{text.printable(trouble)} Trying again.", style="bold red")))
-    if seen:
-        parts += [_numbers(seen.summary), _pulse(seen.summary)]
-        parts += [_wait(wait) for wait in seen.summary.waits[:_MOST_WAITS]]
+    if problem:
+        parts.append(_truncated(Text(f"{printable(problem)} Retrying.", style="bold red")))
+    if view:
+        parts += [_job_statistics(view.summary), _process_statistics(view.summary)]
+        parts += [_wait(wait) for wait in view.summary.waits[:_MAX_WAITS]]
         parts.append(Text())
         left = height - len(parts) - 1
-        parts.append(_table(seen.jobs[: max(1, left)], seen.summary.at.timestamp(), width))
+        parts.append(_table(view.jobs[: max(1, left)], view.summary.at, width))
     return Group(*parts)
 
 
-def _numbers(summary: Summary) -> Text:
+def _job_statistics(summary: Summary) -> Text:
     tokens = summary.input_tokens + summary.output_tokens
     failed = summary.failed_last_hour
+    oldest = ""
+    if summary.oldest_batch_since:
+        oldest = f"oldest batch {between(summary.oldest_batch_since, summary.at)}"
     return _line(
         Text(f"{summary.running:,} running", style="bold"),
         Text(f"{summary.queued:,} queued"),
@@ -70,47 +76,36 @@ def _numbers(summary: Summary) -> Text:
             (f"{failed:,} failed", "red" if failed else ""),
         ),
         Text(f"{tokens:,} tokens"),
-        Text(_oldest(summary)),
+        Text(oldest),
     )
 
 
-def _pulse(summary: Summary) -> Text:
+def _process_statistics(summary: Summary) -> Text:
     workers = [
-        Text(f"{queue} {summary.workers.get(queue, 0)}", style=_if_none(summary, queue))
-        for queue in Queue
+        Text(f"{queue} {number}", style="" if number else "bold red")
+        for queue, number in ((queue, summary.workers.get(queue, 0)) for queue in Queue)
     ]
     return _line(
         Text.assemble("workers: ", Text(", ").join(workers)),
-        Text(f"swept {_ago(summary, summary.swept_at)}"),
-        Text(f"polled {_ago(summary, summary.polled_at)}"),
-        Text(f"webhook {_ago(summary, summary.webhook_at)}"),
+        Text(f"last sweep {_ago(summary, summary.swept_at)}"),
+        Text(f"last poll {_ago(summary, summary.polled_at)}"),
+        Text(f"last webhook {_ago(summary, summary.webhook_at)}"),
     )
 
 
-def _if_none(summary: Summary, queue: Queue) -> str:
-    return "" if summary.workers.get(queue) else "bold red"
-
-
-def _oldest(summary: Summary) -> str:
-    if not summary.oldest_batch_since:
-        return ""
-    age_s = (summary.at - summary.oldest_batch_since).total_seconds()
-    return f"oldest batch {text.duration(age_s)}"
-
-
 def _ago(summary: Summary, moment: datetime | None) -> str:
-    return text.ago(moment, summary.at.timestamp()) if moment else "never"
+    return ago(moment, summary.at) if moment else "never"
 
 
 def _wait(wait: Wait) -> Text:
-    jobs = f", {text.count(wait.jobs, 'job')}" if wait.jobs is not None else ""
-    what = text.one_line(f"{wait.what}{jobs}: {wait.message}", 300)
-    return _cut(Text(what, style="yellow"))
+    jobs = f", {count(wait.jobs, 'job')}" if wait.jobs is not None else ""
+    line = one_line(f"{wait.what}{jobs}: {wait.message}", _MESSAGE_CHARS)
+    return _truncated(Text(line, style="yellow"))
 
 
-def _table(jobs: Sequence[Job], now_s: float, width: int) -> Table:
+def _table(jobs: Sequence[Job], now: datetime, width: int) -> Table:
     table = Table(box=None, expand=True, pad_edge=False, header_style="dim", highlight=False)
-    columns = [column for column, least in _COLUMNS.items() if width >= least]
+    columns = [column for column, min_width in _COLUMNS.items() if width >= min_width]
     for column in columns:
         table.add_column(column, no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
@@ -118,13 +113,13 @@ def _table(jobs: Sequence[Job], now_s: float, width: int) -> Table:
         cells: dict[str, RenderableType] = {
             "job": job.id,
             "kind": job.kind,
-            "state": Text(job.state, style=job_views.COLOURS[job.state]),
+            "state": Text(job.state, style=STATE_STYLES[job.state]),
             "progress": _bar(job),
-            "done": job_views.done(job),
-            "since": job_views.since(job, now_s),
-            "left": _left(job, now_s),
+            "done": job_views.progress(job),
+            "since": job_views.listed_age(job, now),
+            "left": _time_left(job, now),
         }
-        message = Text(text.one_line(job.message or job.openai_status, 300))
+        message = Text(one_line(job.message or job.openai_status, _MESSAGE_CHARS))
         table.add_row(*(cells[column] for column in columns), message)
     return table
 
@@ -138,16 +133,16 @@ def _bar(job: Job) -> RenderableType:
     return ProgressBar(total=total, completed=done, width=_BAR_CHARS) if total else ""
 
 
-def _left(job: Job, now_s: float) -> str:
+def _time_left(job: Job, now: datetime) -> str:
     if job.terminal or not job.expires_at:
         return ""
-    return text.duration(max(0.0, job.expires_at.timestamp() - now_s))
+    return between(now, job.expires_at)
 
 
 def _line(*parts: Text) -> Text:
-    return _cut(Text("  ").join(part for part in parts if part))
+    return _truncated(Text("  ").join(part for part in parts if part))
 
 
-def _cut(line: Text) -> Text:
+def _truncated(line: Text) -> Text:
     line.no_wrap, line.overflow = True, "ellipsis"
     return line

@@ -11,27 +11,10 @@ _ROUNDED_FROM: Final = 10_000
 #: ``bf-`` and this many characters distinguish jobs.
 _ID_CHARS: Final = len("bf-") + 8
 
-#: Control characters, and those that change the direction of writing: a message must not rearrange
-#: the text around it, or control a terminal. Tabs and line ends stay.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
-
 #: humanize's units, and their symbols: a table has no room for words.
 _SYMBOLS: Final = {"second": "s", "minute": "min", "hour": "h", "day": "d"}
 _UNIT: Final = re.compile(rf"({'|'.join(_SYMBOLS)})s?( and|,)?")
-
-
-def printable(text: str) -> str:
-    """Text of others, with unprintable characters replaced."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def one_line(text: str, max_chars: int) -> str:
-    """Text of others in one line."""
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= max_chars else line[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def duration(seconds: float) -> str:

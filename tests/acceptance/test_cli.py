@@ -1,4 +1,4 @@
-"""The command line as a user has it: real processes, no key, an emulated OpenAI."""
+"""The command line with real processes, no API key and the emulator."""
 
 import json
 import os
@@ -48,14 +48,14 @@ def _custom_ids(path: Path) -> list[str]:
 def _eventually(found: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
     deadline = time.monotonic() + PATIENCE_S
     while not (value := found()):
-        assert process.poll() is None, "it has ended"
+        assert process.poll() is None, "the process has ended"
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return value
 
 
 def _end(process: "subprocess.Popen[str]", number: signal.Signals) -> str:
-    """Signal a command, and see that it leaves no process behind."""
+    """Signal a command and check that it leaves no process behind."""
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     process.send_signal(number)
@@ -71,11 +71,11 @@ def test_run_accounts_for_every_request(tmp_path: Path) -> None:
     (results / "output.jsonl").write_text("of an earlier run")
     run = _start("run", str(REQUESTS), "--json", cwd=tmp_path)
     output, _ = run.communicate(timeout=PATIENCE_S)
-    told = (tmp_path / "stderr.txt").read_text()
-    assert run.returncode == 0, told
-    assert "emulator" in told
-    assert "running" in told
-    assert "Running Task" not in told
+    printed = (tmp_path / "stderr.txt").read_text()
+    assert run.returncode == 0, printed
+    assert "emulator" in printed
+    assert "running" in printed
+    assert "Running Task" not in printed
 
     summary = json.loads(output)
     answered = _custom_ids(results / "output.jsonl")
@@ -97,18 +97,18 @@ def test_ctrl_c_cancels_the_batch(tmp_path: Path) -> None:
     _eventually(lambda: "running, batch_" in (tmp_path / "stderr.txt").read_text(), run)
     assert _end(run, signal.SIGINT) == ""
     assert run.returncode == 130
-    told = (tmp_path / "stderr.txt").read_text().splitlines()
-    assert re.fullmatch(r"Error: Interrupted; cancelled the batch batch_\w+\.", told[-1])
+    printed = (tmp_path / "stderr.txt").read_text().splitlines()
+    assert re.fullmatch(r"Error: Interrupted; cancelled the batch batch_\w+\.", printed[-1])
 
 
-def test_up_serves_the_other_commands_and_ends_without_a_trace(tmp_path: Path) -> None:
+def test_up_serves_the_other_commands_and_stops_cleanly(tmp_path: Path) -> None:
     (tmp_path / "up").mkdir()
     ports = ("--port", str(free_port()), "--gateway-port", str(free_port()))
     up = _start("up", *ports, "--data-dir", "data", cwd=tmp_path / "up")
     assert up.stdout
-    told = "".join(iter(up.stdout.readline, "Ready. Ctrl-C stops everything.\n"))
-    url = re.search(r"export BATCHFLOW_REDIS_URL=(\S+)", told)
-    gateway = re.search(r"^gateway +(http://127\.0\.0\.1:\d+)", told, re.MULTILINE)
+    printed = "".join(iter(up.stdout.readline, "Ready. Press Ctrl-C to stop.\n"))
+    url = re.search(r"export BATCHFLOW_REDIS_URL=(\S+)", printed)
+    gateway = re.search(r"^gateway +(http://127\.0\.0\.1:\d+)", printed, re.MULTILINE)
     assert url
     assert gateway
     env = {"BATCHFLOW_REDIS_URL": url[1]}
@@ -125,14 +125,14 @@ def test_up_serves_the_other_commands_and_ends_without_a_trace(tmp_path: Path) -
     assert _ask("cancel", job["batch_id"], **env).exit_code == 0
     run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 1
-    told = (tmp_path / "stderr.txt").read_text()
-    assert "\nError: Cancelled from the command line." in told
+    printed = (tmp_path / "stderr.txt").read_text()
+    assert "\nError: Cancelled from the command line." in printed
     again = _ask("cancel", job["id"], **env)
     assert again.exit_code == 0
-    assert "had ended already: cancelled" in again.stdout
+    assert "had already ended: cancelled" in again.stdout
     with httpx2.Client(base_url=gateway[1], timeout=20) as http:
         assert job["id"] in http.get(f"/jobs/{job['id']}").text
-        # The emulator tells of the batch's end.
+        # The emulator sends a webhook when the batch ends.
         taken = 'batchflow_webhook_deliveries_total{result="accepted"} 1.0'
         _eventually(lambda: taken in http.get("/metrics").text, up)
 
@@ -142,7 +142,7 @@ def test_up_serves_the_other_commands_and_ends_without_a_trace(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("option", ["--port", "--gateway-port"])
-def test_up_says_which_port_is_taken(option: str) -> None:
+def test_up_reports_a_port_in_use(option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -150,7 +150,7 @@ def test_up_says_which_port_is_taken(option: str) -> None:
         ports = {"--port": str(free_port()), "--gateway-port": str(free_port())} | {option: number}
         answer = _ask("up", *(part for pair in ports.items() for part in pair))
     assert answer.exit_code == 2
-    assert f"Port {number} is taken. Choose another one with {option}." in answer.stderr
+    assert f"Port {number} is in use. Choose another one with {option}." in answer.stderr
 
 
 @pytest.fixture
@@ -191,18 +191,18 @@ def test_an_unknown_id(ask: Callable[..., Result], name: str, id_: str) -> None:
     assert not result.stdout
 
 
-def test_list_is_filtered_limited_and_counted(store: JobStore, ask: Callable[..., Result]) -> None:
+def test_list_filters_limits_and_counts(store: JobStore, ask: Callable[..., Result]) -> None:
     ids = [_batch_job(store) for _ in range(5)]
     store.run(records.update(ids[0], source="test", to=JobState.FAILED))
     assert json.loads(ask("list", "--json").stdout)["jobs"][0]["id"] == ids[0]
     two = ask("list", "--state", "running", "--limit", "2")
     assert len(re.findall("^bf-", two.stdout, re.MULTILINE)) == 2
-    assert two.stdout.endswith("5 jobs in all: 4 running, 1 failed.\n")
+    assert two.stdout.endswith("5 jobs in total: 4 running, 1 failed.\n")
     none = ask("list", "--kind", "upload")
-    assert none.stdout == "No job matches. 5 jobs in all: 4 running, 1 failed.\n"
+    assert none.stdout == "No job matches. 5 jobs in total: 4 running, 1 failed.\n"
 
 
-def test_list_finds_by_what_the_api_finds_by(store: JobStore, ask: Callable[..., Result]) -> None:
+def test_list_has_the_filters_of_the_api(store: JobStore, ask: Callable[..., Result]) -> None:
     ids = [
         _batch_job(store, organization=organization, execution=f"shop/development/{name}/n0")
         for organization, name in (("org-a", "f1"), ("org-a", "f2"), ("org-b", "f1"))
@@ -220,21 +220,21 @@ def test_list_finds_by_what_the_api_finds_by(store: JobStore, ask: Callable[...,
     assert found("--kind", "upload", "--kind", "batch", "--state", "running") == ids[::-1]
 
 
-def test_list_goes_on_after_a_page(store: JobStore, ask: Callable[..., Result]) -> None:
+def test_list_continues_after_a_page(store: JobStore, ask: Callable[..., Result]) -> None:
     ids = [_batch_job(store) for _ in range(3)]
     first = json.loads(ask("list", "--json", "--limit", "2").stdout)
     assert [job["id"] for job in first["jobs"]] == ids[:0:-1]
-    told = ask("list", "--limit", "2").stdout
-    assert f"There are more: --after '{first['next']}'\n" in told
+    printed = ask("list", "--limit", "2").stdout
+    assert f"There are more jobs: --after '{first['next']}'\n" in printed
     rest = json.loads(ask("list", "--json", "--after", first["next"]).stdout)
     assert [job["id"] for job in rest["jobs"]] == ids[:1]
     assert rest["next"] is None
     wrong = ask("list", "--after", "nonsense")
     assert wrong.exit_code == 2
-    assert "That is no cursor." in wrong.stderr
+    assert "Not a valid cursor." in wrong.stderr
 
 
-def test_cancel_asks_the_workers(store: JobStore, ask: Callable[..., Result]) -> None:
+def test_cancel_sends_a_request_to_the_workers(store: JobStore, ask: Callable[..., Result]) -> None:
     job_id = _batch_job(store)
     result = ask("cancel", job_id, "--json")
     assert result.exit_code == 0

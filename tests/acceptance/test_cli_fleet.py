@@ -1,4 +1,4 @@
-"""The commands for whoever operates a fleet, against a stack of real processes."""
+"""The commands for operators, against a stack of real processes."""
 
 import contextlib
 import fcntl
@@ -34,13 +34,13 @@ from tests.kit.stack import Stack
 
 pytestmark = pytest.mark.timeout(240)
 
-#: What a terminal is told when it is left as it was: the cursor is shown, the old screen is back.
-_LEFT = "\x1b[?25h\x1b[?1049l"
+#: Shows the cursor and restores the previous screen.
+_RESTORED = "\x1b[?25h\x1b[?1049l"
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack that no other test has used: its doctor knows of nothing else."""
+    """A stack for this module alone, so that the doctor finds nothing from other tests."""
     fleet = Stack(tmp_path_factory.mktemp("fleet"))
     try:
         fleet.start()
@@ -56,7 +56,7 @@ def stack(fleet: Stack) -> Iterator[Stack]:
 
 
 def call(*arguments: str, env: Mapping[str, str | None]) -> Result:
-    """A command in this process."""
+    """Run a command in this process."""
     load_settings.cache_clear()
     try:
         result = CliRunner().invoke(main, list(arguments), env=env)
@@ -71,15 +71,19 @@ def call(*arguments: str, env: Mapping[str, str | None]) -> Result:
 
 
 @pytest.fixture
-def well(stack: Stack) -> Iterator[dict[str, str]]:
-    """A stack in which nothing is amiss, and the environment for its doctor."""
+def healthy(stack: Stack) -> Iterator[dict[str, str]]:
+    """The environment of a doctor for a stack without problems."""
     redis: Any = stack.redis
     redis.config_set("appendonly", "yes")
-    # What the test before has stopped is at work again.
-    pulse, alive, an_hour_ago = stack.key("pulse"), stack.key("workers"), time.time() - 3_600
-    redis.hset(pulse, "sweep", an_hour_ago)
-    until(lambda: float(redis.hget(pulse, "sweep")) > an_hour_ago, "a sweep")
-    until(lambda: redis.zcount(alive, time.time() - 60, "+inf"), "a worker's sign of life")
+    # Wait for the processes that the previous test stopped.
+    last_seen, heartbeats, an_hour_ago = (
+        stack.key("pulse"),
+        stack.key("workers"),
+        time.time() - 3_600,
+    )
+    redis.hset(last_seen, "sweep", an_hour_ago)
+    until(lambda: float(redis.hget(last_seen, "sweep")) > an_hour_ago, "a sweep")
+    until(lambda: redis.zcount(heartbeats, time.time() - 60, "+inf"), "a worker's heartbeat")
     url = f"{stack.gateway_url}{WEBHOOK_PATH}"
     with stack.emulator.sdk("org-default") as client:
         endpoint = client.webhooks.create(name="x", url=url, event_types=[*BATCH_EVENTS])
@@ -99,7 +103,7 @@ def well(stack: Stack) -> Iterator[dict[str, str]]:
 
 
 class Report:
-    """What a doctor in this process says."""
+    """The output of a doctor in this process."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         result = call("doctor", "--json", env=env)
@@ -117,11 +121,11 @@ class Report:
         return {what for what, finding in self.findings.items() if finding["level"] == level}
 
 
-def test_a_doctor_finds_all_well(well: dict[str, str], stack: Stack) -> None:
+def test_a_doctor_finds_no_problem(healthy: dict[str, str], stack: Stack) -> None:
     doctor = subprocess.run(
         [BIN / "batchflow", "doctor"],
         check=False,
-        env=well,
+        env=healthy,
         capture_output=True,
         text=True,
         timeout=60,
@@ -134,71 +138,73 @@ def test_a_doctor_finds_all_well(well: dict[str, str], stack: Stack) -> None:
     assert SECRET not in doctor.stdout + doctor.stderr
 
 
-def test_a_doctor_finds_what_is_not_as_it_should_be(well: dict[str, str], stack: Stack) -> None:
+def test_a_doctor_warns_about_settings(healthy: dict[str, str], stack: Stack) -> None:
     redis: Any = stack.redis
     redis.config_set("appendonly", "no")
-    report = Report(well | {"OPENAI_WEBHOOK_SECRET": ""})
+    report = Report(healthy | {"OPENAI_WEBHOOK_SECRET": ""})
     assert report.exit_code == 0
     assert report.at("warning") == {"Redis: persistence", "Webhooks: secret"}
 
 
-def test_a_doctor_finds_a_worker_that_was_killed(well: dict[str, str], stack: Stack) -> None:
+def test_a_doctor_finds_a_worker_that_was_killed(healthy: dict[str, str], stack: Stack) -> None:
     stack.worker.kill()
     redis: Any = stack.redis
     for member in redis.zrange(stack.key("workers"), 0, -1):
-        # As if it had been silent for long.
+        # As if its last heartbeat were two minutes old.
         redis.zincrby(stack.key("workers"), -120, member)
-    report = Report(well)
+    report = Report(healthy)
     assert report.exit_code == 1
     assert report.at("problem") >= {f"Celery: workers on {queue}" for queue in Queue}
     advice = report.findings["Celery: workers on submit"]["advice"]
     assert f"celery -A batchflow_workers worker -Q {stack.key_prefix}.submit" in advice
 
 
-def test_a_doctor_finds_a_beat_that_is_stopped(well: dict[str, str], stack: Stack) -> None:
+def test_a_doctor_finds_a_beat_that_is_stopped(healthy: dict[str, str], stack: Stack) -> None:
     redis: Any = stack.redis
-    pulse = stack.key("pulse")
+    last_seen = stack.key("pulse")
     stack.beat.stop()
-    until(lambda: time.time() - float(redis.hget(pulse, "sweep")) > 2, "the last sweep")
-    # As if that had been longer ago.
-    redis.hincrbyfloat(pulse, "sweep", -60)
-    report = Report(well)
+    until(lambda: time.time() - float(redis.hget(last_seen, "sweep")) > 2, "the last sweep")
+    # As if it were a minute older.
+    redis.hincrbyfloat(last_seen, "sweep", -60)
+    report = Report(healthy)
     assert report.exit_code == 1
     assert report.at("problem") == {"Celery: beat"}
 
 
-def test_a_doctor_finds_a_redis_that_evicts(well: dict[str, str], stack: Stack) -> None:
+def test_a_doctor_finds_a_redis_that_evicts(healthy: dict[str, str], stack: Stack) -> None:
     redis: Any = stack.redis
     redis.config_set("maxmemory", "1gb")
     redis.config_set("maxmemory-policy", "allkeys-lru")
-    report = Report(well)
+    report = Report(healthy)
     assert report.exit_code == 1
     assert report.at("problem") == {"Redis: eviction"}
 
 
-def test_a_doctor_finds_a_key_that_is_refused(well: dict[str, str], stack: Stack) -> None:
+def test_a_doctor_finds_a_rejected_key(healthy: dict[str, str], stack: Stack) -> None:
     stack.emulator.configure(refused_keys=[stack.api_key])
-    report = Report(well)
+    report = Report(healthy)
     assert report.exit_code == 1
     assert report.at("problem") == {"OpenAI: FLYTE_OPENAI_API_KEY"}
     assert stack.api_key not in report.text
 
 
-def test_a_doctor_finds_a_broker_that_is_away(well: dict[str, str]) -> None:
-    away = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
-    report = Report(well | {"BATCHFLOW_BROKER_URL": away})
+def test_a_doctor_finds_an_unavailable_broker(healthy: dict[str, str]) -> None:
+    unavailable = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
+    report = Report(healthy | {"BATCHFLOW_BROKER_URL": unavailable})
     assert report.exit_code == 1
     assert report.at("problem") == {"Celery: broker"}
-    assert report.findings["Celery: queues"]["seen"].startswith("can't be told")
+    assert report.findings["Celery: queues"]["seen"].startswith("not checked")
     assert "hunter2" not in report.text
 
 
-def test_a_doctor_finds_workers_that_have_another_redis(well: dict[str, str], stack: Stack) -> None:
+def test_a_doctor_finds_workers_with_another_redis(healthy: dict[str, str], stack: Stack) -> None:
     other = stack.redis_url.removesuffix("/0") + "/1"
-    report = Report(well | {"BATCHFLOW_REDIS_URL": other, "BATCHFLOW_BROKER_URL": stack.redis_url})
+    report = Report(
+        healthy | {"BATCHFLOW_REDIS_URL": other, "BATCHFLOW_BROKER_URL": stack.redis_url}
+    )
     found = report.findings["Celery: workers on poll"]
     assert found["level"] == "problem"
-    assert "1 worker by Celery's account, and no sign of life in Redis" in found["seen"]
+    assert "Celery finds 1 worker, but there is no heartbeat in Redis" in found["seen"]
     assert "BATCHFLOW_REDIS_URL" in found["advice"]
 
 
@@ -217,7 +223,7 @@ def start_batch(stack: Stack, organization: str) -> Task:
 
 
 class Terminal:
-    """A terminal of a size, and what was written to it."""
+    """A terminal, and what was written to it."""
 
     def __init__(self, columns: int = 140, lines: int = 20) -> None:
         self._ours, self.theirs = pty.openpty()
@@ -227,7 +233,7 @@ class Terminal:
         self._reader.start()
 
     def _read(self) -> None:
-        # It ends with an error when nobody has the other end any more.
+        # Reading fails once the other end is closed.
         with contextlib.suppress(OSError):
             while part := os.read(self._ours, 65_536):
                 self._written += part
@@ -238,8 +244,8 @@ class Terminal:
 
     @property
     def screen(self) -> str:
-        """What was drawn last, without colours."""
-        drawn = self.all.removesuffix(_LEFT).split("\x1b[H")[-1]
+        """What was drawn last, without styles."""
+        drawn = self.all.removesuffix(_RESTORED).split("\x1b[H")[-1]
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
 
     def close(self) -> None:
@@ -250,7 +256,7 @@ class Terminal:
 
 @contextmanager
 def watching(stack: Stack, *options: str) -> Iterator[tuple["subprocess.Popen[bytes]", Terminal]]:
-    """``batchflow watch`` in a terminal, which Ctrl-C ends."""
+    """Run ``batchflow watch`` in a terminal, and stop it with Ctrl-C."""
     terminal = Terminal()
     process = subprocess.Popen(
         [BIN / "batchflow", "watch", "--interval", "0.2", *options],
@@ -268,18 +274,18 @@ def watching(stack: Stack, *options: str) -> Iterator[tuple["subprocess.Popen[by
         process.kill()
         process.wait()
         terminal.close()
-    assert terminal.all.endswith(_LEFT)
+    assert terminal.all.endswith(_RESTORED)
     assert "Traceback" not in terminal.all
 
 
-def test_a_terminal_shows_a_batch_as_it_goes_on(stack: Stack, organization: str) -> None:
+def test_a_terminal_shows_the_progress_of_a_batch(stack: Stack, organization: str) -> None:
     stack.emulator.configure(in_progress_s=60)
     with watching(stack, "--organization", organization) as (_, terminal):
         until(lambda: "workers: submit 1, poll 1, files 1" in terminal.screen, "the numbers")
         assert "bf-" not in terminal.screen
         task = start_batch(stack, organization)
         until(lambda: "in_progress" in terminal.screen, "the batch to be in progress")
-        # A screen may be seen while it is drawn.
+        # The screen may be read while it is drawn.
         shown = re.compile(r"^bf-\w+ +batch +running +.*0/4.* 23 h 59 min", re.MULTILINE)
         until(lambda: shown.search(terminal.screen), "its line")
         batch_id = task.until(lambda answer: "batch_id" in answer.custom_info, "the batch")
@@ -288,22 +294,22 @@ def test_a_terminal_shows_a_batch_as_it_goes_on(stack: Stack, organization: str)
         until(lambda: "succeeded" in terminal.screen.partition("bf-")[2], "the end")
 
 
-def test_a_terminal_that_sees_redis_go_and_come_back(stack: Stack) -> None:
+def test_a_terminal_while_redis_restarts(stack: Stack) -> None:
     with watching(stack) as (process, terminal):
         until(lambda: "workers: " in terminal.screen, "the numbers")
         stack.redis_server.kill()
-        until(lambda: "Redis can't be reached" in terminal.screen, "the trouble")
-        assert "workers: " in terminal.screen, "what was seen last is still there"
+        until(lambda: "Redis can't be reached" in terminal.screen, "the error")
+        assert "workers: " in terminal.screen, "the last state stays on the screen"
         stack.redis_server.start()
         until(
             lambda: "workers: " in terminal.screen and "reached" not in terminal.screen,
             "the numbers again",
         )
         assert process.poll() is None
-    until(lambda: stack.redis.zcard(stack.key("workers")), "the worker to be heard of again")
+    until(lambda: stack.redis.zcard(stack.key("workers")), "the worker's next heartbeat")
 
 
-def test_without_a_terminal_each_transition_is_a_line(stack: Stack, organization: str) -> None:
+def test_without_a_terminal_each_transition_is_one_line(stack: Stack, organization: str) -> None:
     options = ["--organization", organization, "--kind", "batch", "--state", "succeeded"]
     with subprocess.Popen(
         [BIN / "batchflow", "watch", "--interval", "0.2", *options],
@@ -319,10 +325,10 @@ def test_without_a_terminal_each_transition_is_a_line(stack: Stack, organization
         start_batch(stack, organization).succeeds()
         line = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        rest, told = process.communicate(timeout=20)
+        rest, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert not rest
-    assert not told
+    assert not errors
     assert re.fullmatch(r"[-0-9]+ [:0-9]+  bf-\S+  batch +succeeded +completed +by poll\n", line)
 
 
@@ -331,7 +337,7 @@ def test_without_a_terminal_each_transition_is_a_line(stack: Stack, organization
 
 @pytest.fixture
 def env(stack: Stack) -> dict[str, str | None]:
-    """Whoever manages webhooks has a key, and the way to OpenAI."""
+    """The environment for managing webhooks: an API key and OpenAI's address."""
     return {
         "OPENAI_BASE_URL": stack.emulator.base_url,
         "_FSEC_FLYTE_OPENAI_API_KEY": stack.api_key,
@@ -346,14 +352,14 @@ def gateway_with(stack: Stack, *secrets: str) -> Iterator[Gateway]:
 
 
 def secret_in(result: Result) -> str:
-    """The one secret that a command has printed."""
+    """The one secret that a command printed."""
     assert result.exit_code == 0, result.output
     (secret,) = re.findall(r"whsec_[A-Za-z0-9+/=]{20,}", result.output)
     assert secret in result.stdout
     return str(secret)
 
 
-def test_a_webhook_s_life(
+def test_the_life_of_a_webhook_endpoint(
     stack: Stack, env: dict[str, str | None], organization: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -370,14 +376,14 @@ def test_a_webhook_s_life(
     assert not made.stderr
     (id_,) = set(re.findall(r"we_\w+", made.stdout))
 
-    away = webhooks("test", id_)
-    assert away.exit_code == 1
-    assert "could not be reached" in away.stderr
+    unreachable = webhooks("test", id_)
+    assert unreachable.exit_code == 1
+    assert "could not be reached" in unreachable.stderr
     webhooks("delete", id_)
     assert webhooks("list").stdout == none.stdout
 
-    with gateway_with(stack, SECRET) as stranger:
-        made = webhooks("register", f"{stranger.url}{WEBHOOK_PATH}")
+    with gateway_with(stack, SECRET) as other:
+        made = webhooks("register", f"{other.url}{WEBHOOK_PATH}")
         (id_,) = set(re.findall(r"we_\w+", made.stdout))
         wrong = webhooks("test", id_, "--event", "batch.failed")
         assert wrong.exit_code == 1
@@ -387,18 +393,18 @@ def test_a_webhook_s_life(
 
     listed = json.loads(webhooks("list", "--json").stdout)
     assert listed == {"endpoints": []}
-    told = stack.emulator_process.log() + caplog.text
-    assert secret not in told
-    assert secret.removeprefix("whsec_") not in told
+    logs = stack.emulator_process.log() + caplog.text
+    assert secret not in logs
+    assert secret.removeprefix("whsec_") not in logs
 
 
-def test_a_gateway_takes_what_is_signed_with_the_secret_that_was_shown(
+def test_a_gateway_accepts_events_signed_with_the_printed_secret(
     stack: Stack, env: dict[str, str | None], organization: str
 ) -> None:
     def webhooks(*arguments: str) -> Result:
         return call("webhooks", *arguments, "--organization", organization, env=env)
 
-    # OpenAI has to know the URL before the gateway knows the secret.
+    # The secret exists only after the URL is registered.
     with gateway_with(stack) as first:
         made = json.loads(webhooks("register", f"{first.url}{WEBHOOK_PATH}", "--json").stdout)
         id_, old = made["id"], made["signing_secret"]
@@ -420,20 +426,21 @@ def test_a_url_that_is_registered_already(env: dict[str, str | None], organizati
     arguments += ["--organization", organization]
     first = call(*arguments, env=env)
     assert first.stderr == (
-        "Warning: The gateway takes webhooks at /webhooks/openai, and this URL has another path.\n"
+        "Warning: The path of this URL is not /webhooks/openai, where the gateway receives "
+        "webhooks.\n"
     )
     (id_,) = set(re.findall(r"we_\w+", first.stdout))
     second = call(*arguments, env=env)
     assert second.exit_code == 0
-    assert f"This URL is registered already, as {id_}" in second.stderr
+    assert f"This URL is already registered as {id_}" in second.stderr
     listed = call("webhooks", "list", "--organization", organization, env=env).stdout
-    assert listed.count("https://batchflow.example.com/hooks  all of batches") == 2
+    assert listed.count("https://batchflow.example.com/hooks  all batch events") == 2
     assert "whsec_" not in listed
 
 
 @pytest.mark.parametrize("command", ["test", "rotate", "delete"])
 @pytest.mark.parametrize("id_", ["we_unknown", "no id"])
-def test_an_endpoint_that_is_not_there(env: dict[str, str | None], command: str, id_: str) -> None:
+def test_an_unknown_endpoint(env: dict[str, str | None], command: str, id_: str) -> None:
     result = call("webhooks", command, id_, env=env)
     assert result.exit_code == 2
     assert "webhook endpoint" in result.stderr
@@ -448,7 +455,7 @@ def test_a_key_that_may_not_manage_webhooks(
         result = call("webhooks", "list", env=env)
         assert result.exit_code == 1
         assert f"HTTP {status}" in result.stderr
-        assert "a key that may do so" in result.stderr
+        assert "needs a key that has this permission" in result.stderr
 
 
 def test_a_server_without_webhooks(env: dict[str, str | None], emulator_of_fleet: Emulator) -> None:
@@ -463,12 +470,10 @@ def emulator_of_fleet(stack: Stack) -> Emulator:
     return stack.emulator
 
 
-def test_a_plain_key_stands_in_and_without_any_nothing_is_asked(
-    env: dict[str, str | None], stack: Stack
-) -> None:
+def test_openai_api_key_is_used_and_required(env: dict[str, str | None], stack: Stack) -> None:
     without = env | {"_FSEC_FLYTE_OPENAI_API_KEY": None}
     result = call("webhooks", "list", env=without)
     assert result.exit_code == 2
-    assert result.stderr == "Error: There is no OpenAI API key here. Set OPENAI_API_KEY.\n"
+    assert result.stderr == "Error: No OpenAI API key was found. Set OPENAI_API_KEY.\n"
     result = call("webhooks", "list", env=without | {"OPENAI_API_KEY": stack.api_key})
     assert result.exit_code == 0

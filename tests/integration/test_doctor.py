@@ -1,4 +1,4 @@
-"""What the doctor sees: each check against the real thing, well and ill."""
+"""The checks of the doctor, each against healthy and failing services."""
 
 import asyncio
 import json
@@ -6,31 +6,20 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import fakeredis
 import fsspec
 import pytest
 from click.testing import CliRunner
 
-from batchflow.cli import main
-from batchflow.cli.checks import (
-    api_keys,
-    celery_fleet,
-    clocks,
-    due_jobs,
-    gateway_server,
-    redis_server,
-    run_checks,
-    software,
-    storage,
-    webhook_setup,
-)
+from batchflow.cli import doctor, main
+from batchflow.cli.checks import credentials, fleet, gateway, machine, redis
 from batchflow.cli.checks.check import Check, CheckContext, CheckResult, Level
 from batchflow.jobs import BatchSpec, Credential
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
@@ -55,38 +44,42 @@ from tests.kit.gateway import running_gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.steps import wait_in_queue
 
-#: Nobody else has a client with it.
+#: Unique, so that no other test's client is affected.
 KEY = f"sk-{uuid.uuid4().hex}"
 OK, NOTE, WARNING, PROBLEM = Level.OK, Level.NOTE, Level.WARNING, Level.PROBLEM
 MakeSettings = Callable[..., Settings]
+T = TypeVar("T")
 
 
-def look(settings: Settings, check: Check) -> dict[str, CheckResult]:
-    """What a check finds, by what it is about; the last word about each."""
-
-    async def found() -> Iterable[CheckResult]:
+def with_context(settings: Settings, use: Callable[[CheckContext], Awaitable[T]]) -> T:
+    async def session() -> T:
         store = connect_async(settings)
         try:
-            return await check(CheckContext(settings, store))
+            return await use(CheckContext(settings, store))
         finally:
             await store.redis.aclose()
 
-    return {finding.what: finding for finding in asyncio.run(found())}
+    return asyncio.run(session())
 
 
-def look_at_redis(store: object, check: Check) -> dict[str, CheckResult]:
-    """The same, over another store."""
-    given = CheckContext(Settings.model_validate({}), cast(AsyncJobStore, store))
+def run_check(settings: Settings, check: Check) -> dict[str, CheckResult]:
+    """Run a check; the last result about each subject, by subject."""
+    return {result.what: result for result in with_context(settings, check)}
 
-    async def found() -> Iterable[CheckResult]:
-        return await check(given)
 
-    return {finding.what: finding for finding in asyncio.run(found())}
+def run_check_on(store: object, check: Check) -> dict[str, CheckResult]:
+    """Run a check with this store in place of a connection to the tests' Redis."""
+    context = CheckContext(Settings.model_validate({}), cast(AsyncJobStore, store))
+
+    async def results() -> Iterable[CheckResult]:
+        return await check(context)
+
+    return {result.what: result for result in asyncio.run(results())}
 
 
 @pytest.fixture
 def store(settings: MakeSettings) -> Iterator[JobStore]:
-    """What workers would write by."""
+    """The store that workers would write to."""
     store = connect(settings())
     with store.redis:
         yield store
@@ -94,19 +87,19 @@ def store(settings: MakeSettings) -> Iterator[JobStore]:
 
 @pytest.fixture
 def configure(store: JobStore) -> Iterator[Callable[..., None]]:
-    """Set up Redis in another way, for the time of a test."""
-    redis: Any = store.redis
+    """Configure Redis for the time of a test."""
+    client: Any = store.redis
     before: dict[str, str] = {}
 
     def set_(**values: object) -> None:
         for given, value in values.items():
             name = given.replace("_", "-")
-            before.setdefault(name, redis.config_get(name)[name])
-            redis.config_set(name, str(value))
+            before.setdefault(name, client.config_get(name)[name])
+            client.config_set(name, str(value))
 
     yield set_
     for name, value in before.items():
-        redis.config_set(name, value)
+        client.config_set(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +110,7 @@ def server() -> Iterator[Emulator]:
 
 @pytest.fixture
 def emulator(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """OpenAI, and the default API key on this machine."""
+    """OpenAI, with the default API key on this machine."""
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", KEY)
     yield server
@@ -128,8 +121,8 @@ def emulator(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emul
 
 
 def test_redis_answers(settings: MakeSettings) -> None:
-    assert look(settings(), redis_server.answers)["connection"].level is OK
-    found = look(settings(), redis_server.server)
+    assert run_check(settings(), redis.connection)["connection"].level is OK
+    found = run_check(settings(), redis.server)
     assert {finding.what: finding.level for finding in found.values()} == {
         "version": OK,
         "persistence": WARNING,
@@ -139,45 +132,45 @@ def test_redis_answers(settings: MakeSettings) -> None:
     assert "appendonly yes" in found["persistence"].advice
 
 
-def test_redis_that_keeps_a_file(settings: MakeSettings, configure: Callable[..., None]) -> None:
-    configure(appendonly="yes")
-    assert look(settings(), redis_server.server)["persistence"].level is OK
-
-
-def test_redis_that_throws_jobs_away(
+def test_redis_with_an_append_only_file(
     settings: MakeSettings, configure: Callable[..., None]
 ) -> None:
+    configure(appendonly="yes")
+    assert run_check(settings(), redis.server)["persistence"].level is OK
+
+
+def test_redis_that_evicts_keys(settings: MakeSettings, configure: Callable[..., None]) -> None:
     configure(maxmemory_policy="allkeys-lru")
-    assert look(settings(), redis_server.server)["eviction"].level is OK
+    assert run_check(settings(), redis.server)["eviction"].level is OK
     configure(maxmemory="1gb")
-    found = look(settings(), redis_server.server)["eviction"]
+    found = run_check(settings(), redis.server)["eviction"]
     assert (found.level, found.seen) == (PROBLEM, "allkeys-lru")
     assert "noeviction" in found.advice
 
 
 @pytest.mark.parametrize(("share", "level"), [(0.5, OK), (0.82, WARNING), (0.95, PROBLEM)])
-def test_redis_that_gets_full(
+def test_redis_with_little_memory_left(
     settings: MakeSettings,
     store: JobStore,
     configure: Callable[..., None],
     share: float,
     level: Level,
 ) -> None:
-    redis: Any = store.redis
-    configure(maxmemory=int(redis.info("memory")["used_memory"] / share))
-    assert look(settings(), redis_server.server)["memory"].level is level
+    client: Any = store.redis
+    configure(maxmemory=int(client.info("memory")["used_memory"] / share))
+    assert run_check(settings(), redis.server)["memory"].level is level
 
 
-def test_a_suggestion_for_small_records(
+def test_the_compact_encoding_of_records(
     settings: MakeSettings, configure: Callable[..., None]
 ) -> None:
-    assert look(settings(), redis_server.record_encoding)["records"].level is NOTE
+    assert run_check(settings(), redis.record_encoding)["records"].level is NOTE
     configure(hash_max_listpack_value=2_048)
-    assert not look(settings(), redis_server.record_encoding)
+    assert not run_check(settings(), redis.record_encoding)
 
 
-class _Says:
-    """A Redis that says of itself what it is told to."""
+class _FakeRedis:
+    """A Redis with the given server information."""
 
     def __init__(self, **info: object) -> None:
         self._info = {"redis_version": "7.2.4", "aof_enabled": 1} | info
@@ -197,13 +190,13 @@ class _Says:
         ({"rdb_last_bgsave_status": "err"}, "persistence", PROBLEM),
     ],
 )
-def test_what_redis_says_of_itself(info: dict[str, object], what: str, level: Level) -> None:
-    assert look_at_redis(_Says(**info), redis_server.server)[what].level is level
+def test_server_information(info: dict[str, object], what: str, level: Level) -> None:
+    assert run_check_on(_FakeRedis(**info), redis.server)[what].level is level
 
 
-def test_a_server_that_says_little_of_itself() -> None:
-    redis = fakeredis.FakeAsyncRedis(decode_responses=True)
-    found = look_at_redis(AsyncJobStore(redis, "test"), redis_server.server)
+def test_a_server_without_information() -> None:
+    client = fakeredis.FakeAsyncRedis(decode_responses=True)
+    found = run_check_on(AsyncJobStore(client, "test"), redis.server)
     assert [finding.level for finding in found.values()] == [NOTE]
 
 
@@ -212,7 +205,7 @@ def test_a_server_that_says_little_of_itself() -> None:
 
 @contextmanager
 def _a_server(date: str | None) -> Iterator[str]:
-    """An HTTP server whose answers claim to be of a time."""
+    """An HTTP server with this date in its responses."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -234,7 +227,7 @@ def _a_server(date: str | None) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("ahead_s", "level", "seen"),
-    [(0, OK, "agrees"), (60, WARNING, "ahead"), (-60, WARNING, "behind"), (3_600, PROBLEM, "3,")],
+    [(0, OK, "within"), (60, WARNING, "ahead"), (-60, WARNING, "behind"), (3_600, PROBLEM, "3,")],
 )
 def test_openai_s_clock(
     settings: MakeSettings,
@@ -245,7 +238,7 @@ def test_openai_s_clock(
 ) -> None:
     with _a_server(formatdate(time.time() + ahead_s, usegmt=True)) as url:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        found = look(settings(), clocks.openai)["OpenAI"]
+        found = run_check(settings(), machine.openai_clock)["OpenAI"]
     assert found.level is level
     assert seen in found.seen
 
@@ -256,45 +249,45 @@ def test_a_server_without_a_clock(
 ) -> None:
     with _a_server(date) as url:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        assert look(settings(), clocks.openai)["OpenAI"].level is NOTE
+        assert run_check(settings(), machine.openai_clock)["OpenAI"].level is NOTE
 
 
-def test_clocks_here_and_openai_away(
+def test_the_redis_clock_and_an_unreachable_openai(
     settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert look(settings(), clocks.redis)["Redis"].level is OK
+    assert run_check(settings(), machine.redis_clock)["Redis"].level is OK
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
-    found = look(settings(), clocks.openai)["OpenAI"]
+    found = run_check(settings(), machine.openai_clock)["OpenAI"]
     assert found.level is WARNING
-    assert "can't be reached from here" in found.seen
+    assert "can't be reached from this machine" in found.seen
 
 
 # Celery
 
 
-def test_a_broker_that_is_there(settings: MakeSettings) -> None:
-    found = look(settings(), celery_fleet.broker)["broker"]
+def test_an_available_broker(settings: MakeSettings) -> None:
+    found = run_check(settings(), fleet.broker)["broker"]
     assert found.level is OK
-    assert "the Redis of the jobs" in found.seen
+    assert "in the same Redis as the jobs" in found.seen
 
 
-def test_a_broker_that_is_away(settings: MakeSettings) -> None:
-    away = settings(broker_url="redis://:hunter2@127.0.0.1:1/0")
-    found = look(away, celery_fleet.broker)["broker"]
+def test_an_unavailable_broker(settings: MakeSettings) -> None:
+    unavailable = settings(broker_url="redis://:hunter2@127.0.0.1:1/0")
+    found = run_check(unavailable, fleet.broker)["broker"]
     assert found.level is PROBLEM
     assert "hunter2" not in str(found)
 
 
-def test_queues_and_what_has_waited_for_long_in_them(
+def test_queues_and_the_age_of_their_messages(
     settings: MakeSettings, store: JobStore, key_prefix: str
 ) -> None:
     Sender(make_app(settings())).send(Step.SUBMIT, "bf-" + "a" * 26)
     old = json.dumps({"headers": {"sent_at": time.time() - 300}})
     cast(Any, store.redis).lpush(f"{key_prefix}.files", old)
-    found = look(settings(), celery_fleet.queues)
+    found = run_check(settings(), fleet.queues)
     assert found[f"{key_prefix}.poll"].seen == "empty"
     assert found[f"{key_prefix}.submit"].level is OK
-    assert found[f"{key_prefix}.submit"].seen.startswith("1 message, the oldest for ")
+    assert found[f"{key_prefix}.submit"].seen.startswith("1 message, the oldest waiting for ")
     assert found[f"{key_prefix}.files"].level is WARNING
     assert f"-Q {key_prefix}.files" in found[f"{key_prefix}.files"].advice
 
@@ -302,7 +295,7 @@ def test_queues_and_what_has_waited_for_long_in_them(
 def test_workers_of_each_queue(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
     store.run(heartbeats.beat("one@host", ["poll", "submit"]))
     store.run(heartbeats.beat("two@host", ["submit"]))
-    found = look(settings(), celery_fleet.workers)
+    found = run_check(settings(), fleet.workers)
     assert found["workers on submit"].seen == "2: one@host, two@host"
     assert found["workers on poll"].level is OK
     assert found["workers on files"].level is PROBLEM
@@ -311,16 +304,16 @@ def test_workers_of_each_queue(settings: MakeSettings, store: JobStore, key_pref
     )
 
 
-def test_beat_s_last_tick(settings: MakeSettings, store: JobStore) -> None:
-    assert look(settings(), celery_fleet.beat)["beat"].level is PROBLEM
+def test_the_last_sweep(settings: MakeSettings, store: JobStore) -> None:
+    assert run_check(settings(), fleet.beat)["beat"].level is PROBLEM
     store.run(heartbeats.record_event("sweep"))
-    assert look(settings(), celery_fleet.beat)["beat"].level is OK
+    assert run_check(settings(), fleet.beat)["beat"].level is OK
     store.run(heartbeats.record_event(sweep=store.run(records.time()) - 60))
-    found = look(settings(), celery_fleet.beat)["beat"]
+    found = run_check(settings(), fleet.beat)["beat"]
     assert found.level is PROBLEM
-    assert "1 min 0 s ago" in found.seen
+    assert "last sweep 1 min" in found.seen
     assert "celery -A batchflow_workers beat" in found.advice
-    assert look(settings(sweep_interval_s=60), celery_fleet.beat)["beat"].level is OK
+    assert run_check(settings(sweep_interval_s=60), fleet.beat)["beat"].level is OK
 
 
 # Jobs
@@ -333,12 +326,12 @@ def _batch(store: JobStore, *, due_in_s: float = 600) -> str:
     return job_request.job_id
 
 
-def test_jobs_that_nobody_attends_to(settings: MakeSettings, store: JobStore) -> None:
-    assert look(settings(), due_jobs.overdue)["due jobs"].level is OK
+def test_overdue_jobs(settings: MakeSettings, store: JobStore) -> None:
+    assert run_check(settings(), fleet.overdue_jobs)["due jobs"].level is OK
     _batch(store)
-    assert look(settings(), due_jobs.overdue)["due jobs"].level is OK
+    assert run_check(settings(), fleet.overdue_jobs)["due jobs"].level is OK
     _batch(store, due_in_s=-90)
-    found = look(settings(), due_jobs.overdue)["due jobs"]
+    found = run_check(settings(), fleet.overdue_jobs)["due jobs"]
     assert found.level is PROBLEM
     assert "1 min 30 s" in found.seen
 
@@ -346,21 +339,21 @@ def test_jobs_that_nobody_attends_to(settings: MakeSettings, store: JobStore) ->
 def test_polls_that_have_stopped(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
     long_ago_s = store.run(records.time()) - 3_600
     store.run(heartbeats.record_event(poll=long_ago_s))
-    assert look(settings(), due_jobs.polls)["polls"].level is OK, "no batch is running"
+    assert run_check(settings(), fleet.polls)["polls"].level is OK, "no batch is running"
     job_id = _batch(store)
-    assert look(settings(), due_jobs.polls)["polls"].level is OK, "the batch is new"
+    assert run_check(settings(), fleet.polls)["polls"].level is OK, "the batch is new"
     older = {f"all batch running {long_ago_s - 60:.6f} {job_id}": 0}
     store.redis.zadd(keys.full(key_prefix, keys.INDEX), older)
-    assert look(settings(), due_jobs.polls)["polls"].level is PROBLEM
+    assert run_check(settings(), fleet.polls)["polls"].level is PROBLEM
     store.run(heartbeats.record_event("poll"))
-    assert look(settings(), due_jobs.polls)["polls"].level is OK
+    assert run_check(settings(), fleet.polls)["polls"].level is OK
 
 
-def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) -> None:
+def test_jobs_that_wait_for_quota(settings: MakeSettings, store: JobStore) -> None:
     job = store.run(records.get(_batch(store)))
     assert job
     wait_in_queue(store, "KEY|gpt-test", job.id)
-    found = look(settings(), due_jobs.polls)["waiting"]
+    found = run_check(settings(), fleet.polls)["waiting"]
     assert found.level is WARNING
     assert "1 job" in found.seen
 
@@ -368,13 +361,13 @@ def test_jobs_that_wait_for_capacity(settings: MakeSettings, store: JobStore) ->
 # OpenAI
 
 
-def test_a_key_that_openai_takes(settings: MakeSettings, emulator: Emulator) -> None:
-    assert look(settings(), api_keys.credentials)["FLYTE_OPENAI_API_KEY"].level is OK
+def test_an_accepted_key(settings: MakeSettings, emulator: Emulator) -> None:
+    assert run_check(settings(), credentials.credentials)["FLYTE_OPENAI_API_KEY"].level is OK
 
 
-def test_a_key_that_openai_refuses(settings: MakeSettings, emulator: Emulator) -> None:
+def test_a_rejected_key(settings: MakeSettings, emulator: Emulator) -> None:
     emulator.configure(refused_keys=[KEY])
-    found = look(settings(), api_keys.credentials)["FLYTE_OPENAI_API_KEY"]
+    found = run_check(settings(), credentials.credentials)["FLYTE_OPENAI_API_KEY"]
     assert found.level is PROBLEM
     assert "HTTP 401" in found.seen
     assert KEY not in str(found)
@@ -382,30 +375,24 @@ def test_a_key_that_openai_refuses(settings: MakeSettings, emulator: Emulator) -
 
 def test_an_outage_at_openai(settings: MakeSettings, emulator: Emulator) -> None:
     emulator.outage(status=503)
-    assert look(settings(), api_keys.credentials)["FLYTE_OPENAI_API_KEY"].level is WARNING
+    assert run_check(settings(), credentials.credentials)["FLYTE_OPENAI_API_KEY"].level is WARNING
 
 
-def test_a_key_of_which_only_the_workers_know(
+def test_a_key_that_only_the_workers_have(
     settings: MakeSettings, store: JobStore, emulator: Emulator
 ) -> None:
     credential = Credential(group="elsewhere", key="api_key")
     spec = BatchSpec(credential=credential, input_file_id="file-1", config={})
     store.run(records.create(a_job_request(spec=spec), due_in_s=600))
-    found = look(settings(), api_keys.credentials)
+    found = run_check(settings(), credentials.credentials)
     assert list(found) == ["elsewhere/api_key"]
     assert found["elsewhere/api_key"].level is NOTE
-    assert look(settings(), webhook_setup.endpoints)["endpoints of elsewhere/api_key"].level is NOTE
+    assert run_check(settings(), gateway.endpoints)["endpoints of elsewhere/api_key"].level is NOTE
 
 
-def test_a_key_that_the_workers_leave_alone(settings: MakeSettings, store: JobStore) -> None:
+def test_a_key_that_the_workers_back_off_from(settings: MakeSettings, store: JobStore) -> None:
     def levels() -> list[Level]:
-        async def found() -> list[Level]:
-            given = connect_async(settings())
-            findings = await api_keys.credentials(CheckContext(settings(), given))
-            await given.redis.aclose()
-            return [finding.level for finding in findings]
-
-        return asyncio.run(found())
+        return [result.level for result in with_context(settings(), credentials.credentials)]
 
     store.run(backoff.extend("FLYTE_OPENAI_API_KEY", message="Why."))
     assert levels() == [WARNING, NOTE]
@@ -417,66 +404,66 @@ def test_a_key_that_the_workers_leave_alone(settings: MakeSettings, store: JobSt
 
 
 def test_signing_secrets(settings: MakeSettings) -> None:
-    assert look(settings(), webhook_setup.secrets)["secret"].level is WARNING
+    assert run_check(settings(), gateway.webhook_secrets)["secret"].level is WARNING
     good = settings(webhook_secrets=[SECRET, SECRET])
-    assert look(good, webhook_setup.secrets)["secret"].seen == "2 secrets"
+    assert run_check(good, gateway.webhook_secrets)["secret"].seen == "2 secrets"
 
 
 def test_endpoints_at_openai(settings: MakeSettings, emulator: Emulator, key_prefix: str) -> None:
     name, public_url = "endpoints of FLYTE_OPENAI_API_KEY", f"https://{key_prefix}.example.com"
     url = f"{public_url}{WEBHOOK_PATH}"
     here = settings(public_url=public_url, webhook_secrets=[SECRET])
-    found = look(here, webhook_setup.endpoints)[name]
+    found = run_check(here, gateway.endpoints)[name]
     assert found.level is WARNING
     assert f"batchflow webhooks register {url}" in found.advice
-    assert look(settings(public_url=public_url), webhook_setup.endpoints)[name].level is NOTE
+    assert run_check(settings(public_url=public_url), gateway.endpoints)[name].level is NOTE
 
     with emulator.sdk("org-default") as client:
         some = client.webhooks.create(name="x", url=url, event_types=["batch.completed"])
-        assert "batch.failed" in look(here, webhook_setup.endpoints)[name].seen
+        assert "batch.failed" in run_check(here, gateway.endpoints)[name].seen
         client.webhooks.update(
             some.id,
             event_types=["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"],
         )
-        found = look(here, webhook_setup.endpoints)[name]
+        found = run_check(here, gateway.endpoints)[name]
         assert (found.level, found.seen) == (OK, url)
         client.webhooks.delete(some.id)
 
 
 def test_a_server_without_webhooks(settings: MakeSettings, emulator: Emulator) -> None:
     emulator.outage(status=404, operations=["webhooks.*"])
-    found = look(settings(), webhook_setup.endpoints)["endpoints of FLYTE_OPENAI_API_KEY"]
+    found = run_check(settings(), gateway.endpoints)["endpoints of FLYTE_OPENAI_API_KEY"]
     assert found.level is NOTE
     assert "has no API for webhook endpoints" in found.seen
 
 
 def test_deliveries(settings: MakeSettings, store: JobStore) -> None:
-    assert look(settings(), webhook_setup.deliveries)["deliveries"].level is NOTE
+    assert run_check(settings(), gateway.deliveries)["deliveries"].level is NOTE
     store.run(metrics.count("webhook_deliveries", "rejected"))
-    assert look(settings(), webhook_setup.deliveries)["deliveries"].level is WARNING
+    assert run_check(settings(), gateway.deliveries)["deliveries"].level is WARNING
     store.run(heartbeats.record_event("webhook"))
-    assert look(settings(), webhook_setup.deliveries)["deliveries"].level is OK
+    assert run_check(settings(), gateway.deliveries)["deliveries"].level is OK
 
 
 # Files
 
 
-def test_places_for_files(settings: MakeSettings, store: JobStore, tmp_path: Path) -> None:
+def test_file_locations(settings: MakeSettings, store: JobStore, tmp_path: Path) -> None:
     here = settings(allowed_uris=f"{tmp_path}/,{tmp_path}/none/,s3://")
-    found = look(here, storage.places)
+    found = run_check(here, machine.file_locations)
     assert found[f"{tmp_path}/"].level is OK
     assert found[f"{tmp_path}/none/"].level is WARNING
     assert found["object stores"].level is NOTE
     assert not list(tmp_path.iterdir())
 
     store.run(heartbeats.beat(f"celery@{socket.gethostname()}", [Queue.FILES]))
-    found = look(here, storage.places)
-    assert found[f"{tmp_path}/none/"].level is PROBLEM, "a worker of this machine goes there"
+    found = run_check(here, machine.file_locations)
+    assert found[f"{tmp_path}/none/"].level is PROBLEM, "a worker on this machine uses it"
 
 
 def test_object_storage(settings: MakeSettings, key_prefix: str) -> None:
     uri = f"memory://{key_prefix}/"
-    assert look(settings(allowed_uris=uri), storage.places)[uri].level is OK
+    assert run_check(settings(allowed_uris=uri), machine.file_locations)[uri].level is OK
     assert not fsspec.filesystem("memory").find(uri)
 
 
@@ -486,34 +473,34 @@ def test_object_storage(settings: MakeSettings, key_prefix: str) -> None:
 def test_a_gateway_and_its_settings(settings: MakeSettings) -> None:
     with running_gateway(settings(webhook_secrets=[SECRET])) as ready:
         here = settings(public_url=ready.url, api_token="t" * 32)
-        assert {f.level for f in look(here, gateway_server.settings).values()} == {OK}
-        assert look(here, gateway_server.answers)["gateway"].level is OK
+        assert {f.level for f in run_check(here, gateway.settings).values()} == {OK}
+        assert run_check(here, gateway.readiness)["gateway"].level is OK
 
 
 def test_a_gateway_without_a_secret(settings: MakeSettings) -> None:
     with running_gateway(settings()) as ready:
-        found = look(settings(public_url=ready.url), gateway_server.answers)["gateway"]
+        found = run_check(settings(public_url=ready.url), gateway.readiness)["gateway"]
     assert found.level is WARNING
     assert "OPENAI_WEBHOOK_SECRET" in found.advice
 
 
-def test_a_gateway_that_is_none(settings: MakeSettings, emulator: Emulator) -> None:
+def test_an_address_without_a_gateway(settings: MakeSettings, emulator: Emulator) -> None:
     for url in ("http://127.0.0.1:1", emulator.base_url):
-        assert look(settings(public_url=url), gateway_server.answers)["gateway"].level is WARNING
-    assert not look(settings(), gateway_server.answers)
+        assert run_check(settings(public_url=url), gateway.readiness)["gateway"].level is WARNING
+    assert not run_check(settings(), gateway.readiness)
 
 
-def test_settings_of_a_gateway_that_could_be_better(settings: MakeSettings) -> None:
-    found = look(settings(), gateway_server.settings)
+def test_gateway_settings_to_improve(settings: MakeSettings) -> None:
+    found = run_check(settings(), gateway.settings)
     assert [found[what].level for what in ("address", "token")] == [NOTE, NOTE]
     short = settings(public_url="http://batchflow.example.com", api_token="secret-token-123")
-    found = look(short, gateway_server.settings)
+    found = run_check(short, gateway.settings)
     assert [found[what].level for what in ("address", "token")] == [WARNING, NOTE]
     assert "secret-token-123" not in str(found)
 
 
 def test_versions(settings: MakeSettings) -> None:
-    found = look(settings(), software.versions)
+    found = run_check(settings(), machine.software)
     assert all(found[name].seen[0].isdigit() for name in ("Python", "openai", "celery"))
 
 
@@ -531,55 +518,48 @@ def _doctor(*options: str, **env: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_without_redis_the_rest_is_looked_at_all_the_same() -> None:
-    code, told = _doctor("--json", BATCHFLOW_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+def test_without_redis_the_other_checks_are_made() -> None:
+    code, output = _doctor("--json", BATCHFLOW_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
     assert code == 1
-    assert "hunter2" not in told
-    sections = {section["name"]: section["findings"] for section in json.loads(told)["sections"]}
+    assert "hunter2" not in output
+    sections = {section["name"]: section["findings"] for section in json.loads(output)["sections"]}
     connection = sections["Redis"][0]
     assert (connection["what"], connection["level"]) == ("connection", "problem")
     assert connection["seen"].startswith("Redis can't be reached")
     assert [finding["level"] for finding in sections["Jobs"]] == ["note", "note"]
     assert all(finding["level"] == "ok" for finding in sections["Software"])
-    assert "this check broke" not in told
+    assert "the check failed" not in output
 
 
-def test_a_secret_that_is_none_is_a_problem_and_not_shown(redis_url: str, key_prefix: str) -> None:
-    code, told = _doctor(
+def test_an_invalid_secret_is_a_problem_and_not_shown(redis_url: str, key_prefix: str) -> None:
+    code, output = _doctor(
         BATCHFLOW_REDIS_URL=redis_url,
         BATCHFLOW_KEY_PREFIX=key_prefix,
         OPENAI_WEBHOOK_SECRET=f"{SECRET},hunter2",
     )
     assert code == 1
-    assert "secret 2 in it does not begin with whsec_" in told
-    assert "hunter2" not in told
+    assert "secret 2 in it does not begin with whsec_" in output
+    assert "hunter2" not in output
 
 
-def test_a_check_has_limited_time_and_may_break(
+def test_a_check_may_time_out_or_fail(
     settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def sleeps(look: CheckContext) -> list[CheckResult]:
+    async def sleeps(context: CheckContext) -> list[CheckResult]:
         await asyncio.sleep(3_600)
         return []
 
-    async def breaks(look: CheckContext) -> list[CheckResult]:
+    async def breaks(context: CheckContext) -> list[CheckResult]:
         raise ValueError("sk-secret")
 
-    async def fine(look: CheckContext) -> list[CheckResult]:
+    async def fine(context: CheckContext) -> list[CheckResult]:
         return [CheckResult(OK, "fine", "fine")]
 
-    monkeypatch.setattr(run_checks, "LIMIT_S", 0.1)
-    monkeypatch.setattr(run_checks, "_CHECKS", [("All", (sleeps, breaks, fine))])
+    monkeypatch.setattr(doctor, "_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(doctor, "_CHECKS", [("All", (sleeps, breaks, fine))])
 
-    async def all_of_it() -> list[run_checks.Section]:
-        store = connect_async(settings())
-        try:
-            return await run_checks.run_checks(CheckContext(settings(), store))
-        finally:
-            await store.redis.aclose()
-
-    (section,) = asyncio.run(all_of_it())
+    (section,) = with_context(settings(), doctor.run_checks)
     assert [finding.level for finding in section.findings] == [PROBLEM, PROBLEM, OK]
-    assert "no answer within 0.1 s" in section.findings[0].seen
+    assert "timed out after 0.1 s" in section.findings[0].seen
     assert "ValueError" in section.findings[1].seen
     assert "sk-secret" not in str(section)

@@ -1,4 +1,4 @@
-"""Wrong usage: one sentence on stderr, the right exit code, and nothing started."""
+"""Invalid usage: a message on stderr, the right exit code, and nothing started."""
 
 import os
 import subprocess
@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchflow.cli import main
-from batchflow.cli.exit_codes import Interrupted, JobFailed, exit_code
-from batchflow.cli.group import LazyCommand
+from batchflow.cli.command_group import Interrupted, JobFailed, LazyCommand, exit_code
 from batchflow.errors import (
     BatchflowError,
     CredentialMissing,
@@ -80,7 +79,7 @@ def test_version() -> None:
     assert _call("--version").output.startswith("batchflow 0.")
 
 
-def test_what_is_not_installed_is_named() -> None:
+def test_a_missing_extra_is_named() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'flyte-batchflow\[local\]'"):
         LazyCommand("not_installed_anywhere:run", "local", "").load("run")
 
@@ -109,7 +108,7 @@ def test_without_redis_url(name: str) -> None:
     assert result.stderr.startswith("Error: BATCHFLOW_REDIS_URL is not set.")
 
 
-def test_redis_away() -> None:
+def test_unavailable_redis() -> None:
     result = _call("list", "--json", BATCHFLOW_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: Redis can't be reached")
@@ -117,14 +116,14 @@ def test_redis_away() -> None:
     assert not result.stdout
 
 
-def test_no_redis_url_at_all() -> None:
+def test_an_invalid_redis_url() -> None:
     result = _call("list", BATCHFLOW_REDIS_URL="hunter2")
     assert result.exit_code == 2
     assert "hunter2" not in result.output
 
 
 @pytest.mark.parametrize("name", ["status", "cancel"])
-def test_an_id_that_is_none(name: str) -> None:
+def test_an_invalid_id(name: str) -> None:
     result = _call(name, "not an id", BATCHFLOW_REDIS_URL="redis://127.0.0.1:1/0")
     assert result.exit_code == 2
     assert "Not a valid id" in result.stderr
@@ -139,7 +138,7 @@ def test_an_id_that_is_none(name: str) -> None:
         (b"\xff\n", "line 1: not UTF-8"),
     ],
 )
-def test_a_file_that_can_not_work(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_an_invalid_file(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "in.jsonl"
     if content is not None:
         path.write_bytes(content)
@@ -157,35 +156,33 @@ def test_a_file_that_can_not_work(tmp_path: Path, content: bytes | None, message
         (["--metadata", "a=1", "--metadata", "a=2"], "twice"),
         (["--metadata", "batchflow_job=1"], "batchflow_job"),
         (["--secret", "x"], "GROUP/KEY"),
-        (["--secret", "a/../b"], "name of a secret"),
-        (["--organization", "a b"], "name of an organization"),
+        (["--secret", "a/../b"], "not a valid name"),
+        (["--organization", "a b"], "not a valid organization"),
         (["--endpoint", "/v1/other"], "must be the same"),
         (["--completion-window", ""], "completion_window"),
     ],
 )
-def test_options_that_can_not_work(
-    tmp_path: Path, good: str, options: list[str], message: str
-) -> None:
+def test_invalid_options(tmp_path: Path, good: str, options: list[str], message: str) -> None:
     result = _call("run", good, *options, "--output-dir", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert message in result.stderr
 
 
-def test_an_output_folder_that_can_not_be(tmp_path: Path, good: str) -> None:
+def test_an_output_folder_that_is_a_file(tmp_path: Path, good: str) -> None:
     (tmp_path / "out").write_text("a file")
     result = _call("run", good, "--output-dir", str(tmp_path / "out"))
     assert result.exit_code == 2
-    assert "Nothing can be written" in result.stderr
+    assert "not writable" in result.stderr
 
 
-def test_a_base_url_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_url_without_a_key_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
     with pytest.raises(InvalidSettings, match="Set OPENAI_API_KEY"):
         export_api_key(Credential())
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "FLYTE_OPENAI_API_KEY"])
-def test_a_key_is_put_where_the_workers_look(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_api_key_is_exported_for_the_workers(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", "")
     assert not export_api_key(Credential())
     monkeypatch.setenv(name, "sk-1")
@@ -193,7 +190,7 @@ def test_a_key_is_put_where_the_workers_look(monkeypatch: pytest.MonkeyPatch, na
     assert os.environ["_FSEC_FLYTE_OPENAI_API_KEY"] == "sk-1"
 
 
-def test_a_secret_that_is_not_there_is_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_secret_is_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", "sk-1")
     with pytest.raises(CredentialMissing, match="no/such"):
         export_api_key(Credential(group="no", key="such"))
@@ -214,7 +211,7 @@ def test_a_secret_that_is_not_there_is_not_emulated(monkeypatch: pytest.MonkeyPa
         ("http://10.0.0.1/webhooks/openai", "only to https:// URLs"),
     ],
 )
-def test_a_url_to_which_openai_delivers_nothing(url: str, message: str) -> None:
+def test_an_invalid_webhook_url(url: str, message: str) -> None:
     result = _call("webhooks", "register", url)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -222,18 +219,18 @@ def test_a_url_to_which_openai_delivers_nothing(url: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a" * 257, "a\nb"])
-def test_a_name_that_an_endpoint_can_not_have(name: str) -> None:
+def test_an_invalid_endpoint_name(name: str) -> None:
     result = _call("webhooks", "register", "https://batchflow.example.com/", "--name", name)
     assert result.exit_code == 2
     assert "--name" in result.stderr
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "soon"])
-def test_an_interval_that_is_none(interval: str) -> None:
+def test_an_invalid_interval(interval: str) -> None:
     assert _call("watch", "--interval", interval).exit_code == 2
 
 
-def test_up_says_when_its_options_do_not_fit(tmp_path: Path) -> None:
+def test_up_rejects_a_data_dir_for_a_given_redis(tmp_path: Path) -> None:
     result = _call("up", "--data-dir", str(tmp_path), BATCHFLOW_REDIS_URL="redis://127.0.0.1:1/0")
     assert result.exit_code == 2
     assert "--data-dir" in result.stderr

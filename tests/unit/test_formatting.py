@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from batchflow.overview import formatting
+from batchflow.overview.untrusted_text import one_line
 
 NOW = datetime(2026, 7, 4, 12, 0, tzinfo=UTC)
 
@@ -73,7 +74,7 @@ def test_an_execution(execution: str, name: str, location: str) -> None:
 
 
 def test_a_long_message_is_cut_and_one_line() -> None:
-    assert formatting.one_line(" a\n b\t c ", 300) == "a b c"
-    cut = formatting.one_line("x" * 5_000, 300)
+    assert one_line(" a\n b\t c ", 300) == "a b c"
+    cut = one_line("x" * 5_000, 300)
     assert len(cut) < 500
     assert cut.endswith("…")

@@ -1,1 +1,1 @@
-"""What ``batchflow doctor`` checks: each part that Batchflow stands on, from this machine."""
+"""The checks of ``batchflow doctor``, made from this machine with its settings."""

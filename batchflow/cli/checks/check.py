@@ -1,4 +1,4 @@
-"""What a check is given, and what it answers."""
+"""What a check receives and returns."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,20 +15,20 @@ T = TypeVar("T")
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """How serious a result is."""
 
     OK = "ok"
-    #: Nothing to worry about: a suggestion, or what can't be told from here.
+    #: A suggestion, or something that can't be checked from here.
     NOTE = "note"
-    #: It works, and not as it should.
+    #: Jobs are processed, but not as well as they should be.
     WARNING = "warning"
-    #: Jobs don't go on, or may be lost from sight.
+    #: Jobs are not processed, or may be lost.
     PROBLEM = "problem"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was seen, in words without secrets, and what to do about it."""
+    """What a check found, without secrets, and what to do about it."""
 
     level: Level
     what: str
@@ -38,26 +38,28 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class CheckContext:
-    """Where checks look."""
+    """The settings of this machine, and the job store that they name."""
 
     settings: Settings
     store: AsyncJobStore
 
 
-#: Looks at one thing. Errors of ours that it raises are findings, too.
+#: A Batchflow error that it raises is reported as a problem.
 Check = Callable[[CheckContext], Awaitable[Iterable[CheckResult]]]
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """What blocking work returns. Its thread is left behind when nobody waits for it any more, and
-    doesn't keep the process from ending, as those of ``asyncio.to_thread`` would."""
+    """Run blocking work in a daemon thread.
+
+    Unlike the threads of ``asyncio.to_thread``, it does not keep the process alive after a timeout.
+    """
     done: Future[T] = Future()
     done.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             done.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
             done.set_exception(error)
 
     Thread(target=run, name="doctor", daemon=True).start()

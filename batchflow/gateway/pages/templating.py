@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from batchflow.gateway.security.access import Access, csrf_token, principal_of
 from batchflow.links import batch_page, file_page
-from batchflow.overview import formatting
+from batchflow.overview import formatting, untrusted_text
 
 _STATIC: Final = Path(__file__).parent / "static"
 _DIGEST_CHARS: Final = 10
@@ -49,7 +49,7 @@ def static(name: str) -> str:
 def printable(value: object) -> object:
     """A value without unprintable characters; applied to every value in a template."""
     # Markup is a subclass of str, made of values that were processed before.
-    return formatting.printable(value) if type(value) is str else value
+    return untrusted_text.printable(value) if type(value) is str else value
 
 
 _environment = Environment(
@@ -70,7 +70,7 @@ _environment.filters |= {
     "json": partial(json.dumps, indent=2, ensure_ascii=False),
     "left": formatting.left,
     "number": formatting.number,
-    "one_line": partial(formatting.one_line, max_chars=_MESSAGE_CHARS),
+    "one_line": partial(untrusted_text.one_line, max_chars=_MESSAGE_CHARS),
     "percent": formatting.percent,
     "short_id": formatting.short_id,
     "size": formatting.size,

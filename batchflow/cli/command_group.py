@@ -1,4 +1,8 @@
-"""A click group that imports a command when it is used, and shows errors as sentences."""
+"""A click group that imports commands on first use and turns errors into messages and exit codes.
+
+Exit codes are 1 for failures, 2 for what the user has to correct, and 130 after Ctrl-C, as in
+shells.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,21 +12,48 @@ from typing import Any
 
 import click
 
-from batchflow.cli.exit_codes import Shown
-from batchflow.errors import BatchflowError, MissingExtra
+from batchflow.errors import (
+    BatchflowError,
+    CredentialMissing,
+    InvalidInput,
+    InvalidSettings,
+    MissingExtra,
+)
+from batchflow.overview.untrusted_text import printable
+
+_FAILED, _INVALID, _INTERRUPTED = 1, 2, 130
+
+
+class JobFailed(BatchflowError):
+    """Raised when a job did not succeed; the message is the job's."""
+
+
+class Interrupted(BatchflowError):
+    """Raised when the user stopped a command before it was done."""
+
+
+def exit_code(error: BatchflowError) -> int:
+    """Return the exit code of a command that raised this error."""
+    match error:
+        case InvalidInput() | InvalidSettings() | MissingExtra() | CredentialMissing():
+            return _INVALID
+        case Interrupted():
+            return _INTERRUPTED
+    return _FAILED
 
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """Where a command is: ``<module>:<name>``."""
+    """A command that is not imported yet."""
 
+    #: ``<module>:<name>``
     target: str
     #: The optional dependencies that it needs.
     extra: str
     help: str
 
     def load(self, name: str) -> click.Command:
-        """Import it; raises MissingExtra when something that it needs is not installed."""
+        """Import the command; raises MissingExtra if a dependency is not installed."""
         module, _, attribute = self.target.partition(":")
         try:
             command: click.Command = getattr(import_module(module), attribute)
@@ -30,14 +61,14 @@ class LazyCommand:
             if (error.name or "").startswith("batchflow."):
                 raise
             raise MissingExtra(
-                f"`batchflow {name}` needs more than is installed here ({error}). "
+                f"`batchflow {name}` needs packages that are not installed ({error}). "
                 f"Run: pip install 'flyte-batchflow[{self.extra}]'"
             ) from error
         return command
 
 
 class LazyGroup(click.Group):
-    """The commands by name; ``--help`` imports none of them."""
+    """A group whose ``--help`` imports none of its commands."""
 
     def __init__(self, *, lazy_commands: Mapping[str, LazyCommand], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -68,7 +99,16 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BatchflowError as error:
-            raise Shown(error) from error
+            raise _CommandError(error) from error
+
+
+class _CommandError(click.ClickException):
+    """An error as click prints it: ``Error: ...`` on stderr."""
+
+    def __init__(self, error: BatchflowError) -> None:
+        super().__init__(printable(str(error)))
+        # click declares the exit code as a class variable, but reads it from the instance.
+        vars(self)["exit_code"] = exit_code(error)
 
 
 def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Where a run stands: a bar in a terminal, a line per change elsewhere. All of it on stderr."""
+"""Progress of ``batchflow run`` on stderr: a bar in a terminal, elsewhere a line per change."""
 
 import threading
 import time
@@ -11,17 +11,17 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from batchflow.cli.text import duration, one_line
 from batchflow.jobs import Job
+from batchflow.overview.untrusted_text import one_line
 from batchflow.states import JobKind, JobState, Stage
 
-_LOOK_EVERY_S = 0.25
+_REFRESH_S = 0.25
 _MESSAGE_CHARS = 200
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run stands."""
+class RunProgress:
+    """How far a run has got."""
 
     phase: str
     completed: int = 0
@@ -30,29 +30,29 @@ class Standing:
     message: str = ""
     batch_id: str | None = None
 
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Return the progress of a run by its latest job."""
+        return cls(
+            phase=_phase(job),
+            completed=job.completed,
+            failed=job.failed,
+            total=job.total if job.kind is JobKind.BATCH else 0,
+            message=job.message if not job.terminal else "",
+            batch_id=job.batch_id,
+        )
+
     @property
     def counts(self) -> str:
-        """``12 of 240``, and how many of them failed."""
+        """``12 of 240, 3 failed``"""
         if not self.total:
             return ""
         failed = f", {self.failed:,} failed" if self.failed else ""
         return f"{self.completed + self.failed:,} of {self.total:,}{failed}"
 
 
-def standing(job: Job) -> Standing:
-    """What the run's latest job says."""
-    return Standing(
-        phase=_phase(job),
-        completed=job.completed,
-        failed=job.failed,
-        total=job.total if job.kind is JobKind.BATCH else 0,
-        message=job.message if not job.terminal else "",
-        batch_id=job.batch_id,
-    )
-
-
 class Display(Protocol):
-    """Shows where a run stands, between entering and leaving it."""
+    """A context in which progress is shown."""
 
     def __enter__(self) -> Self: ...
 
@@ -64,20 +64,20 @@ class Display(Protocol):
         /,
     ) -> None: ...
 
-    def show(self, now: Standing) -> None:
-        """Show it."""
+    def show(self, progress: RunProgress) -> None:
+        """Show the current progress."""
 
 
 def make_display(console: Console) -> Display:
-    """A bar if there is a terminal to draw it on, else lines."""
+    """Return a bar for a terminal, and lines for anything else."""
     return Bar(console) if console.is_terminal else Lines(console)
 
 
 class Bar(Progress):
-    """A live bar that disappears when it is left."""
+    """A live bar that disappears at the end."""
 
     def __init__(self, console: Console) -> None:
-        self._message = ""  # drawn as soon as there is a bar
+        self._message = ""  # Progress renders while it is initialized
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -89,14 +89,14 @@ class Bar(Progress):
         )
         self._task = self.add_task("", total=None, counts="")
 
-    def show(self, now: Standing) -> None:
-        self._message = one_line(now.message, min(_MESSAGE_CHARS, self.console.width - 2))
+    def show(self, progress: RunProgress) -> None:
+        self._message = one_line(progress.message, min(_MESSAGE_CHARS, self.console.width - 2))
         self.update(
             self._task,
-            description=f"{now.phase:<12}",
-            total=now.total or None,
-            completed=now.completed + now.failed,
-            counts=now.counts,
+            description=f"{progress.phase:<12}",
+            total=progress.total or None,
+            completed=progress.completed + progress.failed,
+            counts=progress.counts,
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -110,7 +110,7 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._last = ("", "")
 
     def __enter__(self) -> Self:
@@ -125,25 +125,25 @@ class Lines:
     ) -> None:
         return
 
-    def show(self, now: Standing) -> None:
-        message = one_line(now.message, _MESSAGE_CHARS)
-        if (now.phase, message) == self._last:
+    def show(self, progress: RunProgress) -> None:
+        message = one_line(progress.message, _MESSAGE_CHARS)
+        if (progress.phase, message) == self._last:
             return
-        self._last = (now.phase, message)
-        parts = [now.phase, now.batch_id or "", now.counts, message]
+        self._last = (progress.phase, message)
+        parts = [progress.phase, progress.batch_id or "", progress.counts, message]
         line = ", ".join(part for part in parts if part)
-        elapsed = duration(time.monotonic() - self._began)
-        self._console.print(Text(f"[{elapsed:>8}] {line}"), soft_wrap=True)
+        elapsed_s = time.monotonic() - self._started
+        self._console.print(Text(f"[{elapsed_s:6.1f} s] {line}"), soft_wrap=True)
 
 
-class Follower:
-    """Looks where the run stands, in a thread of its own, until it is left."""
+class ProgressThread:
+    """A thread that reads the progress and shows it until this context is left."""
 
-    def __init__(self, look: Callable[[], Standing | None], display: Display) -> None:
-        self._look = look
+    def __init__(self, read: Callable[[], RunProgress | None], display: Display) -> None:
+        self._read = read
         self._display = display
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -153,11 +153,10 @@ class Follower:
         self._done.set()
         self._thread.join()
 
-    def _follow(self) -> None:
-        while not self._done.wait(_LOOK_EVERY_S):
-            now = self._look()
-            if now:
-                self._display.show(now)
+    def _loop(self) -> None:
+        while not self._done.wait(_REFRESH_S):
+            if progress := self._read():
+                self._display.show(progress)
 
 
 def _phase(job: Job) -> str:
