@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchflow.flyte1.images import OpenAIFileDefaultImages
-    from batchflow.flyte1.results import BatchResult
-    from batchflow.flyte1.tasks import (
-        BatchEndpointTask,
-        DownloadJSONFilesTask,
-        OpenAIFileConfig,
-        UploadJSONLFileTask,
-    )
-    from batchflow.flyte1.workflow import create_batch
+    from batchflow.flyte1.executors import DownloadJSONFilesExecutor as DownloadJSONFilesExecutor
+    from batchflow.flyte1.executors import UploadJSONLFileExecutor as UploadJSONLFileExecutor
+    from batchflow.flyte1.images import OpenAIFileDefaultImages as OpenAIFileDefaultImages
+    from batchflow.flyte1.results import BatchResult as BatchResult
+    from batchflow.flyte1.tasks import BatchEndpointTask as BatchEndpointTask
+    from batchflow.flyte1.tasks import DownloadJSONFilesTask as DownloadJSONFilesTask
+    from batchflow.flyte1.tasks import OpenAIFileConfig as OpenAIFileConfig
+    from batchflow.flyte1.tasks import UploadJSONLFileTask as UploadJSONLFileTask
+    from batchflow.flyte1.workflow import create_batch as create_batch
 
 _MODULE_OF = {
     "BatchEndpointTask": "batchflow.flyte1.tasks",
@@ -30,17 +30,7 @@ _MODULE_OF = {
     "create_batch": "batchflow.flyte1.workflow",
 }
 
-__all__ = [
-    "BatchEndpointTask",
-    "BatchResult",
-    "DownloadJSONFilesExecutor",
-    "DownloadJSONFilesTask",
-    "OpenAIFileConfig",
-    "OpenAIFileDefaultImages",
-    "UploadJSONLFileExecutor",
-    "UploadJSONLFileTask",
-    "create_batch",
-]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -95,7 +95,7 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         except StoreUnavailable as error:
             logger.warning("%s: %s", job_id, error)
             _remember_reported_running(job_id)
-            return resources.unreachable_resource(job_id)
+            return resources.running_resource(job_id, resources.UNREACHABLE)
         except InvalidInput as error:
             return resources.refused_resource(str(error))
         return resources.resource_of(
@@ -192,9 +192,9 @@ async def _rebuild(job_request: JobRequest) -> Resource:
         records.create(job_request, due_in_s=0, source="get", rebuilt=True)
     )
     if not created.new:
-        return resources.unreadable_resource(job_request.job_id)
+        return resources.running_resource(job_request.job_id, resources.UNREADABLE)
     logger.warning("%s: Redis had no record; rebuilt it", job_request.job_id)
-    return resources.rebuilding_resource(job_request.job_id)
+    return resources.running_resource(job_request.job_id, records.REBUILDING)
 
 
 async def _send(step: Step, job_id: str) -> None:

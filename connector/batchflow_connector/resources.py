@@ -15,11 +15,13 @@ from google.protobuf.struct_pb2 import Struct, Value
 from batchflow.jobs import JobStatus
 from batchflow.links import batch_page, file_page, job_page
 from batchflow.states import JobKind, JobState, Phase, phase_of
-from batchflow.store import records
 
 #: Flyte polls a running task far more often than its job changes, so the encoded resources of the
 #: jobs polled last are cached, about 1.5 KB each.
 _CACHE_SIZE = 10_000
+
+UNREACHABLE = "status store unreachable"
+UNREADABLE = "This job's record was written by another version of Batchflow; update the connector"
 
 
 class EncodedResource(Resource):  # type: ignore[misc]  # flytekit is untyped
@@ -99,22 +101,10 @@ def refused_resource(reason: str) -> Resource:
     return EncodedResource(_message(Phase.FAILED, reason, {}))
 
 
-def rebuilding_resource(job_id: str) -> Resource:
-    """A job whose record was lost and is being rebuilt."""
-    return _running_resource(job_id, records.REBUILDING)
-
-
-def unreadable_resource(job_id: str) -> Resource:
-    """A job whose record another version of Batchflow wrote."""
-    return _running_resource(
-        job_id,
-        "This job's record was written by another version of Batchflow; update the connector",
-    )
-
-
-def unreachable_resource(job_id: str) -> Resource:
-    """A job whose status is unknown because Redis is unavailable."""
-    return _running_resource(job_id, "status store unreachable")
+def running_resource(job_id: str, message: str) -> Resource:
+    """A job whose state is unknown."""
+    details = {"job_id": job_id, "message": message}
+    return EncodedResource(_message(Phase.RUNNING, message, details))
 
 
 def _struct(values: dict[str, Any]) -> Struct:
@@ -140,11 +130,6 @@ def _message(
         custom_info=_struct(details),
         **fields,
     )
-
-
-def _running_resource(job_id: str, message: str) -> Resource:
-    details = {"job_id": job_id, "message": message}
-    return EncodedResource(_message(Phase.RUNNING, message, details))
 
 
 def _default_message(job: JobStatus) -> str | None:
