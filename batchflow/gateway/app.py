@@ -16,10 +16,13 @@ from batchflow.gateway.metrics import endpoint
 from batchflow.gateway.pages import job_pages, login
 from batchflow.gateway.pages.templating import static_files
 from batchflow.gateway.security.access import Access
-from batchflow.gateway.security.auth_middleware import AuthMiddleware
-from batchflow.gateway.security.body_limit import BodyLimitMiddleware
 from batchflow.gateway.security.headers import SecurityHeadersMiddleware
-from batchflow.gateway.security.rate_limit import RateLimiter, RateLimitMiddleware
+from batchflow.gateway.security.middleware import (
+    AuthMiddleware,
+    BodyLimitMiddleware,
+    RateLimitMiddleware,
+)
+from batchflow.gateway.security.rate_limit import RateLimiter
 from batchflow.gateway.webhook_signature import parse_secrets
 from batchflow.queue import Sender, make_app
 from batchflow.settings import Settings

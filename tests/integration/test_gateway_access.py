@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from batchflow.gateway.security.access import CSRF_FIELD
-from batchflow.gateway.security.body_limit import MAX_BODY_BYTES
+from batchflow.gateway.security.middleware import MAX_BODY_BYTES
 from batchflow.gateway.security.rate_limit import LOGINS
 from batchflow.settings import Settings
 from batchflow.states import JobState

@@ -17,7 +17,7 @@ from redis import Redis
 
 from batchflow.errors import InvalidSettings
 from batchflow.gateway.app import make_gateway
-from batchflow.gateway.security.body_limit import MAX_BODY_BYTES
+from batchflow.gateway.security.middleware import MAX_BODY_BYTES
 from batchflow.gateway.security.rate_limit import INVALID_DELIVERIES, REQUESTS
 from batchflow.queue import Queue, queue_name
 from batchflow.settings import Settings

@@ -15,12 +15,13 @@ from batchflow.gateway.security.access import (
     CSRF_HEADER,
     OPEN_PATHS,
     PRINCIPAL_KEY,
+    SESSION_S,
+    Access,
     Principal,
 )
 from batchflow.gateway.security.access import csrf_token as csrf_token_for
-from batchflow.gateway.security.body_limit import MAX_BODY_BYTES
+from batchflow.gateway.security.middleware import MAX_BODY_BYTES
 from batchflow.gateway.security.rate_limit import LOGINS, REQUESTS
-from batchflow.gateway.security.sessions import SESSION_S, Sessions
 from batchflow.settings import Settings
 from tests.kit.asgi import Answer, InProcess
 
@@ -72,10 +73,10 @@ def log_in(gateway: InProcess, **headers: str) -> str:
 
 def csrf_token(gateway: InProcess, cookie: str) -> str:
     """What the pages of a session have in their forms."""
-    sessions: Sessions = gateway.app.state.access.sessions
-    session = sessions.read(cookie.partition("=")[2], time.time())
+    access: Access = gateway.app.state.access
+    session = access.session_of(cookie.partition("=")[2])
     assert session
-    return sessions.csrf_token(session)
+    return access.csrf_token(session)
 
 
 class TestToken:
@@ -199,8 +200,8 @@ class TestLogin:
         payload, _, signature = value.rpartition(".")
         other, _, _ = log_in(guarded).partition("=")[2].rpartition(".")
         for forged in (
-            *(f"{other}.{signature}", f"{payload[:-1]}A.{signature}", f"{value}0"),
-            *(f"{payload}.{'0' * 27}", payload, f".{signature}", TOKEN, "", "ü", '"'),
+            *(f"{other}.{signature}", f"{payload[:-1]}B.{signature}", f"{value}0"),
+            *(f"{payload}.{'0' * 43}", payload, f".{signature}", TOKEN, "", "ü", '"'),
         ):
             assert guarded.get("/api/openapi.json", cookie=f"{name}={forged}").status == 401
 

@@ -1,7 +1,6 @@
 """The login page: a browser sends the token once, and gets a session."""
 
 import re
-import time
 from http import HTTPStatus
 from typing import Annotated, Final
 
@@ -10,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from batchflow.gateway.pages.error_pages import PageRoute
 from batchflow.gateway.pages.templating import render
-from batchflow.gateway.security.access import AppAccess, check_csrf, principal_of
+from batchflow.gateway.security.access import AppAccess, check_csrf, new_session, principal_of
 from batchflow.gateway.security.rate_limit import LOGINS, AppRateLimiter
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -46,7 +45,7 @@ async def log_in(
         error = "Wrong token. It is the value of BATCHFLOW_API_TOKEN on the gateway."
         status = HTTPStatus.UNAUTHORIZED
         return render(request, "login.html", status_code=status, error=error, next=next)
-    principal_of(request).session = access.sessions.begin(time.time())
+    principal_of(request).session = new_session()
     return _redirect(next)
 
 

@@ -3,26 +3,25 @@
 Without a token, the gateway serves programs and browsers on this machine, but no request that
 another web site makes a browser send. With a token, everything except OPEN_PATHS requires it, as
 ``Authorization: Bearer <token>`` or as a session cookie, which the login page sets.
+
+The server keeps no sessions: their ids are signed with a key that is derived from the token. So
+every gateway knows a session, and a new token ends all of them. Without a token, the key lasts as
+long as the process.
 """
 
 import hashlib
 import hmac
-import time
+import secrets
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import Depends, HTTPException, Request
+from itsdangerous import BadSignature, Signer, TimestampSigner
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
-from batchflow.gateway.security.origin import (
-    Host,
-    is_browser,
-    is_from_other_site,
-    same_host,
-)
-from batchflow.gateway.security.sessions import SESSION_S, Session, Sessions
+from batchflow.gateway.security.origin import Host, is_browser, is_from_other_site, same_host
 from batchflow.hosts import is_loopback
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.settings import Settings
@@ -39,7 +38,10 @@ CSRF_FIELD: Final = "csrf_token"
 CSRF_HEADER: Final = "X-CSRF-Token"
 
 #: The key of the Principal in a request's scope.
-PRINCIPAL_KEY: Final = "batchflow.visitor"
+PRINCIPAL_KEY: Final = "batchflow.principal"
+
+#: How long a browser stays logged in.
+SESSION_S: Final = 7 * 86_400
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -47,8 +49,8 @@ _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 class Principal:
     """The sender of a request. A route may begin or end the session; the cookie follows it."""
 
-    #: The browser's session, if it has one.
-    session: Session | None
+    #: The id of the browser's session, if it has one.
+    session: str | None
     #: Whether the request itself contains the token.
     has_token: bool
 
@@ -61,7 +63,13 @@ class Access:
         # A token from a file may end with a newline.
         self._token = _digest(token.get_secret_value().strip()) if token else None
         self._public_url = settings.public_url
-        self.sessions = Sessions(settings)
+        key = token.get_secret_value().encode() if token else secrets.token_bytes(32)
+        self._cookies = TimestampSigner(
+            key, "batchflow session", key_derivation="hmac", digest_method=hashlib.sha256
+        )
+        self._csrf_tokens = Signer(
+            key, "batchflow csrf", key_derivation="hmac", digest_method=hashlib.sha256
+        )
 
     @property
     def is_open(self) -> bool:
@@ -77,7 +85,7 @@ class Access:
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         has_token = scheme.lower() == "bearer" and self.is_token(shown.strip())
         cookie = request.cookies.get(self._cookie_name(request), "")
-        return Principal(self.sessions.read(cookie, time.time()), has_token)
+        return Principal(self.session_of(cookie), has_token)
 
     def is_authorized(self, principal: Principal) -> bool:
         """Whether a sender may use the gateway."""
@@ -104,14 +112,29 @@ class Access:
                 "BATCHFLOW_API_TOKEN to use another name.",
             )
 
+    def session_of(self, cookie: str) -> str | None:
+        """The id of the session; None if the cookie is not valid or the session has ended."""
+        try:
+            return self._cookies.unsign(cookie, max_age=SESSION_S).decode()
+        except BadSignature:
+            return None
+
+    def csrf_token(self, session: str) -> str:
+        """The token in the forms of a session's pages."""
+        return self._csrf_tokens.get_signature(session).decode()
+
+    def is_csrf_token(self, session: str, token: str) -> bool:
+        """Whether a form is from a page of this session."""
+        return self._csrf_tokens.verify_signature(session, token)
+
     def set_session_cookie(
-        self, request: Request, session: Session | None, headers: MutableHeaders
+        self, request: Request, session: str | None, headers: MutableHeaders
     ) -> None:
         """Set the session cookie in a response with these headers, or delete it."""
         response = Response()
         response.set_cookie(
             self._cookie_name(request),
-            self.sessions.cookie(session) if session else "",
+            self._cookies.sign(session).decode() if session else "",
             max_age=SESSION_S if session else 0,
             secure=self._is_secure(request),
             httponly=True,
@@ -143,6 +166,11 @@ def _of(request: Request) -> Access:
 AppAccess = Annotated[Access, Depends(_of)]
 
 
+def new_session() -> str:
+    """The id of a new session, for a Principal."""
+    return secrets.token_hex(16)
+
+
 def principal_of(request: Request) -> Principal:
     """The sender of a request that passed the auth middleware."""
     principal: Principal = request.scope[PRINCIPAL_KEY]
@@ -156,8 +184,8 @@ def csrf_token(request: Request) -> str:
         # A session would authorize the sender.
         raise PermissionError("A form is only for senders that are authorized.")
     if principal.session is None:
-        principal.session = access.sessions.begin(time.time())
-    return access.sessions.csrf_token(principal.session)
+        principal.session = new_session()
+    return access.csrf_token(principal.session)
 
 
 async def check_csrf(request: Request) -> None:
@@ -167,7 +195,7 @@ async def check_csrf(request: Request) -> None:
     if principal.has_token or (access.is_open and not is_browser(request.headers)):
         return
     token = request.headers.get(CSRF_HEADER) or await _form_token(request)
-    if principal.session is None or not access.sessions.is_csrf_token(principal.session, token):
+    if principal.session is None or not access.is_csrf_token(principal.session, token):
         raise HTTPException(
             HTTPStatus.FORBIDDEN, "This page is out of date. Reload it and try again."
         )

@@ -1,19 +1,14 @@
-"""Rate limits by client address, counted in this process."""
+"""Rate limits by client address; each process counts its own requests."""
 
 import ipaddress
 import math
 import time
-from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from batchflow.gateway.error_responses import error_response
-from batchflow.gateway.security.access import MACHINE_PATHS
 
 #: Requests of any kind. People behind one proxy look like one client, each with a page that reloads
 #: itself.
@@ -42,34 +37,12 @@ class RateLimiter:
         return max(1, math.ceil(ends_s - time.time()))
 
 
-class RateLimitMiddleware:
-    """ASGI middleware that limits the requests of each client. Webhooks and probes are exempt."""
-
-    def __init__(self, app: ASGIApp, limiter: RateLimiter) -> None:
-        self._app = app
-        self._limiter = limiter
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
-        if scope["type"] == "http" and scope["path"] not in MACHINE_PATHS:
-            wait_s = await self._limiter.wait_s(REQUESTS, Request(scope))
-            if wait_s:
-                response = error_response(
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                    f"Too many requests. Try again in {wait_s} s.",
-                    {"Retry-After": str(wait_s)},
-                )
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 def _of(request: Request) -> RateLimiter:
     limiter: RateLimiter = request.app.state.rate_limiter
     return limiter
 
 
-#: For a route's parameter: ``rates: AppRates``.
+#: For a route's parameter: ``limiter: AppRateLimiter``.
 AppRateLimiter = Annotated[RateLimiter, Depends(_of)]
 
 
