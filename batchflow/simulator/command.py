@@ -1,4 +1,4 @@
-"""The `simulate` command: an option for every setting."""
+"""The `simulate` command, with an option for every setting."""
 
 import logging
 import types
@@ -11,19 +11,19 @@ from pydantic.fields import FieldInfo
 
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.errors import from_validation
-from batchflow.simulator.faults import Outage
+from batchflow.simulator.faults.outages import Outage
 from batchflow.simulator.server import serve
 
-#: Settings whose option has another name, because it is given once for each value.
+#: Settings whose option is repeatable and named in the singular.
 _OPTION_NAMES = {"refused_keys": "refused-key", "outages": "outage"}
-#: Settings that are better not seen in a list of processes.
+#: Settings that can be set by an environment variable, to keep them out of the process list.
 _ENVIRONMENT = {"webhook_secret": "OPENAI_WEBHOOK_SECRET"}
 
 _OUTAGE = TypeAdapter(Outage)
 
 
 def _base_type(annotation: Any) -> Any:
-    """The type of a setting's values: that of `float | None` is `float`."""
+    """Return the type of a setting's values, for example `float` for `float | None`."""
     if get_origin(annotation) is types.UnionType or not isinstance(annotation, type):
         return next(
             (_base_type(arg) for arg in get_args(annotation) if arg is not types.NoneType), str
@@ -35,7 +35,7 @@ def _option(name: str, setting: FieldInfo) -> Callable[[Any], Any]:
     option = f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}"
     text = (setting.description or "").replace("`", "")
     if isinstance(setting.default, tuple):
-        more = "; can be repeated" + (", as JSON" if name == "outages" else "")
+        more = "; repeatable" + (", as JSON" if name == "outages" else "")
         return click.option(option, name, multiple=True, help=text + more)
     if setting.annotation is bool:
         return click.option(
@@ -80,26 +80,26 @@ def _config_from(values: dict[str, Any]) -> SimulatorConfig:
     type=click.IntRange(0, 65535),
     default=8089,
     show_default=True,
-    help="port to listen on; 0 takes a free one",
+    help="port to listen on; 0 selects a free port",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="warning",
     show_default=True,
-    help="what is logged to stderr",
+    help="least severe level to log to stderr",
 )
 @_with_settings
 def simulate(host: str, port: int, log_level: str, **settings: Any) -> None:
     """Run a local stand-in for OpenAI's Files, Batch and webhook APIs.
 
-    Prints one line when it is ready, and runs until it is interrupted. All settings can be changed
-    while it runs, through /simulator/config.
+    It prints one line when it is ready, and runs until it receives SIGINT or SIGTERM. All settings
+    can be changed at runtime through /simulator/config.
     """
     config = _config_from(settings)
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    serve(host=host, port=port, config=config, on_ready=_announce)
+    serve(host=host, port=port, config=config, on_ready=_print_ready)
 
 
-def _announce(base_url: str) -> None:
+def _print_ready(base_url: str) -> None:
     click.echo(f"OpenAI emulator ready: OPENAI_BASE_URL={base_url}")

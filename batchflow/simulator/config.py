@@ -1,4 +1,4 @@
-"""Settings of the emulator: each is an option of the command and a field of the control API."""
+"""Settings of the emulator. Each is a command option and a field of the control API."""
 
 import base64
 import binascii
@@ -14,21 +14,21 @@ from pydantic import (
     model_validator,
 )
 
-from batchflow.simulator.faults import Outage
+from batchflow.simulator.faults.outages import Outage
 from batchflow.simulator.statuses import KNOWN
 
 #: The longest duration that can be set, in seconds: 30 days.
-LONGEST_S = 2_592_000
+MAX_DURATION_S = 2_592_000
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, not a secret
 
-Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_DURATION_S)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _signing_secret(secret: SecretStr) -> SecretStr:
     value = secret.get_secret_value()
-    problem = f"has to be {_SECRET_PREFIX} followed by base64"
+    problem = f"must be {_SECRET_PREFIX} followed by base64"
     if not value.startswith(_SECRET_PREFIX):
         raise ValueError(problem)
     try:
@@ -42,13 +42,13 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
 
 def _http_url(url: str) -> str:
     if not url.startswith(("http://", "https://")) or any(c.isspace() for c in url):
-        raise ValueError("has to be an http:// or https:// URL")
+        raise ValueError("must be an http:// or https:// URL")
     return url
 
 
 def _unlisted(status: str) -> str:
     if status in KNOWN:
-        raise ValueError("has to be a status that OpenAI doesn't list")
+        raise ValueError("must not be a status that OpenAI documents")
     return status
 
 
@@ -63,71 +63,75 @@ class SimulatorConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     validating_s: Seconds = Field(default=1.0, description="time in `validating`")
-    in_progress_s: Seconds = Field(default=2.0, description="time in `in_progress`, at least")
+    in_progress_s: Seconds = Field(default=2.0, description="least time in `in_progress`")
     per_request_s: Seconds = Field(
-        default=0.01, description="more time in `in_progress` for each request of the batch"
+        default=0.01, description="additional time in `in_progress` per request"
     )
     finalizing_s: Seconds = Field(default=1.0, description="time in `finalizing`")
     cancelling_s: Seconds = Field(default=1.0, description="time in `cancelling`")
     completion_window_s: Seconds = Field(
-        default=86_400.0, description="a batch that is not done so long after its creation expires"
+        default=86_400.0, description="time after creation when an unfinished batch expires"
     )
     output_file_lag_s: Seconds = Field(
-        default=0.0, description="`completed` is visible so long before the ids of its files"
+        default=0.0, description="time between `completed` and the output file ids"
     )
     extra_status: UnlistedStatus | None = Field(
         default=None,
-        description="a status that OpenAI doesn't list, shown before `in_progress`",
+        description="an undocumented status to show before `in_progress`",
     )
-    extra_status_s: Seconds = Field(default=1.0, description="how long it is shown")
+    extra_status_s: Seconds = Field(default=1.0, description="how long to show the extra status")
     request_failure_share: Share = Field(
-        default=0.0, description="share of the requests that fail, chosen by custom_id and seed"
+        default=0.0, description="share of the requests that fail, selected by custom_id and seed"
     )
     request_failure_status: int = Field(
-        default=500, ge=400, le=599, description="status code of the requests that fail so"
+        default=500, ge=400, le=599, description="status code of these failures"
     )
-    seed: int = Field(default=0, description="decides what is hit by the shares")
+    seed: int = Field(default=0, description="seed for all random decisions")
     shuffle_output: bool = Field(
-        default=True, description="results come in another order than the requests"
+        default=True, description="whether results are in a different order than requests"
     )
     enqueued_token_limit: int | None = Field(
         default=None,
         ge=0,
-        description="an organization's batch beyond it fails with `token_limit_exceeded`",
+        description="tokens that an organization can enqueue; further batches fail",
     )
-    max_requests: int = Field(default=50_000, ge=1, description="requests in one batch, at most")
+    max_requests: int = Field(
+        default=50_000, ge=1, description="maximum number of requests in a batch"
+    )
     max_file_bytes: int = Field(
-        default=200 * 1024 * 1024, ge=1, description="bytes in one uploaded file, at most"
+        default=200 * 1024 * 1024, ge=1, description="maximum size of an uploaded file in bytes"
     )
     refused_keys: Annotated[tuple[SecretStr, ...], Strict(False)] = Field(
-        default=(), description="API keys that are answered with 401"
+        default=(), description="API keys that are rejected with 401"
     )
     webhook_url: HttpUrl | None = Field(
         default=None, description="receives the events of every organization"
     )
     webhook_secret: SigningSecret | None = Field(
-        default=None, description="signs what goes to it: `whsec_` and base64"
+        default=None, description="signing secret for webhook_url: `whsec_` and base64"
     )
     webhook_retries: int = Field(
-        default=8, ge=0, le=100, description="further attempts at a delivery that isn't taken"
+        default=8, ge=0, le=100, description="retries of a failed delivery"
     )
     webhook_backoff_s: Seconds = Field(
-        default=1.0, description="wait before the first further attempt; doubles each time"
+        default=1.0, description="delay before the first retry; doubles each time"
     )
-    webhook_delay_s: Seconds = Field(default=0.0, description="wait before each delivery")
+    webhook_delay_s: Seconds = Field(default=0.0, description="delay before each delivery")
     webhook_reorder_s: Seconds = Field(
-        default=0.0, description="up to so much more wait, different for each delivery"
+        default=0.0, description="maximum random extra delay of a delivery"
     )
-    webhook_drop_share: Share = Field(default=0.0, description="share of deliveries never made")
+    webhook_drop_share: Share = Field(
+        default=0.0, description="share of deliveries that are dropped"
+    )
     webhook_duplicate_share: Share = Field(
-        default=0.0, description="share of deliveries made twice"
+        default=0.0, description="share of deliveries that are sent twice"
     )
     outages: Annotated[tuple[Outage, ...], Strict(False)] = Field(
-        default=(), description="outages that begin with this setting"
+        default=(), description="outages that start immediately"
     )
 
     @model_validator(mode="after")
     def _signed(self) -> Self:
         if self.webhook_url is not None and self.webhook_secret is None:
-            raise ValueError("webhook_url needs a webhook_secret to sign with")
+            raise ValueError("webhook_url requires webhook_secret")
         return self

@@ -1,4 +1,4 @@
-"""The emulator as a running server."""
+"""The emulator's HTTP server."""
 
 import asyncio
 import signal
@@ -8,19 +8,19 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from batchflow.simulator.app import create_app
+from batchflow.simulator.api.app import create_app
 from batchflow.simulator.config import SimulatorConfig
 
-#: How long requests that are under way may go on when the server ends.
-_GRACE_S = 2
-#: Connections that wait to be accepted.
+#: How long the server waits for open requests at shutdown, in seconds.
+_SHUTDOWN_TIMEOUT_S = 2
+#: The maximum number of connections that wait to be accepted.
 _BACKLOG = 2048
 
 
 class Connection(H11Protocol):
-    """Puts the connection into the request's state, so that an outage can close it."""
+    """Stores the transport in the request's state, so that an outage can close the connection."""
 
-    def connection_made(  # type: ignore[override]  # as in the class above: only TCP comes here
+    def connection_made(  # type: ignore[override]  # as in the base class: only TCP is used
         self, transport: asyncio.Transport
     ) -> None:
         self.app_state = {**self.app_state, "transport": transport}
@@ -39,13 +39,13 @@ class _Server(uvicorn.Server):
             self._on_ready(f"http://{_reachable(host)}:{port}/v1")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End quietly; the second SIGINT doesn't wait for requests under way."""
+        """Shut down; a second SIGINT does not wait for open requests."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
 
 def _reachable(host: str) -> str:
-    """The host under which a client on this machine reaches a listening address."""
+    """Return the host that a client on this machine connects to."""
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
@@ -59,11 +59,11 @@ def serve(
     Args:
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
-        config: How it behaves at first.
+        config: The initial settings.
         on_ready: Called with the base URL, `http://127.0.0.1:PORT/v1`, once it listens.
 
     Raises:
-        SystemExit: It can't listen there.
+        SystemExit: The address is not available.
     """
     settings = uvicorn.Config(
         create_app(config),
@@ -76,6 +76,6 @@ def serve(
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_S,
     )
     _Server(settings, on_ready).run()

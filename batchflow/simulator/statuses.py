@@ -1,8 +1,7 @@
-"""The statuses of a batch that OpenAI lists."""
+"""The batch statuses that OpenAI documents."""
 
-#: Nothing happens any more.
+#: The batch has ended.
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-#: The batch still lives.
+#: The batch has not ended.
 LIVE = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
-#: All of them.
 KNOWN = ENDED | LIVE

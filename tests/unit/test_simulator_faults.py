@@ -1,15 +1,15 @@
 import pytest
 from pydantic import ValidationError
 
-from batchflow.simulator.faults import Faults, Outage
+from batchflow.simulator.faults.outages import ActiveOutages, Outage
 
 
-def strikes(faults: Faults, operation: str = "batches.create", *, now: float = 0.0) -> bool:
-    return faults.strike(operation, now=now) is not None
+def strikes(faults: ActiveOutages, operation: str = "batches.create", *, now: float = 0.0) -> bool:
+    return faults.match(operation, now=now) is not None
 
 
 def test_an_outage_hits_only_its_operations() -> None:
-    faults = Faults([Outage(operations=("batches.*", "files.create"))], seed=0, now=0)
+    faults = ActiveOutages([Outage(operations=("batches.*", "files.create"))], seed=0, now=0)
     assert strikes(faults, "batches.create")
     assert strikes(faults, "batches.list")
     assert strikes(faults, "files.create")
@@ -17,24 +17,24 @@ def test_an_outage_hits_only_its_operations() -> None:
 
 
 def test_an_outage_ends_with_its_count_or_its_time() -> None:
-    faults = Faults([Outage(count=2), Outage(status=500, duration_s=10)], seed=0, now=100)
-    hits = [faults.strike("files.list", now=105) for _ in range(3)]
+    faults = ActiveOutages([Outage(count=2), Outage(status=500, duration_s=10)], seed=0, now=100)
+    hits = [faults.match("files.list", now=105) for _ in range(3)]
     assert [hit.status for hit in hits if hit] == [503, 503, 500]
     assert not strikes(faults, now=110)
-    assert faults.going_on(now=110) == []
+    assert faults.active(now=110) == []
 
 
 def test_an_outage_hits_its_share_of_the_calls_repeatably() -> None:
     hits = []
     for _ in range(2):
-        faults = Faults([Outage(share=0.5)], seed=1, now=0)
+        faults = ActiveOutages([Outage(share=0.5)], seed=1, now=0)
         hits.append([strikes(faults) for _ in range(400)])
     assert hits[0] == hits[1]
     assert 140 < sum(hits[0]) < 260
 
 
 def test_everything_works_after_the_end() -> None:
-    faults = Faults([Outage()], seed=0, now=0)
+    faults = ActiveOutages([Outage()], seed=0, now=0)
     faults.end_all()
     assert not strikes(faults)
 

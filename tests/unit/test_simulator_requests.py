@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from batchflow.simulator.answers import ENDPOINTS, answer, text_of
-from batchflow.simulator.api_batches import CreateBatch
+from batchflow.simulator.api.batches import CreateBatch
 from batchflow.simulator.config import SimulatorConfig
-from batchflow.simulator.inspection import inspect
-from batchflow.simulator.refusals import refusal
-from batchflow.simulator.results import Job, write_results
+from batchflow.simulator.engine.inspection import inspect
+from batchflow.simulator.engine.refusals import refusal
+from batchflow.simulator.engine.responses import ENDPOINTS, respond, text_of
+from batchflow.simulator.engine.results import ResultsToWrite, write_results
 
 CHAT = "/v1/chat/completions"
 GOOD = {"model": "gpt-test", "messages": [{"role": "user", "content": "hello"}]}
@@ -43,8 +43,8 @@ BODY = st.fixed_dictionaries(
 )
 
 
-def job_in(directory: Path, endpoint: str, config: SimulatorConfig, done: int) -> Job:
-    return Job(
+def job_in(directory: Path, endpoint: str, config: SimulatorConfig, done: int) -> ResultsToWrite:
+    return ResultsToWrite(
         batch_id="batch_1",
         endpoint=endpoint,
         config=config,
@@ -93,8 +93,8 @@ def test_an_unlucky_request_gets_the_configured_status() -> None:
 
 
 def test_an_answer_is_cut_at_its_token_limit() -> None:
-    whole = answer(CHAT, GOOD, key="k", now=1)
-    cut = answer(CHAT, {**GOOD, "max_tokens": 2}, key="k", now=1)
+    whole = respond(CHAT, GOOD, key="k", now=1)
+    cut = respond(CHAT, {**GOOD, "max_tokens": 2}, key="k", now=1)
     assert whole.body["choices"][0]["finish_reason"] == "stop"
     assert cut.body["choices"][0]["finish_reason"] == "length"
     assert cut.output_tokens == 2 < whole.output_tokens
@@ -102,13 +102,13 @@ def test_an_answer_is_cut_at_its_token_limit() -> None:
 
 def test_json_is_answered_where_json_is_wanted() -> None:
     body = {**GOOD, "response_format": {"type": "json_object"}}
-    content = answer(CHAT, body, key="k", now=1).body["choices"][0]["message"]["content"]
+    content = respond(CHAT, body, key="k", now=1).body["choices"][0]["message"]["content"]
     assert "hello" in json.loads(content)["answer"]
 
 
 def test_embeddings_are_unit_vectors_and_always_the_same() -> None:
     body = {"model": "text-embedding-3-small", "input": ["a", "b", "a"], "dimensions": 16}
-    data = answer("/v1/embeddings", body, key="k", now=1).body["data"]
+    data = respond("/v1/embeddings", body, key="k", now=1).body["data"]
     first, second, third = (item["embedding"] for item in data)
     assert len(first) == 16
     assert first == third != second

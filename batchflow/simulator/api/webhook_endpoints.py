@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from batchflow.simulator import ids
+from batchflow.simulator.api.paging import list_page
+from batchflow.simulator.api.request_reading import read_json
 from batchflow.simulator.config import HttpUrl
+from batchflow.simulator.engine import ids
+from batchflow.simulator.engine.state import SimulatorState
+from batchflow.simulator.engine.webhook_sender import OLD_SECRET_LIFETIME_S, WebhookEndpoint
 from batchflow.simulator.errors import ApiError, not_found
-from batchflow.simulator.requests import limit_of, read_json
-from batchflow.simulator.state import Simulator
-from batchflow.simulator.webhooks import OLD_SECRET_S, Endpoint
 
 EventType = Literal[
     "batch.completed",
@@ -48,7 +49,6 @@ EventType = Literal[
     "safety.alert.created",
 ]
 
-_DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
 _SECRET_BYTES = 32
 
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -60,7 +60,7 @@ class _Params(BaseModel):
 
 
 class CreateEndpoint(_Params):
-    """`openai.types.webhooks.WebhookCreateParams`; plain http is taken too."""
+    """`openai.types.webhooks.WebhookCreateParams`; `http` URLs are also allowed."""
 
     name: _Name
     url: HttpUrl
@@ -87,116 +87,103 @@ class TestEndpoint(_Params):
     event_type: EventType
 
 
-async def create(simulator: Simulator, request: Request, organization: str) -> Response:
-    """`POST /v1/webhook_endpoints`; the answer has the secret."""
-    wanted = await read_json(request, CreateEndpoint)
+async def create(state: SimulatorState, request: Request, organization: str) -> Response:
+    """`POST /v1/webhook_endpoints`; the response contains the secret."""
+    params = await read_json(request, CreateEndpoint)
     now = int(time.time())
-    endpoint = Endpoint(
+    endpoint = WebhookEndpoint(
         id=ids.new_id("we"),
-        name=wanted.name,
-        url=wanted.url,
-        event_types=tuple(wanted.event_types),
+        name=params.name,
+        url=params.url,
+        event_types=tuple(params.event_types),
         secret=_new_secret(),
         created_at=now,
         updated_at=now,
     )
-    simulator.webhooks.of(organization).add(endpoint)
-    return _with_secret(endpoint)
+    state.webhooks.of(organization).add(endpoint)
+    return _response_with_secret(endpoint)
 
 
-async def list_(simulator: Simulator, request: Request, organization: str) -> Response:
+async def list_(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/webhook_endpoints`, newest first."""
-    limit = limit_of(request, default=_DEFAULT_LIMIT, highest=_MAX_LIMIT)
-    after = request.query_params.get("after")
-    try:
-        page = simulator.webhooks.of(organization).page(after=after, limit=limit, newest_first=True)
-    except KeyError:
-        raise not_found("webhook endpoint", after or "", param="after") from None
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": [endpoint.to_json() for endpoint in page.items],
-            "first_id": page.items[0].id if page.items else None,
-            "last_id": page.items[-1].id if page.items else None,
-            "has_more": page.has_more,
-        }
-    )
+    endpoints = state.webhooks.of(organization)
+    return list_page(request, endpoints, WebhookEndpoint.to_json, kind="webhook endpoint")
 
 
-async def retrieve(simulator: Simulator, request: Request, organization: str) -> Response:
+async def retrieve(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/webhook_endpoints/{id}`."""
-    return JSONResponse(_find(simulator, request, organization).to_json())
+    return JSONResponse(_find(state, request, organization).to_json())
 
 
-async def update(simulator: Simulator, request: Request, organization: str) -> Response:
+async def update(state: SimulatorState, request: Request, organization: str) -> Response:
     """`POST /v1/webhook_endpoints/{id}`."""
-    wanted = await read_json(request, UpdateEndpoint)
-    endpoint = _find(simulator, request, organization)
+    params = await read_json(request, UpdateEndpoint)
+    endpoint = _find(state, request, organization)
     changed = replace(
         endpoint,
-        name=endpoint.name if wanted.name is None else wanted.name,
-        url=endpoint.url if wanted.url is None else wanted.url,
+        name=endpoint.name if params.name is None else params.name,
+        url=endpoint.url if params.url is None else params.url,
         event_types=(
-            endpoint.event_types if wanted.event_types is None else tuple(wanted.event_types)
+            endpoint.event_types if params.event_types is None else tuple(params.event_types)
         ),
     )
     if changed != endpoint:
         changed = replace(changed, updated_at=int(time.time()))
-        simulator.webhooks.of(organization).replace(changed)
+        state.webhooks.of(organization).replace(changed)
     return JSONResponse(changed.to_json())
 
 
-async def delete(simulator: Simulator, request: Request, organization: str) -> Response:
+async def delete(state: SimulatorState, request: Request, organization: str) -> Response:
     """`DELETE /v1/webhook_endpoints/{id}`."""
-    endpoint = _find(simulator, request, organization)
-    simulator.webhooks.of(organization).remove(endpoint.id)
+    endpoint = _find(state, request, organization)
+    state.webhooks.of(organization).remove(endpoint.id)
     return JSONResponse({"id": endpoint.id, "object": "webhook_endpoint.deleted", "deleted": True})
 
 
-async def rotate_secret(simulator: Simulator, request: Request, organization: str) -> Response:
-    """`POST /v1/webhook_endpoints/{id}/rotate_secret`; the answer has the new secret."""
-    wanted = await read_json(request, RotateSecret)
-    endpoint = _find(simulator, request, organization)
+async def rotate_secret(state: SimulatorState, request: Request, organization: str) -> Response:
+    """`POST /v1/webhook_endpoints/{id}/rotate_secret`; the response contains the new secret."""
+    params = await read_json(request, RotateSecret)
+    endpoint = _find(state, request, organization)
     now = time.time()
-    kept = wanted.keep_old_secret_active_for_24_hours
+    keep = params.keep_old_secret_active_for_24_hours
     rotated = replace(
         endpoint,
         secret=_new_secret(),
         updated_at=int(now),
-        old_secret=endpoint.secret if kept else None,
-        old_secret_until=now + OLD_SECRET_S if kept else 0.0,
+        old_secret=endpoint.secret if keep else None,
+        old_secret_until=now + OLD_SECRET_LIFETIME_S if keep else 0.0,
     )
-    simulator.webhooks.of(organization).replace(rotated)
-    return _with_secret(rotated)
+    state.webhooks.of(organization).replace(rotated)
+    return _response_with_secret(rotated)
 
 
-async def test(simulator: Simulator, request: Request, organization: str) -> Response:
-    """`POST /v1/webhook_endpoints/{id}/test`: sends a sample event, once."""
-    wanted = await read_json(request, TestEndpoint)
-    endpoint = _find(simulator, request, organization)
+async def test(state: SimulatorState, request: Request, organization: str) -> Response:
+    """`POST /v1/webhook_endpoints/{id}/test`: sends one sample event."""
+    params = await read_json(request, TestEndpoint)
+    endpoint = _find(state, request, organization)
     try:
-        status = await simulator.webhooks.test(endpoint, wanted.event_type)
+        status = await state.webhooks.test(endpoint, params.event_type)
     except (httpx2.HTTPError, httpx2.InvalidURL):
         raise ApiError(400, "The webhook endpoint could not be reached.", param="url") from None
     return JSONResponse(
         {
             "object": "webhook_endpoint.test",
             "webhook_endpoint_id": endpoint.id,
-            "event_type": wanted.event_type,
+            "event_type": params.event_type,
             "status_code": status,
             "success": True,
         }
     )
 
 
-async def event_types(simulator: Simulator, request: Request, organization: str) -> Response:
+async def event_types(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/webhook_event_types`."""
     return JSONResponse({"object": "list", "data": list(get_args(EventType))})
 
 
-def _find(simulator: Simulator, request: Request, organization: str) -> Endpoint:
+def _find(state: SimulatorState, request: Request, organization: str) -> WebhookEndpoint:
     endpoint_id: str = request.path_params["endpoint_id"]
-    endpoint = simulator.webhooks.of(organization).get(endpoint_id)
+    endpoint = state.webhooks.of(organization).get(endpoint_id)
     if endpoint is None:
         raise not_found("webhook endpoint", endpoint_id)
     return endpoint
@@ -206,6 +193,6 @@ def _new_secret() -> SecretStr:
     return SecretStr("whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode())
 
 
-def _with_secret(endpoint: Endpoint) -> Response:
+def _response_with_secret(endpoint: WebhookEndpoint) -> Response:
     secret = endpoint.secret.get_secret_value()
     return JSONResponse({**endpoint.to_json(), "signing_secret": secret})

@@ -1,4 +1,4 @@
-"""What happens to batches: one task for each, from `validating` to its end."""
+"""Run batches: one task for each, from `validating` to its end."""
 
 import asyncio
 import logging
@@ -9,20 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NoReturn, TypeVar
 
-from batchflow.simulator.batches import Batch, Fate, Outcome
-from batchflow.simulator.files import FileStore
-from batchflow.simulator.inspection import BatchError, Inspection, inspect
-from batchflow.simulator.results import Job, Tally, write_results
+from batchflow.simulator.engine.batches import Batch, ResultFiles, ScriptedEnd
+from batchflow.simulator.engine.files import FileStore
+from batchflow.simulator.engine.inspection import BatchError, Inspection, inspect
+from batchflow.simulator.engine.results import ResultsToWrite, ResultTotals, write_results
 from batchflow.simulator.statuses import ENDED, KNOWN
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Files are read and written by so many threads: more would only fight over the interpreter.
+#: The number of threads that read and write files; more would compete for the GIL.
 _THREADS = 2
-#: How much of a batch has run when an ordered `expired` or `cancelled` comes, unless told.
-_HALF = 0.5
+#: The share of the requests that run before a scripted `expired` or `cancelled`, by default.
+_DEFAULT_DONE_SHARE = 0.5
 
 _UNEXECUTED = {
     "expired": (
@@ -31,37 +31,37 @@ _UNEXECUTED = {
     ),
     "cancelled": ("batch_cancelled", "This request was not executed: the batch was cancelled."),
 }
-_NOTHING_LEFT = ("", "")
+_ALL_EXECUTED = ("", "")
 
 
 class _Interrupted(Exception):
-    """Raised inside a batch's task when it has to do something else."""
+    """Raised in a batch's task when another end was requested."""
 
 
-class Lives:
-    """The tasks of all live batches."""
+class BatchRunner:
+    """The tasks of all batches that have not ended."""
 
     def __init__(self, files: FileStore, on_end: Callable[[Batch], None]) -> None:
         self._files = files
         self._on_end = on_end
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="batch")
-        #: Tokens of an organization's batches that are in progress.
+        #: Enqueued tokens by organization.
         self._enqueued: defaultdict[str, int] = defaultdict(int)
 
     def start(self, batch: Batch) -> None:
-        """Let a new batch live."""
-        task = asyncio.get_running_loop().create_task(self._live(batch), name=batch.id)
+        """Start the task of a new batch."""
+        task = asyncio.get_running_loop().create_task(self._run_task(batch), name=batch.id)
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._task_done)
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("batch %s stopped by a defect", task.get_name(), exc_info=error)
+            logger.error("batch %s: unexpected error", task.get_name(), exc_info=error)
 
     async def stop_all(self) -> None:
-        """End every task; the batches stay as they are."""
+        """Stop all tasks; the batches keep their statuses."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -69,65 +69,67 @@ class Lives:
         self._enqueued.clear()
 
     async def close(self) -> None:
-        """End every task and thread."""
+        """Stop all tasks and threads."""
         await self.stop_all()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def _live(self, batch: Batch) -> None:
+    async def _run_task(self, batch: Batch) -> None:
         try:
-            await self._follow(batch)
+            await self._run_to_end(batch)
         finally:
-            # Also when the task is stopped: nobody is to wait for what doesn't come any more.
+            # Also when the task is stopped, so that no caller waits forever.
             batch.ended.set()
 
-    async def _follow(self, batch: Batch) -> None:
-        step = self._run
+    async def _run_to_end(self, batch: Batch) -> None:
+        step = self._run_uninterrupted
         while batch.status not in ENDED:
             try:
                 await step(batch)
             except _Interrupted:
-                step = self._obey
+                step = self._apply_requested_end
             except OSError as error:
-                logger.warning("batch %s: its files can't be used: %s", batch.id, error)
+                logger.warning("batch %s: its files cannot be used: %s", batch.id, error)
                 self._fail(batch, BatchError("file_not_found", "The input file is not available."))
 
-    async def _run(self, batch: Batch) -> None:
-        """The course of a batch that nobody interrupts."""
+    async def _run_uninterrupted(self, batch: Batch) -> None:
+        """Run a batch through all its statuses."""
         await self._wait(batch, batch.config.validating_s)
         if not await self._admit(batch):
             return
-        await self._detour(batch)
-        await self._work(batch)
+        await self._show_extra_status(batch)
+        await self._execute_requests(batch)
         await self._wait(batch, batch.config.finalizing_s)
         await self._finish(batch, "completed")
 
-    async def _obey(self, batch: Batch) -> None:
-        """Carry out an order that came while the batch lived."""
-        order, batch.order = batch.order, None
+    async def _apply_requested_end(self, batch: Batch) -> None:
+        """Apply the end that was requested while the batch ran."""
+        end, batch.requested_end = batch.requested_end, None
         batch.interrupted.clear()
-        if order is None:
-            raise RuntimeError("interrupted without an order")
-        if order.status == "failed":
+        if end is None:
+            raise RuntimeError("interrupted without a requested end")
+        if end.status == "failed":
             await self._ensure_inspected(batch)
-            self._fail(batch, batch.failure(order.code or "server_error", order.message))
+            self._fail(batch, batch.failure(end.code or "server_error", end.message))
             return
-        if order.status == "cancelled" and batch.status == "cancelling":
+        if end.status == "cancelled" and batch.status == "cancelling":
             await self._wait(batch, batch.config.cancelling_s)
-        if order.status != "cancelled" and not await self._admit(batch):
+        if end.status != "cancelled" and not await self._admit(batch):
             return
-        self._stop(batch, order)
-        if order.status == "completed":
+        self._stop(batch, end)
+        if end.status == "completed":
             batch.enter("finalizing", time.time())
-        await self._finish(batch, order.status)
+        await self._finish(batch, end.status)
 
     async def _admit(self, batch: Batch) -> bool:
-        """Let a batch's input be read and its tokens be counted; `False`: it has failed."""
+        """Validate the input and count its tokens; return `False` if the batch has failed."""
         inspection = await self._ensure_inspected(batch)
-        fate = batch.fate
+        scripted_end = batch.scripted_end
         if inspection.errors:
             self._fail(batch, *inspection.errors)
-        elif fate is not None and fate.status == "failed":
-            self._fail(batch, batch.failure(fate.code or "server_error", fate.message))
+        elif scripted_end is not None and scripted_end.status == "failed":
+            self._fail(
+                batch, batch.failure(scripted_end.code or "server_error", scripted_end.message)
+            )
         elif "in_progress" not in batch.entered_at:
             return self._enqueue(batch, inspection)
         return batch.status != "failed"
@@ -139,7 +141,7 @@ class Lives:
                 raise FileNotFoundError(batch.input_file_id)
             read = partial(inspect, stored.path, batch.endpoint, batch.config)
             batch.inspection = await self._in_thread(read)
-            self._check(batch)
+            self._raise_if_interrupted(batch)
         return batch.inspection
 
     def _enqueue(self, batch: Batch, inspection: Inspection) -> bool:
@@ -152,89 +154,95 @@ class Lives:
         batch.enqueued_tokens = inspection.tokens
         return True
 
-    async def _detour(self, batch: Batch) -> None:
-        """Show a status that OpenAI doesn't list, if one is wanted."""
-        config, fate = batch.config, batch.fate
-        if fate is not None and fate.status not in KNOWN:
-            batch.enter(fate.status, time.time())
-            shown_s = config.extra_status_s if fate.shown_s is None else fate.shown_s
+    async def _show_extra_status(self, batch: Batch) -> None:
+        """Show an undocumented status if one is configured or scripted."""
+        config, scripted_end = batch.config, batch.scripted_end
+        if scripted_end is not None and scripted_end.status not in KNOWN:
+            batch.enter(scripted_end.status, time.time())
+            shown_s = (
+                config.extra_status_s if scripted_end.shown_s is None else scripted_end.shown_s
+            )
             await self._wait(batch, shown_s)
         elif config.extra_status is not None:
             batch.enter(config.extra_status, time.time())
             await self._wait(batch, config.extra_status_s)
 
-    async def _work(self, batch: Batch) -> None:
-        """Be `in_progress` until all requests have run, or the batch has to stop."""
+    async def _execute_requests(self, batch: Batch) -> None:
+        """Stay `in_progress` until all requests have run or the batch must end early."""
         total = batch.inspection.total if batch.inspection else 0
-        batch.work_s = batch.config.in_progress_s + total * batch.config.per_request_s
+        batch.run_s = batch.config.in_progress_s + total * batch.config.per_request_s
         started = time.time()
         batch.enter("in_progress", started)
-        fate = batch.fate
-        if fate is not None and fate.status in ("expired", "cancelled"):
-            share = _HALF if fate.done_share is None else fate.done_share
-            await self._wait(batch, batch.work_s * share)
-            self._stop_short(batch, Fate(fate.status, done_share=share))
-        if started + batch.work_s > batch.expires_at:
+        scripted_end = batch.scripted_end
+        if scripted_end is not None and scripted_end.status in ("expired", "cancelled"):
+            share = (
+                _DEFAULT_DONE_SHARE if scripted_end.done_share is None else scripted_end.done_share
+            )
+            await self._wait(batch, batch.run_s * share)
+            self._end_early(batch, ScriptedEnd(scripted_end.status, done_share=share))
+        if started + batch.run_s > batch.expires_at:
             await self._wait(batch, max(0.0, batch.expires_at - started))
-            self._stop_short(batch, Fate("expired"))
-        await self._wait(batch, batch.work_s)
-        batch.stopped_at = total
+            self._end_early(batch, ScriptedEnd("expired"))
+        await self._wait(batch, batch.run_s)
+        batch.requests_run = total
         batch.enter("finalizing", time.time())
 
-    def _stop_short(self, batch: Batch, order: Fate) -> NoReturn:
-        self._stop(batch, order)
-        if order.status == "cancelled":
+    def _end_early(self, batch: Batch, end: ScriptedEnd) -> NoReturn:
+        self._stop(batch, end)
+        if end.status == "cancelled":
             batch.enter("cancelling", time.time())
-        batch.interrupt(order)
+        batch.interrupt(end)
         raise _Interrupted
 
-    def _stop(self, batch: Batch, order: Fate) -> None:
-        """Settle how many requests have run."""
+    def _stop(self, batch: Batch, end: ScriptedEnd) -> None:
+        """Record how many requests have run."""
         total = batch.inspection.total if batch.inspection else 0
-        if order.status == "completed":
-            batch.stopped_at = total
-        elif batch.stopped_at is None:
-            if order.done_share is not None:
-                batch.stopped_at = int(total * order.done_share)
+        if end.status == "completed":
+            batch.requests_run = total
+        elif batch.requests_run is None:
+            if end.done_share is not None:
+                batch.requests_run = int(total * end.done_share)
             else:
-                batch.stopped_at = batch.done_at(time.time())
+                batch.requests_run = batch.done_at(time.time())
 
     async def _finish(self, batch: Batch, status: str) -> None:
-        """Write what the batch leaves, and end it."""
-        outcome = Outcome()
+        """Write the result files and end the batch."""
+        files = ResultFiles()
         if batch.inspection is not None and not batch.inspection.errors:
-            outcome = await self._write(batch, status)
-        batch.outcome = outcome
+            files = await self._write(batch, status)
+        batch.result_files = files
         self._end(batch, status)
 
-    async def _write(self, batch: Batch, status: str) -> Outcome:
+    async def _write(self, batch: Batch, status: str) -> ResultFiles:
         stored = self._files.of(batch.organization).get(batch.input_file_id)
         if stored is None:
             raise FileNotFoundError(batch.input_file_id)
-        job = Job(
+        work = ResultsToWrite(
             batch_id=batch.id,
             endpoint=batch.endpoint,
             config=batch.config,
             source=stored.path,
-            done=batch.stopped_at or 0,
-            unexecuted=_UNEXECUTED.get(status, _NOTHING_LEFT),
+            done=batch.requests_run or 0,
+            unexecuted=_UNEXECUTED.get(status, _ALL_EXECUTED),
             output=self._files.new_path(),
             errors=self._files.new_path(),
             now=int(time.time()),
         )
         try:
-            tally = await self._in_thread(partial(write_results, job))
-            self._check(batch)
+            totals = await self._in_thread(partial(write_results, work))
+            self._raise_if_interrupted(batch)
         except BaseException:
-            job.output.unlink(missing_ok=True)
-            job.errors.unlink(missing_ok=True)
+            work.output.unlink(missing_ok=True)
+            work.errors.unlink(missing_ok=True)
             raise
-        return self._publish(batch, job, tally)
+        return self._add_files(batch, work, totals)
 
-    def _publish(self, batch: Batch, job: Job, tally: Tally) -> Outcome:
-        outcome = Outcome(tally.completed, tally.failed, tally.input_tokens, tally.output_tokens)
+    def _add_files(self, batch: Batch, work: ResultsToWrite, totals: ResultTotals) -> ResultFiles:
+        files = ResultFiles(
+            totals.completed, totals.failed, totals.input_tokens, totals.output_tokens
+        )
         now = time.time()
-        for path, kind in ((job.output, "output"), (job.errors, "error")):
+        for path, kind in ((work.output, "output"), (work.errors, "error")):
             if path.stat().st_size == 0:
                 path.unlink()
                 continue
@@ -247,10 +255,10 @@ class Lives:
                 expires_after_s=batch.output_expires_after_s,
             )
             if kind == "output":
-                outcome.output_file_id = stored.id
+                files.output_file_id = stored.id
             else:
-                outcome.error_file_id = stored.id
-        return outcome
+                files.error_file_id = stored.id
+        return files
 
     def _fail(self, batch: Batch, *errors: BatchError) -> None:
         batch.errors = errors
@@ -264,20 +272,20 @@ class Lives:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _check(self, batch: Batch) -> None:
+    def _raise_if_interrupted(self, batch: Batch) -> None:
         if batch.interrupted.is_set():
             raise _Interrupted
 
     async def _wait(self, batch: Batch, seconds: float) -> None:
-        """Wait, unless an order comes.
+        """Wait, unless another end is requested.
 
         Raises:
-            _Interrupted: One has.
+            _Interrupted: Another end was requested.
         """
         try:
             async with asyncio.timeout(seconds):
                 await batch.interrupted.wait()
         except TimeoutError:
-            self._check(batch)
+            self._raise_if_interrupted(batch)
             return
         raise _Interrupted

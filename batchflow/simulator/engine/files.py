@@ -1,16 +1,16 @@
-"""Uploaded and produced files, on disk under names of the emulator's own."""
+"""Uploaded files and result files, stored under generated names."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchflow.simulator import ids
-from batchflow.simulator.shelf import Shelf
+from batchflow.simulator.engine import ids
+from batchflow.simulator.engine.paged_collection import PagedCollection
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One file. `filename` is only ever shown: it comes from a client and never becomes a path."""
+    """One file. `filename` comes from the client and is never used as a path."""
 
     id: str
     organization: str
@@ -41,10 +41,10 @@ class FileStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._shelves: dict[str, Shelf[StoredFile]] = {}
+        self._by_organization: dict[str, PagedCollection[StoredFile]] = {}
 
     def new_path(self) -> Path:
-        """Where to write a file before it is added."""
+        """Return a path to write a file to before `add`."""
         return self._directory / ids.new_id("content")
 
     def add(
@@ -57,7 +57,7 @@ class FileStore:
         now: float,
         expires_after_s: int | None = None,
     ) -> StoredFile:
-        """Take over a file that was written to `new_path()`."""
+        """Add a file that was written to `new_path()`."""
         stored = StoredFile(
             id=ids.file_id(),
             organization=organization,
@@ -71,13 +71,13 @@ class FileStore:
         self.of(organization).add(stored)
         return stored
 
-    def of(self, organization: str) -> Shelf[StoredFile]:
-        """The files that this organization sees."""
-        return self._shelves.setdefault(organization, Shelf())
+    def of(self, organization: str) -> PagedCollection[StoredFile]:
+        """Return the files of an organization."""
+        return self._by_organization.setdefault(organization, PagedCollection())
 
-    def everything(self) -> list[StoredFile]:
-        """The files of all organizations."""
-        return [stored for shelf in self._shelves.values() for stored in shelf]
+    def all_files(self) -> list[StoredFile]:
+        """Return the files of all organizations."""
+        return [stored for files in self._by_organization.values() for stored in files]
 
     def remove(self, stored: StoredFile) -> None:
         """Delete a file and its content."""
@@ -85,7 +85,7 @@ class FileStore:
         stored.path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete everything."""
-        for stored in self.everything():
+        """Delete all files."""
+        for stored in self.all_files():
             stored.path.unlink(missing_ok=True)
-        self._shelves.clear()
+        self._by_organization.clear()

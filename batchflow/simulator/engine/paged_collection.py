@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class HasId(Protocol):
-    """Anything that can be put on a shelf."""
+    """An item of a collection."""
 
     @property
     def id(self) -> str: ...
@@ -17,22 +17,21 @@ T = TypeVar("T", bound=HasId)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Part of a list, and whether there is more behind it."""
+    """Part of a list, and whether more items follow."""
 
     items: list[T]
     has_more: bool
 
 
-class Shelf(Generic[T]):
+class PagedCollection(Generic[T]):
     """Items in the order of their creation.
 
-    A page costs what it shows, however many items there are. A removed item keeps its place, so
-    that a client that deletes while it pages can go on from there.
+    A removed item keeps its position, so that a client that deletes while it lists can continue.
     """
 
     def __init__(self) -> None:
         self._items: list[T | None] = []
-        self._place: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[T]:
         return (item for item in self._items if item is not None)
@@ -41,24 +40,24 @@ class Shelf(Generic[T]):
         return sum(1 for _ in self)
 
     def add(self, item: T) -> None:
-        """Put an item at the end."""
-        self._place[item.id] = len(self._items)
+        """Append an item."""
+        self._positions[item.id] = len(self._items)
         self._items.append(item)
 
     def get(self, item_id: str) -> T | None:
-        """The item, or `None` when it was never here or was removed."""
-        place = self._place.get(item_id)
-        return None if place is None else self._items[place]
+        """Return the item, or `None` if it does not exist."""
+        position = self._positions.get(item_id)
+        return None if position is None else self._items[position]
 
     def replace(self, item: T) -> None:
-        """Put a changed item where the one with its id is."""
-        self._items[self._place[item.id]] = item
+        """Replace the item that has the same id."""
+        self._items[self._positions[item.id]] = item
 
     def remove(self, item_id: str) -> T | None:
-        """Take an item out; `None` when it isn't here."""
+        """Remove an item and return it, or return `None` if it does not exist."""
         item = self.get(item_id)
         if item is not None:
-            self._items[self._place[item_id]] = None
+            self._items[self._positions[item_id]] = None
         return item
 
     def page(
@@ -69,23 +68,23 @@ class Shelf(Generic[T]):
         newest_first: bool,
         keep: Callable[[T], bool] = lambda _: True,
     ) -> Page[T]:
-        """Up to `limit` items that follow `after`.
+        """Return up to `limit` items after the item with the id `after`.
 
         Raises:
-            KeyError: No item has ever had the id `after`.
+            KeyError: No item has or had the id `after`.
         """
         step = -1 if newest_first else 1
         if after is None:
-            place = len(self._items) - 1 if newest_first else 0
+            position = len(self._items) - 1 if newest_first else 0
         else:
-            place = self._place[after] + step
-        found: list[T] = []
-        while 0 <= place < len(self._items):
-            item = self._items[place]
-            place += step
+            position = self._positions[after] + step
+        items: list[T] = []
+        while 0 <= position < len(self._items):
+            item = self._items[position]
+            position += step
             if item is None or not keep(item):
                 continue
-            if len(found) == limit:
-                return Page(found, has_more=True)
-            found.append(item)
-        return Page(found, has_more=False)
+            if len(items) == limit:
+                return Page(items, has_more=True)
+            items.append(item)
+        return Page(items, has_more=False)

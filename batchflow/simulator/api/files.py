@@ -5,49 +5,48 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from batchflow.simulator.api.paging import list_page
+from batchflow.simulator.engine.files import StoredFile
+from batchflow.simulator.engine.state import SimulatorState
 from batchflow.simulator.errors import ApiError, not_found
-from batchflow.simulator.files import StoredFile
-from batchflow.simulator.requests import limit_of
-from batchflow.simulator.shelf import Page
-from batchflow.simulator.state import Simulator
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-#: Form fields and part headers may add so many bytes to an upload.
-_FORM_BYTES = 64 * 1024
-#: An upload that is too large is read on, up to so many times the limit, before it is answered.
-_PATIENCE = 4
+#: The most bytes that form fields and part headers add to an upload.
+_MAX_FORM_BYTES = 64 * 1024
+#: An upload that is too large is read up to this multiple of the limit before it is refused.
+_MAX_OVERRUN = 4
 _CHUNK_BYTES = 256 * 1024
-_MAX_NAME_CHARS = 512
-_LEAST_EXPIRY_S, _MOST_EXPIRY_S = 3600, 2_592_000
-#: A batch's files expire after 30 days unless the client says otherwise.
-_BATCH_EXPIRY_S = 2_592_000
+_MAX_FILENAME_CHARS = 512
+_MIN_EXPIRY_S, _MAX_EXPIRY_S = 3600, 2_592_000
+#: Files with the purpose `batch` expire after 30 days by default.
+_DEFAULT_BATCH_EXPIRY_S = 2_592_000
 _MAX_LIMIT = 10_000
 
 
-async def create(simulator: Simulator, request: Request, organization: str) -> Response:
+async def create(state: SimulatorState, request: Request, organization: str) -> Response:
     """`POST /v1/files`: multipart, written to disk as it arrives."""
-    form = await _read_form(request, simulator.config.max_file_bytes)
+    form = await _read_form(request, state.config.max_file_bytes)
     try:
         upload, purpose = form.get("file"), form.get("purpose")
         if not isinstance(upload, UploadFile):
             raise _missing("file")
         if not isinstance(purpose, str) or not purpose:
             raise _missing("purpose")
-        filename = _shown_name(upload.filename)
-        _check_upload(upload, filename, purpose, simulator.config.max_file_bytes)
+        filename = _displayable_filename(upload.filename)
+        _check_upload(upload, filename, purpose, state.config.max_file_bytes)
         expires_after_s = _expiry(form, purpose)
-        path = simulator.files.new_path()
+        path = state.files.new_path()
         await asyncio.to_thread(_copy, upload.file, path)
     finally:
         await form.close()
-    stored = simulator.files.add(
+    stored = state.files.add(
         path,
         organization=organization,
         filename=filename,
@@ -55,69 +54,58 @@ async def create(simulator: Simulator, request: Request, organization: str) -> R
         now=time.time(),
         expires_after_s=expires_after_s,
     )
-    simulator.count_upload()
+    state.count_upload()
     return JSONResponse(stored.to_json())
 
 
-async def list_(simulator: Simulator, request: Request, organization: str) -> Response:
+async def list_(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/files`."""
-    limit = limit_of(request, default=_MAX_LIMIT, highest=_MAX_LIMIT)
-    after, purpose = request.query_params.get("after"), request.query_params.get("purpose")
+    purpose = request.query_params.get("purpose")
     order = request.query_params.get("order", "desc")
     if order not in ("asc", "desc"):
         message = "Invalid value for 'order'. Supported values are: 'asc' and 'desc'."
         raise ApiError(400, message, param="order", code="invalid_value")
-    try:
-        page = simulator.files.of(organization).page(
-            after=after,
-            limit=limit,
-            newest_first=order == "desc",
-            keep=lambda stored: purpose is None or stored.purpose == purpose,
-        )
-    except KeyError:
-        raise not_found("File object", after or "", param="after") from None
-    return JSONResponse(_page_json(page))
+    return list_page(
+        request,
+        state.files.of(organization),
+        StoredFile.to_json,
+        kind="File object",
+        default_limit=_MAX_LIMIT,
+        max_limit=_MAX_LIMIT,
+        newest_first=order == "desc",
+        keep=lambda stored: purpose is None or stored.purpose == purpose,
+    )
 
 
-async def retrieve(simulator: Simulator, request: Request, organization: str) -> Response:
+async def retrieve(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/files/{id}`."""
-    return JSONResponse(_find(simulator, request, organization).to_json())
+    return JSONResponse(_find(state, request, organization).to_json())
 
 
-async def content(simulator: Simulator, request: Request, organization: str) -> Response:
+async def content(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/files/{id}/content`: streamed from disk."""
-    stored = _find(simulator, request, organization)
+    stored = _find(state, request, organization)
     try:
         file = await asyncio.to_thread(stored.path.open, "rb")
-    except FileNotFoundError:  # deleted in this moment
+    except FileNotFoundError:  # deleted since the lookup
         raise not_found("File object", stored.id) from None
     headers = {"content-length": str(stored.size_bytes)}
     return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=headers)
 
 
-async def delete(simulator: Simulator, request: Request, organization: str) -> Response:
+async def delete(state: SimulatorState, request: Request, organization: str) -> Response:
     """`DELETE /v1/files/{id}`."""
-    stored = _find(simulator, request, organization)
-    simulator.files.remove(stored)
+    stored = _find(state, request, organization)
+    state.files.remove(stored)
     return JSONResponse({"id": stored.id, "object": "file", "deleted": True})
 
 
-def _find(simulator: Simulator, request: Request, organization: str) -> StoredFile:
+def _find(state: SimulatorState, request: Request, organization: str) -> StoredFile:
     file_id: str = request.path_params["file_id"]
-    stored = simulator.files.of(organization).get(file_id)
+    stored = state.files.of(organization).get(file_id)
     if stored is None:
         raise not_found("File object", file_id)
     return stored
-
-
-def _page_json(page: Page[StoredFile]) -> dict[str, Any]:
-    return {
-        "object": "list",
-        "data": [stored.to_json() for stored in page.items],
-        "first_id": page.items[0].id if page.items else None,
-        "last_id": page.items[-1].id if page.items else None,
-        "has_more": page.has_more,
-    }
 
 
 def _missing(name: str) -> ApiError:
@@ -127,8 +115,8 @@ def _missing(name: str) -> ApiError:
 
 async def _read_form(request: Request, max_file_bytes: int) -> FormData:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise ApiError(400, "The body of an upload has to be multipart/form-data.")
-    stream = _bounded(request, max_file_bytes + _FORM_BYTES)
+        raise ApiError(400, "The body of an upload must be multipart/form-data.")
+    stream = _limit_size(request, max_file_bytes + _MAX_FORM_BYTES)
     parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=10)
     try:
         return await parser.parse()
@@ -136,13 +124,13 @@ async def _read_form(request: Request, max_file_bytes: int) -> FormData:
         raise ApiError(400, f"Could not parse multipart form: {error.message}") from None
 
 
-async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _limit_size(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, None]:
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > limit_bytes * _PATIENCE:
+        if size > limit_bytes * _MAX_OVERRUN:
             raise _too_large(limit_bytes)
-        # Read on without keeping it: answered at once, a sending client would miss the answer.
+        # Discard the rest: a client that is still sending would miss an early response.
         if size <= limit_bytes:
             yield chunk
     if size > limit_bytes:
@@ -150,14 +138,14 @@ async def _bounded(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, 
 
 
 def _too_large(limit_bytes: int) -> ApiError:
-    message = f"The file is too large: at most {limit_bytes} bytes are taken."
+    message = f"The file is too large. The limit is {limit_bytes} bytes."
     return ApiError(413, message, param="file", code="file_too_large")
 
 
-def _shown_name(filename: str | None) -> str:
-    """The client's name for a file, as text that can be put into JSON; never used as a path."""
+def _displayable_filename(filename: str | None) -> str:
+    """The client's file name as valid Unicode; never used as a path."""
     name = (filename or "upload").encode("utf-8", "replace").decode()
-    return name[:_MAX_NAME_CHARS]
+    return name[:_MAX_FILENAME_CHARS]
 
 
 def _check_upload(upload: UploadFile, filename: str, purpose: str, max_file_bytes: int) -> None:
@@ -173,16 +161,16 @@ def _check_upload(upload: UploadFile, filename: str, purpose: str, max_file_byte
 def _expiry(form: FormData, purpose: str) -> int | None:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if anchor is None and seconds is None:
-        return _BATCH_EXPIRY_S if purpose == "batch" else None
+        return _DEFAULT_BATCH_EXPIRY_S if purpose == "batch" else None
     if anchor != "created_at":
         message = "Invalid value for 'expires_after.anchor'. Supported values are: 'created_at'."
         raise ApiError(400, message, param="expires_after.anchor", code="invalid_value")
     valid = isinstance(seconds, str) and seconds.isascii() and seconds.isdigit()
     given = int(str(seconds)[:10]) if valid else -1
-    if not _LEAST_EXPIRY_S <= given <= _MOST_EXPIRY_S:
+    if not _MIN_EXPIRY_S <= given <= _MAX_EXPIRY_S:
         message = (
             "Invalid 'expires_after.seconds': expected an integer from "
-            f"{_LEAST_EXPIRY_S} to {_MOST_EXPIRY_S}."
+            f"{_MIN_EXPIRY_S} to {_MAX_EXPIRY_S}."
         )
         raise ApiError(400, message, param="expires_after.seconds", code="invalid_value")
     return given

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from batchflow.simulator import ids
 from batchflow.simulator.config import SimulatorConfig
+from batchflow.simulator.engine import ids
 from batchflow.simulator.errors import ApiError
 
 #: Models whose name begins so don't exist.
 MISSING_MODEL_PREFIX = "no-such"
 
-#: The parameter that each endpoint can't do without.
+#: The required parameter of each endpoint, besides `model`.
 _REQUIRED = {
     "/v1/chat/completions": "messages",
     "/v1/responses": "input",
@@ -24,8 +24,8 @@ _REQUIRED = {
 
 _Body = Mapping[str, Any]
 
-#: Numbers with bounds: (parameter, lowest, highest, has to be whole).
-_BOUNDED: tuple[tuple[str, float, float, bool], ...] = (
+#: Numeric parameters: (name, minimum, maximum, whether it must be an integer).
+_NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
     ("temperature", 0, 2, False),
     ("top_p", 0, 1, False),
     ("presence_penalty", -2, 2, False),
@@ -39,20 +39,20 @@ _BOUNDED: tuple[tuple[str, float, float, bool], ...] = (
 
 
 def refusal(endpoint: str, custom_id: str, body: _Body, config: SimulatorConfig) -> ApiError | None:
-    """The error that this request ends with, or `None` when it succeeds; always the same one."""
-    return _invalid(endpoint, body) or _unlucky(custom_id, config)
+    """Return the error of a request, or `None` if it succeeds; the result is deterministic."""
+    return _check_body(endpoint, body) or _fail_share(custom_id, config)
 
 
-def _invalid(endpoint: str, body: _Body) -> ApiError | None:
+def _check_body(endpoint: str, body: _Body) -> ApiError | None:
     return (
-        _bad_model(endpoint, body)
-        or _bad_content(endpoint, body)
-        or _bad_number(body)
-        or _unsupported(body)
+        _check_model(endpoint, body)
+        or _check_content(endpoint, body)
+        or _check_numbers(body)
+        or _check_stream(body)
     )
 
 
-def _bad_model(endpoint: str, body: _Body) -> ApiError | None:
+def _check_model(endpoint: str, body: _Body) -> ApiError | None:
     model = body.get("model")
     if model is None and endpoint == "/v1/moderations":
         return None
@@ -64,14 +64,14 @@ def _bad_model(endpoint: str, body: _Body) -> ApiError | None:
     return None
 
 
-def _bad_content(endpoint: str, body: _Body) -> ApiError | None:
+def _check_content(endpoint: str, body: _Body) -> ApiError | None:
     name = _REQUIRED[endpoint]
     content = body.get(name)
     if content is None:
         message = f"Missing required parameter: '{name}'."
         return ApiError(400, message, param=name, code="missing_required_parameter")
     if name == "messages":
-        return _bad_messages(content)
+        return _check_messages(content)
     if not isinstance(content, str | list):
         message = f"Invalid type for '{name}': expected one of a string or array."
         return ApiError(400, message, param=name, code="invalid_type")
@@ -80,57 +80,56 @@ def _bad_content(endpoint: str, body: _Body) -> ApiError | None:
     return None
 
 
-def _bad_messages(messages: object) -> ApiError | None:
+def _check_messages(messages: object) -> ApiError | None:
     if not isinstance(messages, list):
         message = "Invalid type for 'messages': expected an array of objects."
         return ApiError(400, message, param="messages", code="invalid_type")
     if not messages:
         message = "Invalid 'messages': empty array. Expected an array with minimum length 1."
         return ApiError(400, message, param="messages", code="empty_array")
-    for place, item in enumerate(messages):
+    for index, item in enumerate(messages):
         if not isinstance(item, dict) or not isinstance(item.get("role"), str):
-            param = f"messages[{place}].role"
+            param = f"messages[{index}].role"
             message = f"Missing required parameter: '{param}'."
             return ApiError(400, message, param=param, code="missing_required_parameter")
     return None
 
 
-def _bad_number(body: _Body) -> ApiError | None:
-    for name, lowest, highest, whole in _BOUNDED:
+def _check_numbers(body: _Body) -> ApiError | None:
+    for name, minimum, maximum, is_integer in _NUMBERS:
         value = body.get(name)
         if value is None:
             continue
-        kind = "integer" if whole else "decimal"
-        wanted = (int,) if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            message = (
-                f"Invalid type for '{name}': expected {'an integer' if whole else 'a decimal'}."
-            )
+        kind = "integer" if is_integer else "decimal"
+        expected = (int,) if is_integer else (int, float)
+        if isinstance(value, bool) or not isinstance(value, expected):
+            expected_name = "an integer" if is_integer else "a decimal"
+            message = f"Invalid type for '{name}': expected {expected_name}."
             return ApiError(400, message, param=name, code="invalid_type")
-        if value > highest:
+        if value > maximum:
             message = (
                 f"Invalid '{name}': {kind} above maximum value. "
-                f"Expected a value <= {highest}, but got {value} instead."
+                f"Expected a value <= {maximum}, but got {value} instead."
             )
             return ApiError(400, message, param=name, code=f"{kind}_above_max_value")
-        if value < lowest:
+        if value < minimum:
             message = (
                 f"Invalid '{name}': {kind} below minimum value. "
-                f"Expected a value >= {lowest}, but got {value} instead."
+                f"Expected a value >= {minimum}, but got {value} instead."
             )
             return ApiError(400, message, param=name, code=f"{kind}_below_min_value")
     return None
 
 
-def _unsupported(body: _Body) -> ApiError | None:
+def _check_stream(body: _Body) -> ApiError | None:
     if body.get("stream"):
         message = "Streaming is not supported in the Batch API."
         return ApiError(400, message, param="stream", code="unsupported_value")
     return None
 
 
-def _unlucky(custom_id: str, config: SimulatorConfig) -> ApiError | None:
-    if ids.share_of(config.seed, custom_id) >= config.request_failure_share:
+def _fail_share(custom_id: str, config: SimulatorConfig) -> ApiError | None:
+    if ids.fraction_of(config.seed, custom_id) >= config.request_failure_share:
         return None
     status = config.request_failure_status
     message = "The server had an error while processing your request. Sorry about that!"

@@ -1,9 +1,9 @@
-"""Reading what clients send: bodies, queries, credentials. Whatever is wrong is an `ApiError`."""
+"""Read API keys and JSON bodies. Invalid input raises `ApiError`."""
 
 from typing import TypeVar
 
 import orjson
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from batchflow.simulator.config import SimulatorConfig
@@ -11,18 +11,17 @@ from batchflow.simulator.errors import ApiError, from_validation
 
 #: The largest JSON body, in bytes.
 MAX_JSON_BYTES = 1_000_000
-#: The organization of a client that names none.
+#: The organization of a request without an `OpenAI-Organization` header.
 DEFAULT_ORGANIZATION = "org-default"
 
 M = TypeVar("M", bound=BaseModel)
-T = TypeVar("T")
 
 
 def authenticate(request: Request, config: SimulatorConfig) -> str:
-    """The organization that a call is for.
+    """Return the organization of the caller.
 
     Raises:
-        ApiError: There is no API key, or a refused one.
+        ApiError: The API key is missing or refused.
     """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
@@ -38,7 +37,7 @@ def authenticate(request: Request, config: SimulatorConfig) -> str:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a call that isn't an upload."""
+    """Read a body of up to `MAX_JSON_BYTES`."""
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -48,51 +47,19 @@ async def read_body(request: Request) -> bytes:
 
 
 async def read_json(request: Request, model: type[M]) -> M:
-    """The JSON body as a model."""
+    """Read the JSON body as a model."""
     try:
         return model.model_validate_json(await read_body(request))
     except ValidationError as error:
         raise from_validation(error) from None
 
 
-async def read_as(request: Request, adapter: TypeAdapter[T]) -> T:
-    """The JSON body as what an adapter makes of it."""
-    try:
-        return adapter.validate_json(await read_body(request))
-    except ValidationError as error:
-        raise from_validation(error) from None
-
-
 async def read_object(request: Request) -> dict[str, object]:
-    """The JSON body, which has to be an object."""
+    """Read the JSON body, which must be an object."""
     try:
         body = orjson.loads(await read_body(request))
     except orjson.JSONDecodeError:
         raise ApiError(400, "We could not parse the JSON body of your request.") from None
     if not isinstance(body, dict):
-        raise ApiError(400, "The JSON body of your request has to be an object.")
+        raise ApiError(400, "The JSON body of your request must be an object.")
     return body
-
-
-def limit_of(request: Request, *, default: int, highest: int) -> int:
-    """The `limit` of a list call."""
-    given = request.query_params.get("limit")
-    if given is None:
-        return default
-    try:
-        limit = int(given[:10])
-    except ValueError:
-        message = "Invalid type for 'limit': expected an integer, but got a string instead."
-        raise ApiError(400, message, param="limit", code="invalid_type") from None
-    if limit < 1:
-        message = (
-            f"Invalid 'limit': integer below minimum value. Expected a value >= 1, got {limit}."
-        )
-        raise ApiError(400, message, param="limit", code="integer_below_min_value")
-    if limit > highest:
-        message = (
-            f"Invalid 'limit': integer above maximum value. "
-            f"Expected a value <= {highest}, got {limit}."
-        )
-        raise ApiError(400, message, param="limit", code="integer_above_max_value")
-    return limit

@@ -1,4 +1,4 @@
-"""What a model would have answered: made up, always the same, and telling what was asked."""
+"""Model responses: deterministic, in OpenAI's format, with the text of the request."""
 
 import base64
 import math
@@ -10,23 +10,23 @@ from typing import Any
 
 import orjson
 
-from batchflow.simulator import ids
+from batchflow.simulator.engine import ids
 
 _Body = Mapping[str, Any]
 
-#: Characters in a token, about.
+#: The approximate number of characters in a token.
 _CHARS_PER_TOKEN = 4
-#: How much of a request is echoed, in characters.
+#: The most characters of a request that its response repeats.
 _ECHO_CHARS = 400
-#: Levels of lists and objects in which text is looked for.
-_DEEPEST = 8
+#: The deepest level of nested lists and objects that is searched for text.
+_MAX_DEPTH = 8
 _SMALL_EMBEDDING, _LARGE_EMBEDDING = 1536, 3072
 _MODERATION_CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The body of a successful response, and the tokens that it cost."""
+class ModelResponse:
+    """The body of a successful response, and its token usage."""
 
     body: dict[str, Any]
     input_tokens: int
@@ -34,15 +34,15 @@ class Answer:
 
 
 def tokens_in(text: str) -> int:
-    """About how many tokens a text has."""
+    """Return the approximate number of tokens in a text."""
     return max(1, len(text) // _CHARS_PER_TOKEN)
 
 
 def text_of(content: object, *, depth: int = 0) -> str:
-    """The text in a prompt, an input, messages or content parts."""
+    """Return the text of a prompt, an input, messages or content parts."""
     if isinstance(content, str):
         return content
-    if depth == _DEEPEST:
+    if depth == _MAX_DEPTH:
         return ""
     if isinstance(content, list):
         return "\n".join(filter(None, (text_of(item, depth=depth + 1) for item in content)))
@@ -52,18 +52,18 @@ def text_of(content: object, *, depth: int = 0) -> str:
 
 
 def prompt_text(body: _Body) -> str:
-    """All text that a request sends to the model."""
+    """Return all text that a request sends to the model."""
     parts = (body.get(name) for name in ("instructions", "messages", "input", "prompt"))
     return "\n".join(filter(None, (text_of(part) for part in parts)))
 
 
-def answer(endpoint: str, body: _Body, *, key: str, now: int) -> Answer:
-    """The answer to one valid request; `key` makes the ids in it."""
-    return _ANSWERS[endpoint](body, key, now)
+def respond(endpoint: str, body: _Body, *, key: str, now: int) -> ModelResponse:
+    """Return the response to a valid request; the ids in it derive from `key`."""
+    return _RESPONDERS[endpoint](body, key, now)
 
 
-def _chat(body: _Body, key: str, now: int) -> Answer:
-    text, reason = _reply(_last(body["messages"]), body)
+def _chat(body: _Body, key: str, now: int) -> ModelResponse:
+    text, reason = _reply(_last_text(body["messages"]), body)
     choices: list[dict[str, Any]] = [
         {
             "index": index,
@@ -73,7 +73,7 @@ def _chat(body: _Body, key: str, now: int) -> Answer:
         }
         for index in range(body.get("n") or 1)
     ]
-    asked, said = tokens_in(prompt_text(body)), tokens_in(text) * len(choices)
+    input_tokens, output_tokens = tokens_in(prompt_text(body)), tokens_in(text) * len(choices)
     reply = {
         "id": f"chatcmpl-{key}",
         "object": "chat.completion",
@@ -81,21 +81,21 @@ def _chat(body: _Body, key: str, now: int) -> Answer:
         "model": body["model"],
         "choices": choices,
         "usage": {
-            "prompt_tokens": asked,
-            "completion_tokens": said,
-            "total_tokens": asked + said,
+            "prompt_tokens": input_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
         },
         "service_tier": "default",
         "system_fingerprint": "fp_emulator",
     }
-    return Answer(reply, asked, said)
+    return ModelResponse(reply, input_tokens, output_tokens)
 
 
-def _responses(body: _Body, key: str, now: int) -> Answer:
-    text, reason = _reply(_last(body["input"]), body)
-    asked, said = tokens_in(prompt_text(body)), tokens_in(text)
+def _responses(body: _Body, key: str, now: int) -> ModelResponse:
+    text, reason = _reply(_last_text(body["input"]), body)
+    input_tokens, output_tokens = tokens_in(prompt_text(body)), tokens_in(text)
     complete = reason == "stop"
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     status = "completed" if complete else "incomplete"
@@ -125,21 +125,21 @@ def _responses(body: _Body, key: str, now: int) -> Answer:
         "tools": [],
         "top_p": body.get("top_p", 1.0),
         "usage": {
-            "input_tokens": asked,
+            "input_tokens": input_tokens,
             "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": said,
+            "output_tokens": output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": asked + said,
+            "total_tokens": input_tokens + output_tokens,
         },
     }
-    return Answer(reply, asked, said)
+    return ModelResponse(reply, input_tokens, output_tokens)
 
 
-def _completions(body: _Body, key: str, now: int) -> Answer:
+def _completions(body: _Body, key: str, now: int) -> ModelResponse:
     prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
     replies = [_reply(text_of(prompt), body) for prompt in prompts]
-    asked = sum(tokens_in(text_of(prompt)) for prompt in prompts)
-    said = sum(tokens_in(text) for text, _ in replies)
+    input_tokens = sum(tokens_in(text_of(prompt)) for prompt in prompts)
+    output_tokens = sum(tokens_in(text) for text, _ in replies)
     reply = {
         "id": f"cmpl-{key}",
         "object": "text_completion",
@@ -150,46 +150,46 @@ def _completions(body: _Body, key: str, now: int) -> Answer:
             for index, (text, reason) in enumerate(replies)
         ],
         "usage": {
-            "prompt_tokens": asked,
-            "completion_tokens": said,
-            "total_tokens": asked + said,
+            "prompt_tokens": input_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
         },
     }
-    return Answer(reply, asked, said)
+    return ModelResponse(reply, input_tokens, output_tokens)
 
 
-def _embeddings(body: _Body, key: str, now: int) -> Answer:
+def _embeddings(body: _Body, key: str, now: int) -> ModelResponse:
     inputs = embedding_inputs(body)
     default = _LARGE_EMBEDDING if "3-large" in body["model"] else _SMALL_EMBEDDING
     size = body.get("dimensions") or default
     vectors = [_vector(str(item), size) for item in inputs]
-    packed = body.get("encoding_format") == "base64"
-    asked = sum(tokens_in(str(item)) for item in inputs)
+    is_base64 = body.get("encoding_format") == "base64"
+    input_tokens = sum(tokens_in(str(item)) for item in inputs)
     reply = {
         "object": "list",
         "data": [
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": _packed(vector) if packed else vector,
+                "embedding": _to_base64(vector) if is_base64 else vector,
             }
             for index, vector in enumerate(vectors)
         ],
         "model": body["model"],
-        "usage": {"prompt_tokens": asked, "total_tokens": asked},
+        "usage": {"prompt_tokens": input_tokens, "total_tokens": input_tokens},
     }
-    return Answer(reply, asked, 0)
+    return ModelResponse(reply, input_tokens, 0)
 
 
 def embedding_inputs(body: _Body) -> list[object]:
-    """The inputs of an embeddings request; a list of numbers is one input, in tokens."""
+    """Return the inputs of an embeddings request; a list of tokens is one input."""
     given = body.get("input")
     if isinstance(given, list) and not all(isinstance(item, int) for item in given):
         return given
     return [given]
 
 
-def _moderations(body: _Body, key: str, now: int) -> Answer:
+def _moderations(body: _Body, key: str, now: int) -> ModelResponse:
     inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
     results = []
     for item in inputs:
@@ -204,16 +204,16 @@ def _moderations(body: _Body, key: str, now: int) -> Answer:
             }
         )
     model = body.get("model") or "omni-moderation-latest"
-    return Answer({"id": f"modr-{key}", "model": model, "results": results}, 0, 0)
+    return ModelResponse({"id": f"modr-{key}", "model": model, "results": results}, 0, 0)
 
 
-def _images(body: _Body, key: str, now: int) -> Answer:
-    asked = tokens_in(prompt_text(body))
+def _images(body: _Body, key: str, now: int) -> ModelResponse:
+    input_tokens = tokens_in(prompt_text(body))
     urls = [f"https://images.invalid/{key}-{n}.png" for n in range(body.get("n") or 1)]
-    return Answer({"created": now, "data": [{"url": url} for url in urls]}, asked, 0)
+    return ModelResponse({"created": now, "data": [{"url": url} for url in urls]}, input_tokens, 0)
 
 
-def _videos(body: _Body, key: str, now: int) -> Answer:
+def _videos(body: _Body, key: str, now: int) -> ModelResponse:
     reply = {
         "id": f"video_{key}",
         "object": "video",
@@ -222,10 +222,10 @@ def _videos(body: _Body, key: str, now: int) -> Answer:
         "model": body["model"],
         "progress": 100,
     }
-    return Answer(reply, tokens_in(prompt_text(body)), 0)
+    return ModelResponse(reply, tokens_in(prompt_text(body)), 0)
 
 
-_ANSWERS: dict[str, Callable[[_Body, str, int], Answer]] = {
+_RESPONDERS: dict[str, Callable[[_Body, str, int], ModelResponse]] = {
     "/v1/chat/completions": _chat,
     "/v1/responses": _responses,
     "/v1/embeddings": _embeddings,
@@ -236,20 +236,20 @@ _ANSWERS: dict[str, Callable[[_Body, str, int], Answer]] = {
     "/v1/videos": _videos,
 }
 
-#: The endpoints that a batch can be for.
-ENDPOINTS = tuple(_ANSWERS)
+#: The endpoints that a batch can use.
+ENDPOINTS = tuple(_RESPONDERS)
 
 
-def _last(content: object) -> str:
-    """The text of the last message, or of what isn't a list of messages."""
+def _last_text(content: object) -> str:
+    """Return the text of the last message, or of content that is not a list."""
     if isinstance(content, list) and content:
         return text_of(content[-1])
     return text_of(content)
 
 
-def _reply(asked: str, body: _Body) -> tuple[str, str]:
-    """The text that is answered, and why it ends."""
-    text = f"Emulated answer to: {asked[:_ECHO_CHARS]}"
+def _reply(prompt: str, body: _Body) -> tuple[str, str]:
+    """Return the text of the response and its finish reason."""
+    text = f"Emulated answer to: {prompt[:_ECHO_CHARS]}"
     if _wants_json(body):
         return orjson.dumps({"answer": text}).decode(), "stop"
     limits = (body.get(f"max_{name}tokens") for name in ("", "completion_", "output_"))
@@ -272,5 +272,5 @@ def _vector(text: str, size: int) -> list[float]:
     return [round(x / length, 7) for x in raw]
 
 
-def _packed(vector: list[float]) -> str:
+def _to_base64(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

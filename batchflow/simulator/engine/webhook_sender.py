@@ -1,4 +1,4 @@
-"""Webhooks: who wants which events, and their delivery."""
+"""Webhook endpoints, and the delivery of events to them."""
 
 import asyncio
 import logging
@@ -15,23 +15,23 @@ import orjson
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from batchflow.simulator import ids
 from batchflow.simulator.config import SimulatorConfig
-from batchflow.simulator.shelf import Shelf
+from batchflow.simulator.engine import ids
+from batchflow.simulator.engine.paged_collection import PagedCollection
 
 logger = logging.getLogger(__name__)
 
-#: How long a receiver may take to answer, in seconds.
+#: Timeout of a delivery, in seconds.
 _TIMEOUT_S = 10.0
-#: How long an old secret goes on signing after a rotation, in seconds.
-OLD_SECRET_S = 86_400
-#: The longest wait between two attempts, in seconds.
-_LONGEST_BACKOFF_S = 3600.0
+#: How long the old secret also signs deliveries after a rotation, in seconds.
+OLD_SECRET_LIFETIME_S = 86_400
+#: The longest delay between two attempts, in seconds.
+_MAX_BACKOFF_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A receiver that an organization registered."""
+class WebhookEndpoint:
+    """A webhook endpoint of an organization."""
 
     id: str
     name: str
@@ -44,7 +44,7 @@ class Endpoint:
     old_secret_until: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's WebhookEndpoint object; it has no secret in it."""
+        """OpenAI's WebhookEndpoint object, without the secret."""
         return {
             "id": self.id,
             "object": "webhook_endpoint",
@@ -57,7 +57,7 @@ class Endpoint:
         }
 
     def secrets(self, now: float) -> tuple[SecretStr, ...]:
-        """What signs its deliveries now."""
+        """Return the secrets that sign its deliveries."""
         if self.old_secret is None or now >= self.old_secret_until:
             return (self.secret,)
         return (self.secret, self.old_secret)
@@ -68,12 +68,12 @@ class _Delivery:
     url: str
     message_id: str
     body: bytes
-    #: Asked before each attempt, because a secret can be rotated in between.
+    #: Called before each attempt, because a secret can be rotated between attempts.
     secrets: Callable[[float], tuple[SecretStr, ...]]
 
 
 def event(event_type: str, object_id: str) -> dict[str, Any]:
-    """An event as OpenAI sends it: it names the object and says nothing more about it."""
+    """Return an event as OpenAI sends it; the only data is the object's id."""
     return {
         "id": ids.new_id("evt"),
         "object": "event",
@@ -83,45 +83,45 @@ def event(event_type: str, object_id: str) -> dict[str, Any]:
     }
 
 
-class Webhooks:
-    """The registered endpoints of every organization, and the deliveries under way."""
+class WebhookSender:
+    """The webhook endpoints of all organizations, and the deliveries in progress."""
 
     def __init__(self, *, seed: int) -> None:
-        self._endpoints: dict[str, Shelf[Endpoint]] = {}
+        self._endpoints: dict[str, PagedCollection[WebhookEndpoint]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._client = httpx2.AsyncClient(timeout=_TIMEOUT_S)
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
-        #: What became of events and of attempts to deliver them.
+        #: Counts of events, attempts and their outcomes.
         self.counts: Counter[str] = Counter()
 
-    def of(self, organization: str) -> Shelf[Endpoint]:
-        """The endpoints of an organization."""
-        return self._endpoints.setdefault(organization, Shelf())
+    def of(self, organization: str) -> PagedCollection[WebhookEndpoint]:
+        """Return the endpoints of an organization."""
+        return self._endpoints.setdefault(organization, PagedCollection())
 
     def publish(
         self, event_type: str, object_id: str, organization: str, config: SimulatorConfig
     ) -> None:
-        """Begin to deliver an event to all who want it."""
+        """Start to deliver an event to every endpoint that subscribes to its type."""
         body = orjson.dumps(event(event_type, object_id))
         self.counts["events"] += 1
         if config.webhook_url is not None and config.webhook_secret is not None:
             secrets = (config.webhook_secret,)
-            self._begin(config.webhook_url, body, lambda _: secrets, config)
+            self._start_delivery(config.webhook_url, body, lambda _: secrets, config)
         for endpoint in self.of(organization):
             if event_type in endpoint.event_types:
-                self._begin(endpoint.url, body, endpoint.secrets, config)
+                self._start_delivery(endpoint.url, body, endpoint.secrets, config)
 
-    async def test(self, endpoint: Endpoint, event_type: str) -> int:
-        """Deliver a sample event once, and return the status code of the answer.
+    async def test(self, endpoint: WebhookEndpoint, event_type: str) -> int:
+        """Deliver a sample event once and return the status code of the response.
 
         Raises:
-            httpx2.HTTPError: There was no answer.
+            httpx2.HTTPError: There was no response.
         """
         body = orjson.dumps(event(event_type, ids.new_id("sample")))
         return await self._send(_Delivery(endpoint.url, ids.new_id("wh"), body, endpoint.secrets))
 
     async def stop_all(self) -> None:
-        """Give up all deliveries and forget all endpoints."""
+        """Cancel all deliveries and delete all endpoints."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -130,11 +130,11 @@ class Webhooks:
         self.counts.clear()
 
     async def close(self) -> None:
-        """Give up all deliveries and close the connections."""
+        """Cancel all deliveries and close the connections."""
         await self.stop_all()
         await self._client.aclose()
 
-    def _begin(
+    def _start_delivery(
         self,
         url: str,
         body: bytes,
@@ -147,18 +147,18 @@ class Webhooks:
         delivery = _Delivery(url, ids.new_id("wh"), body, secrets)
         twice = self._random.random() < config.webhook_duplicate_share
         for _ in range(2 if twice else 1):
-            wait_s = config.webhook_delay_s + self._random.uniform(0, config.webhook_reorder_s)
-            task = asyncio.get_running_loop().create_task(self._deliver(delivery, wait_s, config))
+            delay_s = config.webhook_delay_s + self._random.uniform(0, config.webhook_reorder_s)
+            task = asyncio.get_running_loop().create_task(self._deliver(delivery, delay_s, config))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, delivery: _Delivery, wait_s: float, config: SimulatorConfig) -> None:
+    async def _deliver(self, delivery: _Delivery, delay_s: float, config: SimulatorConfig) -> None:
         backoff_s = config.webhook_backoff_s
-        await asyncio.sleep(wait_s)
+        await asyncio.sleep(delay_s)
         for attempt in range(config.webhook_retries + 1):
             if attempt:
                 await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+                backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
             if await self._attempt(delivery):
                 self.counts["delivered"] += 1
                 return
@@ -169,9 +169,9 @@ class Webhooks:
         try:
             status = await self._send(delivery)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            logger.info("webhook %s: no answer: %s", delivery.message_id, type(error).__name__)
+            logger.info("webhook %s: no response: %s", delivery.message_id, type(error).__name__)
             return False
-        logger.info("webhook %s: answered with %d", delivery.message_id, status)
+        logger.info("webhook %s: status code %d", delivery.message_id, status)
         return 200 <= status < 300
 
     async def _send(self, delivery: _Delivery) -> int:

@@ -1,4 +1,4 @@
-"""The reading of a batch's input file: what OpenAI does while a batch is `validating`.
+"""The validation of a batch's input file, which OpenAI does while a batch is `validating`.
 
 The codes are OpenAI's: `invalid_json_line`, `missing_required_parameter`, `duplicate_custom_id`,
 `invalid_url`, `invalid_method`, `mismatched_model`, `empty_file`, `too_many_tasks`.
@@ -13,19 +13,19 @@ from typing import Any
 
 import orjson
 
-from batchflow.simulator.answers import embedding_inputs, prompt_text, tokens_in
 from batchflow.simulator.config import SimulatorConfig
-from batchflow.simulator.refusals import refusal
+from batchflow.simulator.engine.refusals import refusal
+from batchflow.simulator.engine.responses import embedding_inputs, prompt_text, tokens_in
 
-#: The most errors that one batch lists.
+#: The maximum number of errors in a Batch object.
 MAX_ERRORS = 200
-#: Inputs in all requests of a batch for embeddings, at most.
+#: The maximum number of inputs in all requests of an embeddings batch.
 MAX_EMBEDDING_INPUTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class BatchError:
-    """Why a batch failed: the file's line, when one is to blame, counted from 1."""
+    """An error of a batch; `line` counts from 1 and is `None` if the error concerns no line."""
 
     code: str
     message: str
@@ -44,18 +44,18 @@ class BatchError:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is known of an input file once it was read."""
+    """The result of reading an input file."""
 
     errors: tuple[BatchError, ...]
     model: str | None
     total: int
-    #: The requests that will fail, by their number from 0, ascending.
+    #: The indexes of the requests that will fail, ascending.
     failing: "array[int]"
-    #: Tokens in all requests, about.
+    #: The approximate number of tokens in all requests.
     tokens: int
 
     def failed_among(self, done: int) -> int:
-        """How many of the first `done` requests failed."""
+        """Return the number of failed requests among the first `done`."""
         return bisect_left(self.failing, done)
 
 
@@ -71,12 +71,12 @@ class _Findings:
     tokens: int = 0
     embedding_inputs: int = 0
 
-    def blame(self, code: str, message: str, param: str | None, line: int | None) -> None:
+    def add_error(self, code: str, message: str, param: str | None, line: int | None) -> None:
         self.errors.append(BatchError(code, message, param, line))
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a file without their ends; empty ones at the end of the file don't count."""
+    """Yield the lines of a file without line ends; skip blank lines at the end of the file."""
     empty = 0
     with path.open("rb") as file:
         for raw in file:
@@ -90,10 +90,10 @@ def lines_of(path: Path) -> Iterator[bytes]:
 
 
 def inspect(path: Path, endpoint: str, config: SimulatorConfig) -> Inspection:
-    """Read and check an input file. Takes a second for the largest ones: call it in a thread.
+    """Read and validate an input file. Call it in a thread: a large file takes about a second.
 
     Raises:
-        OSError: The file is gone.
+        OSError: The file cannot be read.
     """
     found = _Findings(endpoint, config)
     for number, line in enumerate(lines_of(path), start=1):
@@ -101,29 +101,29 @@ def inspect(path: Path, endpoint: str, config: SimulatorConfig) -> Inspection:
         _inspect_line(found, number, line)
         if len(found.errors) >= MAX_ERRORS:
             break
-    _inspect_whole(found)
+    _inspect_totals(found)
     return Inspection(
         tuple(found.errors), found.model, found.total, found.failing, tokens=found.tokens
     )
 
 
-def _inspect_whole(found: _Findings) -> None:
+def _inspect_totals(found: _Findings) -> None:
     if not found.total:
         message = (
             "The input file is empty. Please ensure that the batch contains at least one request."
         )
-        found.blame("empty_file", message, None, None)
+        found.add_error("empty_file", message, None, None)
     if found.total > found.config.max_requests:
         message = (
             f"The number of requests in the batch exceeds the limit of {found.config.max_requests}."
         )
-        found.blame("too_many_tasks", message, None, None)
+        found.add_error("too_many_tasks", message, None, None)
     if found.embedding_inputs > MAX_EMBEDDING_INPUTS:
         message = (
             "The number of embedding inputs in the batch exceeds the limit of "
             f"{MAX_EMBEDDING_INPUTS}."
         )
-        found.blame("too_many_tasks", message, "input", None)
+        found.add_error("too_many_tasks", message, "input", None)
 
 
 def _inspect_line(found: _Findings, number: int, line: bytes) -> None:
@@ -131,29 +131,29 @@ def _inspect_line(found: _Findings, number: int, line: bytes) -> None:
         request = orjson.loads(line)
     except orjson.JSONDecodeError:
         message = "This line is not parseable as valid JSON."
-        found.blame("invalid_json_line", message, None, number)
+        found.add_error("invalid_json_line", message, None, number)
         return
     if not isinstance(request, dict):
         message = "This line is not a JSON object."
-        found.blame("invalid_json_line", message, None, number)
+        found.add_error("invalid_json_line", message, None, number)
         return
-    if not _has_parts(found, number, request):
+    if not _has_required_fields(found, number, request):
         return
     _inspect_request(found, number, request)
 
 
-def _has_parts(found: _Findings, number: int, request: dict[str, Any]) -> bool:
+def _has_required_fields(found: _Findings, number: int, request: dict[str, Any]) -> bool:
     complete = True
     for name, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
         value = request.get(name)
         if value is None or value == "":
             message = f"Missing required parameter: '{name}'."
-            found.blame("missing_required_parameter", message, name, number)
+            found.add_error("missing_required_parameter", message, name, number)
             complete = False
         elif not isinstance(value, kind):
             expected = "a string" if kind is str else "an object"
             message = f"Invalid type for '{name}': expected {expected}."
-            found.blame("invalid_type", message, name, number)
+            found.add_error("invalid_type", message, name, number)
             complete = False
     return complete
 
@@ -165,14 +165,14 @@ def _inspect_request(found: _Findings, number: int, request: dict[str, Any]) -> 
             f"The custom_id '{custom_id[:100]}' for this request is a duplicate of another "
             "request. The custom_id parameter must be unique for each request in a batch."
         )
-        found.blame("duplicate_custom_id", message, "custom_id", number)
+        found.add_error("duplicate_custom_id", message, "custom_id", number)
     found.custom_ids.add(custom_id)
     if request["method"] != "POST":
-        message = "The method of this request is not supported: it has to be 'POST'."
-        found.blame("invalid_method", message, "method", number)
+        message = "The method of this request is not supported. It must be 'POST'."
+        found.add_error("invalid_method", message, "method", number)
     if request["url"] != found.endpoint:
         message = "The URL provided for this request does not match the batch endpoint."
-        found.blame("invalid_url", message, "url", number)
+        found.add_error("invalid_url", message, "url", number)
     _inspect_model(found, number, body.get("model"))
     found.tokens += tokens_in(prompt_text(body))
     if found.endpoint == "/v1/embeddings":
@@ -189,6 +189,6 @@ def _inspect_model(found: _Findings, number: int, model: object) -> None:
     elif model != found.model:
         message = (
             f"The provided model '{model[:100]}' does not match the model '{found.model[:100]}' "
-            "of the batch. All requests of a batch have to use the same model."
+            "of the batch. All requests of a batch must use the same model."
         )
-        found.blame("mismatched_model", message, "body.model", number)
+        found.add_error("mismatched_model", message, "body.model", number)

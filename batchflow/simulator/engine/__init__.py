@@ -1,0 +1,1 @@
+"""Batches, files and webhook deliveries: what the API operates on."""

@@ -1,0 +1,1 @@
+"""Outages, and the responses that a client receives during one."""
