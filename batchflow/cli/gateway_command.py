@@ -1,4 +1,4 @@
-"""The ``gateway`` command: where it listens, and what it refuses."""
+"""``batchflow gateway``: run the gateway's server."""
 
 import logging
 
@@ -18,7 +18,7 @@ from batchflow.settings import load_settings
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
-    help="Port to listen on; 0 takes a free one.",
+    help="Port to listen on, or 0 for a free one.",
 )
 @click.option(
     "--proxy",
@@ -26,24 +26,24 @@ from batchflow.settings import load_settings
     multiple=True,
     metavar="ADDRESS",
     help="Address or network of a reverse proxy that may name the client and the scheme in "
-    "X-Forwarded-For and X-Forwarded-Proto; can be repeated.",
+    "X-Forwarded-For and X-Forwarded-Proto. Repeatable.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="What is logged to stderr.",
+    help="Level of the log on stderr.",
 )
 def gateway(host: str, port: int, proxies: tuple[str, ...], log_level: str) -> None:
     """Run the webhook receiver, the status API, the status page and the metrics.
 
-    It listens on this machine alone, or needs BATCHFLOW_API_TOKEN. It runs until it is interrupted.
+    BATCHFLOW_API_TOKEN is required to listen on other addresses than the loopback.
     """
     settings = load_settings()
     if settings.api_token is None and not is_loopback(host):
         raise InvalidSettings(
-            f"Others can reach {host}, so the gateway needs a token there. Set "
+            f"The gateway needs a token to listen on {host}, which other machines can reach. Set "
             "BATCHFLOW_API_TOKEN to at least 16 random characters, or listen on 127.0.0.1."
         )
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")

@@ -42,7 +42,7 @@ def webhooks() -> None:
     """
 
 
-@webhooks.command()
+@webhooks.command(short_help="Register a URL, and show its signing secret.")
 @click.argument("url")
 @click.option("--name", default="batchflow", show_default=True, help="The endpoint's name.")
 @credential_options
@@ -90,7 +90,7 @@ def list_endpoints(credential: Credential, as_json: bool) -> None:
         click.echo("There are no webhook endpoints. Add one with `batchflow webhooks register`.")
 
 
-@webhooks.command()
+@webhooks.command(short_help="Have OpenAI send a sample event.")
 @click.argument("id_", metavar="ID")
 @click.option(
     "--event",

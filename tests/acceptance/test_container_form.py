@@ -1,4 +1,4 @@
-"""The transfer tasks as pods, where a platform does not route their task types to a connector."""
+"""The transfer tasks as pods, for platforms that do not route their task types to a connector."""
 
 import subprocess
 from collections.abc import Callable
@@ -29,13 +29,13 @@ from tests.kit.stack import Stack
 
 @dataclass
 class Pod:
-    """One task's container, with its arguments as Flyte fills them in."""
+    """A task's container, with arguments filled in as by Flyte."""
 
     process: "subprocess.Popen[str]"
     output_prefix: Path
 
     def outputs(self) -> Any:
-        """What it has written, once it has ended well."""
+        """Wait for its success and return its outputs."""
         log = self._wait()
         outputs = LiteralMap()
         path = self.output_prefix / "outputs.pb"
@@ -44,7 +44,7 @@ class Pod:
         return outputs.literals["result"].scalar
 
     def error(self) -> Any:
-        """The error that it has written, once it has ended."""
+        """Wait for its failure and return its error."""
         log = self._wait()
         document = ErrorDocument()
         path = self.output_prefix / "error.pb"
@@ -61,7 +61,7 @@ class Pod:
 
 @pytest.fixture
 def start_pod(stack: Stack, node: Node) -> Callable[..., Pod]:
-    """Starts the container of a task: with Redis in its environment, and without any key."""
+    """Start the container of a task, with Redis and without an API key in its environment."""
 
     def start(task: Any, inputs: LiteralMap, at: Node = node) -> Pod:
         template = template_of(task)
@@ -122,7 +122,7 @@ def test_a_download(
     assert custom_ids(files["error_file"]["path"]) == ["wrong"]
 
 
-def test_a_bad_file_is_the_users_error_and_not_tried_again(
+def test_an_invalid_file_is_a_user_error_and_not_retried(
     emulator: Emulator, org: str, node: Node, start_pod: Callable[..., Pod]
 ) -> None:
     content = requests(1) + b"nonsense\n"
@@ -138,7 +138,7 @@ def test_a_repeated_pod_finds_its_job(
 ) -> None:
     inputs = file_inputs(put(node.folder, requests()))
     first = start_pod(upload_task(org), inputs)
-    # A pod that was evicted: Flyte starts the next attempt while the job goes on.
+    # The first pod was evicted: Flyte starts another attempt while the job continues.
     second = start_pod(upload_task(org), inputs, node.again())
     sent = {pod.outputs().primitive.string_value for pod in (first, second)}
     assert {file["id"] for file in emulator.files(org)} == sent

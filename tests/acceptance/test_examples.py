@@ -1,4 +1,4 @@
-"""Local executions as in the README: nothing is started before, and nothing is left behind."""
+"""Local executions as in the README, which start what they need and leave no process behind."""
 
 import json
 import re
@@ -14,21 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psutil
 import pytest
 from flyteidl.admin.launch_plan_pb2 import LaunchPlan
 from flyteidl.admin.task_pb2 import TaskSpec
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
 
+from tests.kit.emulator import Emulator, running_emulator
 from tests.kit.flyte_tasks import requests
 from tests.kit.processes import BIN, clean_environment, until
+from tests.kit.stack import KEY_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "workflow.py"
+RUN_EXAMPLE = (BIN / "pyflyte", "run", EXAMPLE, "openai_batch_workflow")
+#: In the example.
+ORGANIZATION = "your-openai-organization-id"
+API_KEY = "sk-example"
 
 _MARK = "ACCEPTANCE_RUN"
-_TOOK_LONG_S = 90.0
+_TIMEOUT_S = 120.0
 
 _CREATE_BATCH = """
 import json, sys, traceback
@@ -61,27 +66,27 @@ for way in (iterator, file):
 
 
 @dataclass
-class Local:
-    """A command that runs by itself, in a folder of its own; it and its children are marked."""
+class Run:
+    """A command in a folder of its own, whose processes are marked by a variable."""
 
     process: "subprocess.Popen[str]"
     mark: str
 
-    def end(self) -> tuple[str, str]:
-        """Wait for its end; returns what it said, on stdout and on stderr."""
-        return self.process.communicate(timeout=_TOOK_LONG_S)
+    def output(self) -> tuple[str, str]:
+        """Wait for its end and return its stdout and stderr."""
+        return self.process.communicate(timeout=_TIMEOUT_S)
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the command has ended."""
         return self.process.poll() is not None
 
-    def left(self) -> list[psutil.Process]:
-        """The marked processes that there are."""
-        return [process for process in psutil.process_iter() if _environment(process) == self.mark]
+    def processes(self) -> list[psutil.Process]:
+        """Its running processes."""
+        return [process for process in psutil.process_iter() if _mark_of(process) == self.mark]
 
 
-def _environment(process: psutil.Process) -> str | None:
+def _mark_of(process: psutil.Process) -> str | None:
     try:
         return process.environ().get(_MARK)
     except psutil.Error:
@@ -89,10 +94,10 @@ def _environment(process: psutil.Process) -> str | None:
 
 
 @contextmanager
-def local(
-    command: Sequence[str | Path], folder: Path, more: Mapping[str, str] | None = None
-) -> Iterator[Local]:
-    """Start a command, and see to it that nothing of it is left at the end."""
+def started(
+    command: Sequence[str | Path], folder: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Run]:
+    """Run a command, and kill what is left of it at the end."""
     mark = uuid.uuid4().hex
     temp = folder / "tmp"
     temp.mkdir()
@@ -101,10 +106,10 @@ def local(
         cwd=folder,
         env={
             **clean_environment(),
-            **(more or {}),
+            **(env or {}),
             _MARK: mark,
             "TMPDIR": str(temp),
-            # For rich, which breaks lines.
+            # rich wraps lines at this width.
             "COLUMNS": "1000",
         },
         stdin=subprocess.DEVNULL,
@@ -112,110 +117,97 @@ def local(
         stderr=subprocess.PIPE,
         text=True,
     )
-    run = Local(process, mark)
+    run = Run(process, mark)
     try:
         yield run
     finally:
-        for left in run.left():
+        for left in run.processes():
             left.kill()
         process.communicate()
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Local]]:
-    """What the tests look at runs side by side, since most of it is waiting."""
-    creating = tmp_path_factory.mktemp("create")
-    (creating / "requests.jsonl").write_bytes(requests())
-    example: list[str | Path] = [BIN / "pyflyte", "run", EXAMPLE, "openai_batch_workflow"]
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """Both ways to run a batch, concurrently, since they mostly wait."""
+    folder = tmp_path_factory.mktemp("create")
+    (folder / "requests.jsonl").write_bytes(requests())
     with (
-        local(example, tmp_path_factory.mktemp("example")) as workflow,
-        local([sys.executable, "-c", _CREATE_BATCH], creating) as create_batch,
-        local(example, tmp_path_factory.mktemp("interrupted")) as interrupted,
-        local(example, tmp_path_factory.mktemp("killed")) as killed,
+        started(RUN_EXAMPLE, tmp_path_factory.mktemp("example")) as workflow,
+        started([sys.executable, "-c", _CREATE_BATCH], folder) as create_batch,
     ):
-        yield {
-            "workflow": workflow,
-            "create_batch": create_batch,
-            "interrupted": interrupted,
-            "killed": killed,
-        }
+        yield {"workflow": workflow, "create_batch": create_batch}
 
 
 @pytest.fixture(scope="module")
-def ended(runs: dict[str, Local]) -> dict[str, tuple[str, str]]:
-    """What the runs have said when all of them have ended."""
-    return {name: runs[name].end() for name in ("workflow", "create_batch")}
+def outputs(runs: dict[str, Run]) -> dict[str, tuple[str, str]]:
+    """The stdout and stderr of each run, once all have ended."""
+    return {name: run.output() for name, run in runs.items()}
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("interrupted", signal.SIGINT), ("killed", signal.SIGKILL)]
+    ("number", "statuses"),
+    [(signal.SIGINT, {"cancelling", "cancelled"}), (signal.SIGKILL, {"in_progress"})],
 )
-def test_a_run_that_is_stopped_leaves_nothing(
-    runs: dict[str, Local], name: str, number: signal.Signals
+def test_a_stopped_run_leaves_no_process(
+    tmp_path: Path, number: signal.Signals, statuses: set[str]
 ) -> None:
-    run = runs[name]
-    until(lambda: run.ended or batches_of(run), "a batch at the run's emulator", timeout_s=60)
-    run.process.send_signal(number)
-    _, complained = run.end()
-    assert run.process.returncode != 0
-    assert "Failed to run the task" not in complained
-    until(lambda: not run.left(), "its processes to end", timeout_s=20)
-    assert "Traceback" not in complained
+    with running_emulator(API_KEY) as emulator:
+        # The emulator's batches do not end by themselves, however long the run takes to start.
+        env = {"OPENAI_BASE_URL": emulator.base_url, **dict.fromkeys(KEY_VARIABLES, API_KEY)}
+        with started(RUN_EXAMPLE, tmp_path, env) as run:
+            until(lambda: run.ended or in_progress(emulator), "a batch in progress")
+            run.process.send_signal(number)
+            _, errors = run.output()
+            until(lambda: not run.processes(), "the run's processes to end")
+        assert run.process.returncode != 0
+        assert "Failed to run the task" not in errors
+        assert "Traceback" not in errors
+        assert {batch["status"] for batch in emulator.batches(ORGANIZATION)} <= statuses
 
 
-def test_the_example_runs_with_nothing(
-    runs: dict[str, Local], ended: dict[str, tuple[str, str]]
+def in_progress(emulator: Emulator) -> bool:
+    return any(each["status"] == "in_progress" for each in emulator.batches(ORGANIZATION))
+
+
+def test_the_example_runs_without_any_setup(
+    runs: dict[str, Run], outputs: dict[str, tuple[str, str]]
 ) -> None:
-    said, complained = ended["workflow"]
-    assert runs["workflow"].process.returncode == 0, complained
-    assert "BatchResult(" in said
-    found = re.search(r"output_file=[^,]*?(/[^\s'\",)]+/output_file\.jsonl)", said)
-    assert found, said
+    stdout, stderr = outputs["workflow"]
+    assert runs["workflow"].process.returncode == 0, stderr
+    assert "BatchResult(" in stdout
+    found = re.search(r"output_file=[^,]*?(/[^\s'\",)]+/output_file\.jsonl)", stdout)
+    assert found, stdout
     answers = Path(found[1]).read_text("utf-8").splitlines()
     assert sorted(json.loads(line)["custom_id"] for line in answers) == ["request-1", "request-2"]
-    own_words = [line for line in complained.splitlines() if line.startswith("Batchflow: ")]
-    assert len(own_words) == 2, complained
-    assert "starts its own stack" in own_words[0]
-    assert "emulator" in own_words[1]
-    assert "Traceback" not in complained
+    notices = [line for line in stderr.splitlines() if line.startswith("Batchflow: ")]
+    assert len(notices) == 2, stderr
+    assert "starts its own stack" in notices[0]
+    assert "emulator" in notices[1]
+    assert "Traceback" not in stderr
 
 
-def test_nothing_is_left_behind(runs: dict[str, Local], ended: dict[str, tuple[str, str]]) -> None:
+def test_runs_leave_no_process_behind(
+    runs: dict[str, Run], outputs: dict[str, tuple[str, str]]
+) -> None:
     until(
-        lambda: not any(run.left() for run in runs.values()),
+        lambda: not any(run.processes() for run in runs.values()),
         "the processes of all runs to end",
-        timeout_s=5,
     )
 
 
 @pytest.mark.parametrize("way", ["iterator", "file"])
-def test_create_batch_runs_locally(ended: dict[str, tuple[str, str]], way: str) -> None:
-    said, complained = ended["create_batch"]
-    found = [json.loads(line) for line in said.splitlines() if line.startswith(f'{{"{way}"')]
-    assert found, complained
+def test_create_batch_runs_locally(outputs: dict[str, tuple[str, str]], way: str) -> None:
+    stdout, stderr = outputs["create_batch"]
+    found = [json.loads(line) for line in stdout.splitlines() if line.startswith(f'{{"{way}"')]
+    assert found, stderr
     assert found[0] == {way: ["r-0", "r-1", "r-2"], "error_file": None}
 
 
-def batches_of(run: Local) -> list[Any]:
-    """The batches at a run's own emulator, which listens somewhere."""
-    for process in run.left():
-        try:
-            if "simulate" not in process.cmdline():
-                continue
-            for connection in process.net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    url = f"http://127.0.0.1:{connection.laddr.port}/simulator/batches"
-                    return list(httpx2.get(url, timeout=5).json()["data"])
-        except (psutil.Error, httpx2.HTTPError):
-            continue
-    return []
-
-
-# -- on the way to a cluster ----------------------------------------------------------------------
+# -- registering on a cluster ---------------------------------------------------------------------
 
 
 def parsed(folder: Path) -> dict[str, Any]:
-    """The entities of a package by name; a workflow also has a launch plan, which is left out."""
+    """The entities of a package by name, without launch plans."""
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("*.pb")):
         kind: Any = {"1": TaskSpec, "2": WorkflowSpec, "3": LaunchPlan}[path.stem[-1]]

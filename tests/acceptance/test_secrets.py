@@ -1,4 +1,4 @@
-"""The API key is in the workers' environment and nowhere else, whatever goes well or wrong."""
+"""The API key stays in the workers' environment, in success and failure."""
 
 import base64
 import os
@@ -31,7 +31,7 @@ from tests.kit.stack import KEY_VARIABLES, Stack
 
 @dataclass
 class Seen:
-    """Everything that came to light on the way."""
+    """Everything that leaves the workers: to Flyte, to Redis and into messages."""
 
     metas: list[bytes] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
@@ -39,12 +39,12 @@ class Seen:
     commands: bytes = b""
 
     def note(self, task: Task) -> Task:
-        """Keep what Flyte keeps for a task."""
+        """Record the metadata that Flyte keeps for a task."""
         self.metas.append(task.meta)
         return task
 
     def end(self, task: Task) -> Any:
-        """Follow a task to its success, and keep all that was said."""
+        """Wait for a task's success, and record its answers."""
         run = task.follow()
         self.answers += [str(run.seen), str(run.answer)]
         assert run.answer.phase == "SUCCEEDED", run.seen
@@ -53,7 +53,7 @@ class Seen:
 
 @contextmanager
 def listening_to_redis(stack: Stack, seen: Seen) -> Iterator[None]:
-    """Keep every command that anybody sends to Redis, those of the Lua scripts included."""
+    """Record every command sent to Redis, including those of Lua scripts."""
     address = urlsplit(stack.redis_url)
     assert address.hostname is not None
     assert address.port is not None
@@ -68,9 +68,9 @@ def listening_to_redis(stack: Stack, seen: Seen) -> Iterator[None]:
         thread = threading.Thread(target=receive, name="monitor")
         thread.start()
         try:
-            until(lambda: received.startswith(b"+OK"), "Redis to be listened to")
+            until(lambda: received.startswith(b"+OK"), "MONITOR to start")
             yield
-            # What was sent before this has been seen when this is.
+            # Commands arrive in order, so this one follows all others.
             stack.redis.echo("end-of-monitoring")
             until(lambda: b"end-of-monitoring" in received, "the last command")
         finally:
@@ -99,10 +99,10 @@ def start_all(
 
 @pytest.fixture
 def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node) -> Seen:
-    """What a good day, an outage and a refused key bring to light."""
+    """What leaves the workers in success, during outages, and with a rejected key."""
     seen = Seen()
     with listening_to_redis(stack, seen):
-        # A good day, with the first messages still in their queues.
+        # Success; the worker starts late, so that messages can be read from their queues.
         stack.worker.stop()
         source = file_inputs(put(node.folder, requests()))
         upload = seen.note(flyte.create(template_of(upload_task(org)), source, node))
@@ -126,7 +126,7 @@ def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: N
         )
         assert custom_ids(seen.end(download)["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
 
-        # An outage of every kind, then a key that is refused: told, and gone through.
+        # Each kind of outage, then a rejected key.
         outages: dict[str, dict[str, Any]] = {
             "down": {"answer": "status", "status": 503},
             "garbage": {"answer": "garbage", "operations": ["files.create", "batches.*"]},
@@ -138,7 +138,7 @@ def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: N
             place = replace(node, node=name)
             tasks = [*map(seen.note, start_all(flyte, f"{org}-{name}", place, result, file_id))]
             for task in tasks[:2] if name == "garbage" else tasks:
-                told(seen, task, "Waiting to call OpenAI again")
+                await_answer(seen, task, "Waiting to call OpenAI again")
             emulator.end_outages()
             for task in tasks:
                 task.delete()
@@ -147,7 +147,7 @@ def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: N
         place = replace(node, node="refused")
         tasks = [*map(seen.note, start_all(flyte, refused_org, place, result, file_id))]
         for task in tasks:
-            told(seen, task, "rejected the API key")
+            await_answer(seen, task, "rejected the API key")
         emulator.configure(refused_keys=[])
         seen.end(tasks[0])
         for task in tasks:
@@ -155,10 +155,10 @@ def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: N
     return seen
 
 
-def told(seen: Seen, task: Task, words: str) -> None:
-    """Wait until a task says something to the user."""
+def await_answer(seen: Seen, task: Task, text: str) -> None:
+    """Wait until a task's answer contains this text, and record the answer."""
     answer = task.until(
-        lambda answer: words in answer.message or words in str(answer.custom_info), words
+        lambda answer: text in answer.message or text in str(answer.custom_info), text
     )
     seen.answers.append(str(answer))
 
@@ -171,7 +171,7 @@ def queued(stack: Stack) -> list[bytes]:
 
 
 def everything_in_redis(url: str) -> bytes:
-    """All keys and values, of whatever type."""
+    """All keys and values, of every type."""
     found = []
     with Redis.from_url(url) as redis:
         for key in redis.scan_iter(count=1_000):
@@ -189,14 +189,14 @@ def everything_in_redis(url: str) -> bytes:
                     found += redis.zrange(key, 0, -1)
                 case b"stream":
                     found.append(repr(redis.xrange(key)).encode())
-                case b"none":  # it has run out meanwhile
+                case b"none":  # has expired since
                     pass
                 case other:
                     pytest.fail(f"{key!r} has the unexpected type {other!r}")
     return b"\n".join(found)
 
 
-def test_the_key_is_nowhere(stack: Stack, seen: Seen) -> None:
+def test_the_key_is_nowhere_else(stack: Stack, seen: Seen) -> None:
     key = stack.api_key.encode()
     traces = [key, key[10:], key[:18], *_encoded(key)]
     places = {
@@ -207,7 +207,7 @@ def test_the_key_is_nowhere(stack: Stack, seen: Seen) -> None:
         "Redis": everything_in_redis(stack.redis_url),
         **{str(path): path.read_bytes() for path in files_under(stack.folder)},
     }
-    # It was looked for where there was something to find.
+    # The places have content, or the search would prove nothing.
     assert b"batchflow.upload" in places["queued messages"]
     assert b'"HSET"' in places["commands to Redis"]
     assert b"api_key" in places["Redis"]
@@ -220,18 +220,18 @@ def test_the_key_is_nowhere(stack: Stack, seen: Seen) -> None:
 
 
 def _encoded(key: bytes) -> list[bytes]:
-    """As Celery, HTTP and others would disguise it: base64 at each of three offsets, and hex."""
+    """Encodings of the key: base64 at each of three offsets, and hex."""
     inner = [base64.b64encode(b"x" * offset + key)[4:-4] for offset in range(3)]
     return [*inner, key.hex().encode()]
 
 
 def files_under(folder: Path) -> list[Path]:
-    """Every file there: logs, blobs, what processes have left in their temporary folders."""
+    """All files: logs, blobs, temporary files of processes."""
     paths = [Path(root, name) for root, _, names in os.walk(folder) for name in names]
     return [path for path in paths if path.is_file()]
 
 
-def test_only_workers_have_a_key_and_a_way_to_openai(stack: Stack) -> None:
+def test_only_workers_have_the_key_and_the_address_of_openai(stack: Stack) -> None:
     for process in stack.processes:
         given = psutil.Process(process.pid).environ()
         has_key = {name for name, value in given.items() if stack.api_key in value}
