@@ -1,4 +1,4 @@
-"""Counting and heartbeats are for whoever looks: no work fails or waits for them."""
+"""Counters and heartbeats: no work fails because of them or waits for them."""
 
 import logging
 import socket
@@ -38,15 +38,15 @@ def known(store: JobStore) -> list[Worker]:
     return store.run(heartbeats.workers())
 
 
-def telling() -> list[threading.Thread]:
-    """The threads in which workers tell Redis that they live."""
+def heartbeat_threads() -> list[threading.Thread]:
+    """The threads that write heartbeats."""
     return [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
 
 
 # Counters
 
 
-def test_what_is_counted_adds_up(settings: Callable[..., Settings]) -> None:
+def test_counters_add_up(settings: Callable[..., Settings]) -> None:
     runtime = runtime_of(settings())
     with runtime.store.redis:
         for _ in range(3):
@@ -54,11 +54,11 @@ def test_what_is_counted_adds_up(settings: Callable[..., Settings]) -> None:
         runtime.count(metrics.count("a|b", "c|d"))
         counters = runtime.store.run(metrics.counters())
     assert counters[("tokens", "input")] == 300
-    # The separator in a label doesn't make two of it.
+    # A separator in a label does not split it.
     assert ("a", "b", "c/d") in counters
 
 
-def test_a_call_goes_on_when_it_can_not_be_counted(
+def test_a_call_succeeds_without_its_counter(
     settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = runtime_of(settings())
@@ -69,7 +69,7 @@ def test_a_call_goes_on_when_it_can_not_be_counted(
     assert "Not counted" in caplog.text
 
 
-def test_a_call_goes_on_when_redis_is_away(
+def test_a_call_succeeds_without_redis(
     settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = runtime_of(settings(redis_url=f"redis://127.0.0.1:{free_port()}/0"))
@@ -93,21 +93,23 @@ def test_a_worker_is_known_with_its_queues_until_it_ends(store: JobStore) -> Non
     assert known(store) == []
 
 
-def test_redis_is_not_told_each_time(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_every_celery_heartbeat_is_written(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beats = Heartbeat(store, lambda: ["poll"])
     beats.beat(WORKER)
     [first] = until(lambda: known(store), "the heartbeat")
-    until(lambda: not telling(), "the end of its thread")
+    until(lambda: not heartbeat_threads(), "the end of its thread")
     for _ in range(20):
         beats.beat(WORKER)
-    assert telling() == []
+    assert heartbeat_threads() == []
     assert known(store) == [first]
     monkeypatch.setattr(heartbeat, "_INTERVAL_S", 0.0)
     beats.beat(WORKER)
     until(lambda: known(store) != [first], "the next heartbeat")
 
 
-def test_a_worker_does_not_wait_for_a_redis_that_hangs(
+def test_a_worker_does_not_wait_for_a_hanging_redis(
     settings: Callable[..., Settings],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -118,13 +120,13 @@ def test_a_worker_does_not_wait_for_a_redis_that_hangs(
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0?socket_timeout=0.3"
         store = connect(settings(redis_url=url))
         beats = Heartbeat(store, lambda: ["poll"])
-        before = set(telling())
+        before = set(heartbeat_threads())
         began = time.monotonic()
         for _ in range(100):
             beats.beat(WORKER)
         assert time.monotonic() - began < 0.2
-        assert len(set(telling()) - before) == 1
-    # Now nobody listens any more.
-    until(lambda: not telling(), "the end of its thread")
+        assert len(set(heartbeat_threads()) - before) == 1
+    # The server has stopped.
+    until(lambda: not heartbeat_threads(), "the end of its thread")
     assert "No heartbeat: Redis can't be reached" in caplog.text
     beats.stop(WORKER)

@@ -1,4 +1,4 @@
-"""Webhooks as workers meet them, a look at errors, and the numbers that come of it all."""
+"""What workers do with webhooks and error files, and the summary of the fleet."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -35,8 +35,8 @@ def end(workers: Team, job_id: str, status: str = "completed", **job_request: ob
     workers.emulator.end(str(workers.job(job_id).batch_id), status, **job_request)
 
 
-def tell(workers: Team, job_id: str) -> None:
-    """What a worker does when a webhook has come."""
+def refresh_job(workers: Team, job_id: str) -> None:
+    """Run the step that a webhook enqueues."""
     run_step(workers.runtime, refresh.SOURCE, job_id, refresh.refresh)
 
 
@@ -61,36 +61,36 @@ def summary(workers: Team) -> Summary:
         ("cancelled", JobState.FAILED),
     ],
 )
-def test_a_webhook_brings_the_end_at_once(workers: Team, status: str, state: JobState) -> None:
+def test_a_webhook_ends_a_job_at_once(workers: Team, status: str, state: JobState) -> None:
     job_id = workers.submitted()
     end(workers, job_id, status)
     with workers.calls(batches_retrieve=1, batches_list=0):
-        tell(workers, job_id)
+        refresh_job(workers, job_id)
     job = workers.job(job_id)
     assert (job.state, job.openai_status, job.source) == (state, status, "webhook")
 
 
-def test_the_event_itself_is_not_believed(workers: Team) -> None:
+def test_the_content_of_a_webhook_is_not_trusted(workers: Team) -> None:
     job_id = workers.submitted()
-    tell(workers, job_id)
+    refresh_job(workers, job_id)
     assert workers.job(job_id).state is JobState.RUNNING
 
 
 def test_repeated_and_late_webhooks_are_harmless(workers: Team) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
-    tell(workers, job_id)
+    refresh_job(workers, job_id)
     ended = workers.job(job_id)
     with workers.calls(batches_retrieve=0):
-        tell(workers, job_id)
+        refresh_job(workers, job_id)
     assert workers.job(job_id) == ended
 
 
-def test_a_webhook_during_an_outage_leaves_the_job_to_the_poll(workers: Team) -> None:
+def test_after_a_webhook_during_an_outage_a_poll_ends_the_job(workers: Team) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
     workers.emulator.outage(answer="status", operations=["batches.retrieve"])
-    tell(workers, job_id)
+    refresh_job(workers, job_id)
     assert workers.job(job_id).state is JobState.RUNNING
     assert workers.due_in_s(job_id) < POLL_S
     workers.emulator.end_outages()
@@ -100,24 +100,24 @@ def test_a_webhook_during_an_outage_leaves_the_job_to_the_poll(workers: Team) ->
     assert workers.job(job_id).state is JobState.SUCCEEDED
 
 
-def test_where_webhooks_come_the_poll_asks_less_often(workers: Team) -> None:
-    told, ended = workers.submitted(), workers.submitted()
-    workers.poll(told)
-    assert workers.due_in_s(told) <= POLL_S
+def test_with_webhooks_polls_are_less_frequent(workers: Team) -> None:
+    running, ended = workers.submitted(), workers.submitted()
+    workers.poll(running)
+    assert workers.due_in_s(running) <= POLL_S
     end(workers, ended)
-    tell(workers, ended)
-    workers.poll(told)
-    assert POLL_S < workers.due_in_s(told) <= 4 * POLL_S
-    end(workers, told)
-    workers.make_due(told)
+    refresh_job(workers, ended)
+    workers.poll(running)
+    assert POLL_S < workers.due_in_s(running) <= 4 * POLL_S
+    end(workers, running)
+    workers.make_due(running)
     workers.work()
-    assert workers.job(told).state is JobState.SUCCEEDED
+    assert workers.job(running).state is JobState.SUCCEEDED
 
 
 # The most frequent error
 
 
-def test_the_most_frequent_error_is_found_when_somebody_looks(workers: Team) -> None:
+def test_the_most_frequent_error_is_found_on_request(workers: Team) -> None:
     workers.emulator.configure(request_failure_share=1.0)
     job_id = workers.submitted(file_id=workers.emulator.upload(workers.organization, lines(7)))
     end(workers, job_id)
@@ -133,7 +133,7 @@ def test_the_most_frequent_error_is_found_when_somebody_looks(workers: Team) -> 
         explain.explain(workers.runtime, job_id)
 
 
-def test_an_error_file_that_is_gone_is_said_to_be(workers: Team) -> None:
+def test_a_deleted_error_file_is_reported(workers: Team) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
     workers.poll(job_id)
@@ -142,7 +142,7 @@ def test_an_error_file_that_is_gone_is_said_to_be(workers: Team) -> None:
     assert "file-gone" in workers.job(job_id).top_error
 
 
-def test_no_look_at_errors_while_openai_is_to_be_left_alone(workers: Team) -> None:
+def test_no_error_file_is_read_during_a_backoff(workers: Team) -> None:
     job_id = workers.submitted()
     workers.change(job_id, error_file_id="file-1")
     store, credential = workers.runtime.store, str(workers.job(job_id).spec.credential)
@@ -152,10 +152,10 @@ def test_no_look_at_errors_while_openai_is_to_be_left_alone(workers: Team) -> No
     assert workers.job(job_id).top_error == ""
 
 
-# Numbers
+# Summary
 
 
-def test_the_summary_says_what_there_is(workers: Team, tmp_path: Path) -> None:
+def test_a_summary_of_jobs(workers: Team, tmp_path: Path) -> None:
     first, second, third = (workers.submitted() for _ in range(3))
     waiting = workers.batch()
     end(workers, second)
@@ -163,26 +163,26 @@ def test_the_summary_says_what_there_is(workers: Team, tmp_path: Path) -> None:
     workers.poll(first, second, third)
     upload = workers.upload(str(tmp_path / "missing.jsonl"))
     workers.step(upload)
-    told = summary(workers)
-    assert (told.running, told.queued) == (1, 1)
-    assert told.counts[JobKind.BATCH][JobState.SUCCEEDED] == 1
-    assert told.counts[JobKind.UPLOAD] == dict.fromkeys(JobState, 0) | {JobState.FAILED: 1}
-    assert (told.succeeded_last_hour, told.failed_last_hour) == (1, 2)
+    found = summary(workers)
+    assert (found.running, found.queued) == (1, 1)
+    assert found.counts[JobKind.BATCH][JobState.SUCCEEDED] == 1
+    assert found.counts[JobKind.UPLOAD] == dict.fromkeys(JobState, 0) | {JobState.FAILED: 1}
+    assert (found.succeeded_last_hour, found.failed_last_hour) == (1, 2)
     usage = (workers.job(second).result or {})["usage"]
-    assert (told.input_tokens, told.output_tokens) == (
+    assert (found.input_tokens, found.output_tokens) == (
         usage["input_tokens"],
         usage["output_tokens"],
     )
-    assert told.oldest_batch == first
-    assert told.oldest_batch_since == workers.job(first).created_at
-    assert told.polled_at is not None
-    assert abs((told.at - told.polled_at).total_seconds()) < 60
-    assert told.webhook_at is None
-    assert told.since is not None
+    assert found.oldest_batch == first
+    assert found.oldest_batch_since == workers.job(first).created_at
+    assert found.polled_at is not None
+    assert abs((found.at - found.polled_at).total_seconds()) < 60
+    assert found.webhook_at is None
+    assert found.since is not None
     assert workers.job(waiting).state is JobState.QUEUED
 
 
-def test_the_summary_says_what_jobs_wait_for(workers: Team) -> None:
+def test_a_summary_of_waits(workers: Team) -> None:
     job = workers.job(workers.submitted())
     store, credential = workers.runtime.store, str(job.spec.credential)
     store.run(backoff.extend(credential, message="OpenAI answered 503.", retry_after_s=60))
@@ -197,7 +197,7 @@ def test_the_summary_says_what_jobs_wait_for(workers: Team) -> None:
     assert summary(workers).waits == ()
 
 
-def test_the_summary_counts_workers_that_are_alive(workers: Team) -> None:
+def test_a_summary_counts_live_workers(workers: Team) -> None:
     store = workers.runtime.store
     store.run(heartbeats.beat("celery@a", ["submit", "poll"]))
     store.run(heartbeats.beat("celery@b", ["poll"]))
@@ -206,17 +206,17 @@ def test_the_summary_counts_workers_that_are_alive(workers: Team) -> None:
     assert summary(workers).workers == {"submit": 1, "poll": 2}
 
 
-def test_nothing_is_a_summary_too(workers: Team) -> None:
-    told = summary(workers)
-    assert (told.running, told.queued, told.waits, told.workers) == (0, 0, (), {})
-    assert (told.oldest_batch, told.since, told.polled_at) == (None, None, None)
+def test_a_summary_of_an_empty_store(workers: Team) -> None:
+    found = summary(workers)
+    assert (found.running, found.queued, found.waits, found.workers) == (0, 0, (), {})
+    assert (found.oldest_batch, found.since, found.polled_at) == (None, None, None)
 
 
-def test_how_long_nobody_knew_is_counted_once(workers: Team) -> None:
+def test_the_completion_lag_is_counted_once(workers: Team) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
     workers.poll(job_id)
     workers.poll(job_id)
-    tell(workers, job_id)
+    refresh_job(workers, job_id)
     counters = workers.runtime.store.run(metrics.counters())
     assert sum(n for (name, *_), n in counters.items() if name == "knowing_bucket") == 1

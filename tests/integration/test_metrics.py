@@ -1,4 +1,4 @@
-"""What /metrics says while real workers work, fail, stop and die."""
+"""The metrics of a fleet of processes that work, fail, stop and are killed."""
 
 import socket
 import time
@@ -13,6 +13,7 @@ import pytest
 
 from batchflow.gateway.metrics import endpoint
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, JobRequest, Spec, UploadSpec
+from batchflow.overview.health import WORKER_SILENT_S
 from batchflow.queue import Queue, Sender, Step, make_app, queue_name
 from batchflow.settings import Settings
 from batchflow.stack.processes import free_port
@@ -31,20 +32,18 @@ from tests.kit.steps import lines
 KEY = "sk-test-key-of-the-workers"
 CREDENTIAL = Credential(organization="org-metrics")
 MODEL = "gpt-test"
-#: A worker that was silent for so long is taken for dead.
-DEAD_S = 60
 
 Seen = dict[str, Exposition]
 
 
 @dataclass
 class Life:
-    """A fleet of real processes, whose /metrics is looked at from time to time."""
+    """A fleet of processes, and its metrics over time."""
 
     gateway: Gateway
     emulator: Emulator
     folder: Path
-    #: What it said at which moment.
+    #: The metrics by moment.
     seen: Seen = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
@@ -55,7 +54,7 @@ class Life:
         return Exposition(text)
 
     def look_until(self, moment: str, condition: Callable[[Exposition], object]) -> Exposition:
-        """Look until it says so, and keep what it said."""
+        """Scrape until the condition holds, and keep the metrics."""
 
         def so() -> Exposition | None:
             found = self.look()
@@ -92,11 +91,11 @@ class Life:
         return str(until(batch_id, "the batch"))
 
     def pass_a_minute(self) -> None:
-        """For those that keep still: all that was heard of workers is a minute older."""
+        """Make all heartbeats a minute older."""
         redis: Any = self.gateway.store.redis
         key = keys.full(self.gateway.settings.key_prefix, keys.WORKERS)
         for member in redis.zrange(key, 0, -1):
-            redis.zincrby(key, -DEAD_S, member)
+            redis.zincrby(key, -WORKER_SILENT_S, member)
 
     def process(self, name: str, *command: str) -> Process:
         settings = self.gateway.settings
@@ -128,8 +127,8 @@ def started(*processes: Process) -> Iterator[None]:
 
 
 def live_through(life: Life) -> None:
-    """What an operator may meet, moment by moment."""
-    waits_for_nobody(life)
+    """Situations that an operator may meet, one after the other."""
+    waits_for_a_worker(life)
     lone = life.worker("lone", "-Q", queue_name(life.gateway.settings.key_prefix, Queue.FILES))
     worker, beat = life.worker("worker"), life.process("beat", "beat", "--pidfile", "")
     with started(lone, worker, beat):
@@ -145,7 +144,7 @@ def live_through(life: Life) -> None:
         life.look_until("a minute later", lambda m: m.value("workers", queue="files") == 0)
 
 
-def waits_for_nobody(life: Life) -> None:
+def waits_for_a_worker(life: Life) -> None:
     life.look_until("nothing yet", lambda m: m.value("redis_up"))
     spec = UploadSpec(credential=CREDENTIAL, uri=str(life.folder / "in.jsonl"))
     (life.folder / "in.jsonl").write_bytes(lines())
@@ -166,8 +165,10 @@ def works(life: Life) -> None:
     life.emulator.end(batch_id)
     until(lambda: life.ended(batch), "the batch")
     with life.gateway.client() as client:
-        told = delivery(event(batch_id), at_s=time.time())
-        assert client.post("/webhooks/openai", content=told.body, headers=told.headers).is_success
+        webhook = delivery(event(batch_id), at_s=time.time())
+        assert client.post(
+            "/webhooks/openai", content=webhook.body, headers=webhook.headers
+        ).is_success
     job = life.gateway.store.run(records.get(batch.job_id))
     assert job
     download = life.place(
@@ -210,7 +211,7 @@ def waits_for_capacity(life: Life) -> None:
     file_id = life.emulator.upload(str(CREDENTIAL.organization), lines())
     life.emulator.next("failed", code="token_limit_exceeded")
     life.place_batch(file_id)
-    life.look_until("in line", lambda m: m.total("jobs_waiting_for_capacity"))
+    life.look_until("over quota", lambda m: m.total("jobs_waiting_for_capacity"))
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,7 @@ def life(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         {"redis_url": redis_url, "key_prefix": f"metrics-{uuid4()}", "webhook_secrets": SECRET}
     )
     with running_emulator(KEY) as emulator, running_gateway(settings) as gateway:
-        # A store that has been there for long knows every job.
+        # An old store has every job.
         gateway.store.redis.set(keys.full(settings.key_prefix, keys.BORN), 0)
         life = Life(gateway, emulator, tmp_path_factory.mktemp("metrics"))
         live_through(life)
@@ -228,16 +229,16 @@ def life(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 @pytest.fixture(scope="module")
 def seen(life: Life) -> Seen:
-    """What /metrics said at each moment."""
+    """The metrics by moment."""
     return life.seen
 
 
-def test_no_moment_gives_a_linter_anything_to_say(life: Life) -> None:
+def test_a_linter_finds_no_problem_at_any_moment(life: Life) -> None:
     assert len(life.texts) > 10
     assert [problem for text in life.texts for problem in problems(text)] == []
 
 
-def test_every_metric_and_label_of_the_dashboard_and_the_alerts_was_there(seen: Seen) -> None:
+def test_every_metric_and_label_of_dashboard_and_alerts_was_exported(seen: Seen) -> None:
     missing = [
         (whose, selector)
         for whose, expression in expressions()
@@ -247,7 +248,7 @@ def test_every_metric_and_label_of_the_dashboard_and_the_alerts_was_there(seen: 
     assert missing == []
 
 
-def test_a_queue_that_nobody_takes_from_grows_older(seen: Seen) -> None:
+def test_messages_in_a_queue_without_a_worker_grow_older(seen: Seen) -> None:
     for moment in ("two messages", "older"):
         assert seen[moment].value("workers", queue="files") == 0
     assert seen["older"].value("queue_messages", queue="files") == 2
@@ -268,7 +269,7 @@ def test_jobs_and_their_transitions_are_counted(seen: Seen) -> None:
     assert done.value("due_lag_seconds") == 0
 
 
-def test_the_fleet_tells_of_its_polls_and_sweeps(seen: Seen) -> None:
+def test_polls_and_sweeps_have_ages(seen: Seen) -> None:
     before, done = seen["nothing yet"], seen["all done"]
     for name in ("poll", "sweep", "webhook"):
         assert before.value(f"{name}_age_seconds") is None
@@ -279,7 +280,7 @@ def test_the_fleet_tells_of_its_polls_and_sweeps(seen: Seen) -> None:
     assert 0 < (done.value("sweep_duration_seconds_sum") or 0) < 30
 
 
-def test_calls_to_openai_are_counted_by_what_and_how(seen: Seen) -> None:
+def test_calls_to_openai_are_counted_by_operation_and_outcome(seen: Seen) -> None:
     done = seen["all done"]
     for operation, number in (("files.create", 2), ("batches.create", 1), ("files.content", 1)):
         assert done.value("openai_calls_total", operation=operation, outcome="ok") == number
@@ -287,7 +288,7 @@ def test_calls_to_openai_are_counted_by_what_and_how(seen: Seen) -> None:
     assert done.total("openai_calls_total", outcome="rate_limited") == 0
 
 
-def test_the_end_of_a_batch_brings_its_tokens_and_how_late_it_was_known(seen: Seen) -> None:
+def test_the_end_of_a_batch_adds_its_tokens_and_completion_lag(seen: Seen) -> None:
     done = seen["all done"]
     for direction in ("input", "output"):
         assert (done.value("tokens_total", direction=direction) or 0) > 0
@@ -296,10 +297,10 @@ def test_the_end_of_a_batch_brings_its_tokens_and_how_late_it_was_known(seen: Se
     assert done.value("webhook_deliveries_total", result="accepted") == 1
 
 
-def test_rate_limits_show_as_such_and_as_waits(seen: Seen) -> None:
+def test_rate_limits_are_counted_as_outcomes_and_as_waits(seen: Seen) -> None:
     limited = seen["rate limited"]
     assert limited.total("openai_calls_total", outcome="rate_limited") >= 1
-    # As long as OpenAI has asked for.
+    # At least as long as OpenAI asked to wait.
     waited_s = limited.value("openai_wait_seconds_total", reason="rate_limited") or 0
     assert waited_s >= 1.9
     left_s = limited.value("credential_backoff_seconds", credential=str(CREDENTIAL))
@@ -308,12 +309,12 @@ def test_rate_limits_show_as_such_and_as_waits(seen: Seen) -> None:
     assert limited.total("openai_calls_total", outcome="unavailable") == 0
 
 
-def test_jobs_that_wait_for_capacity_are_counted_by_line(seen: Seen) -> None:
-    line = {"credential": str(CREDENTIAL), "model": MODEL}
-    assert seen["in line"].value("jobs_waiting_for_capacity", **line) == 1
+def test_jobs_in_quota_queues_are_counted(seen: Seen) -> None:
+    queue = {"credential": str(CREDENTIAL), "model": MODEL}
+    assert seen["over quota"].value("jobs_waiting_for_capacity", **queue) == 1
 
 
-def test_a_worker_that_ends_is_missed_at_once_and_one_that_is_killed_after_a_minute(
+def test_a_stopped_worker_is_missing_at_once_and_a_killed_one_after_a_minute(
     seen: Seen,
 ) -> None:
     def alive(moment: str) -> list[float | None]:
@@ -326,7 +327,7 @@ def test_a_worker_that_ends_is_missed_at_once_and_one_that_is_killed_after_a_min
     assert alive("a minute later") == [0, 0, 0]
 
 
-# The answer itself
+# The response
 
 
 @pytest.fixture
@@ -346,7 +347,7 @@ def gateway(settings: Callable[..., Settings]) -> Iterator[Gateway]:
         ("text/plain;version=new", TEXT),
     ],
 )
-def test_a_scraper_gets_the_format_that_it_asks_for(
+def test_a_scraper_gets_the_format_that_it_accepts(
     gateway: Gateway, accept: str, expected: str
 ) -> None:
     with gateway.client() as client:
@@ -357,11 +358,11 @@ def test_a_scraper_gets_the_format_that_it_asks_for(
     assert found.value("redis_up") == 1
 
 
-def test_without_redis_the_answer_says_so_and_makes_nothing_up(
+def test_without_redis_only_the_two_up_metrics_are_exported(
     settings: Callable[..., Settings],
 ) -> None:
-    nobody = f"redis://127.0.0.1:{free_port()}/0"
-    with running_gateway(settings(redis_url=nobody)) as gateway, gateway.client() as client:
+    unavailable = f"redis://127.0.0.1:{free_port()}/0"
+    with running_gateway(settings(redis_url=unavailable)) as gateway, gateway.client() as client:
         answer = client.get("/metrics")
     assert answer.status_code == 200
     assert problems(answer.text) == []
@@ -369,7 +370,7 @@ def test_without_redis_the_answer_says_so_and_makes_nothing_up(
     assert found.samples == {("batchflow_redis_up", ()): 0, ("batchflow_broker_up", ()): 0}
 
 
-def test_a_broker_that_hangs_holds_up_neither_one_scrape_nor_the_next(
+def test_a_hanging_broker_does_not_delay_scrapes(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "_BROKER_TIMEOUT_S", 0.3)

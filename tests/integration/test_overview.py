@@ -1,5 +1,4 @@
-"""Lists, single jobs, histories, transitions and the wish to cancel, over fakeredis and a real
-Redis."""
+"""Lists, single jobs, history, cancellation and transitions, over fakeredis and Redis."""
 
 import asyncio
 import re
@@ -37,21 +36,21 @@ from tests.kit.population import populate
 
 T = TypeVar("T")
 
-#: Jobs that are there before anything is asked.
+#: The number of jobs in the large store.
 POPULATION = 300
 SERVERS = ("fakeredis", "redis")
 
 
 @dataclass
 class Fleet:
-    """A store, written to by a blocking client and read by an asyncio one."""
+    """A store with a blocking client for writes and an asyncio one for reads."""
 
     store: JobStore
     reader: AsyncJobStore
     runner: asyncio.Runner
-    #: What the workers were sent, and whether the broker takes it.
+    #: The messages for workers, and whether the broker is unavailable.
     sent: list[tuple[Step, str]] = field(default_factory=list)
-    broker_is_away: bool = False
+    broker_is_unavailable: bool = False
 
     def ask(self, question: Callable[[AsyncJobStore], Awaitable[T]]) -> T:
         async def answer() -> T:
@@ -76,15 +75,15 @@ class Fleet:
         return self.ask(lambda reader: find_job(reader, text))
 
     def everything(self) -> list[Job]:
-        """All records, read past the index; newest first."""
+        """All records, newest first, read without the index."""
         ids = self.store.run(recent(1_000_000))
         jobs = [job for job in self.store.run_all([records.get(id_) for id_ in ids]) if job]
-        return sorted(jobs, key=place, reverse=True)
+        return sorted(jobs, key=sort_key, reverse=True)
 
     def cancel(self, text: str) -> Cancellation:
         async def send(step: Step, job_id: str) -> None:
-            if self.broker_is_away:
-                raise QueueUnavailable("away")
+            if self.broker_is_unavailable:
+                raise QueueUnavailable("unavailable")
             self.sent.append((step, job_id))
 
         return self.ask(
@@ -106,8 +105,8 @@ class Fleet:
         return job
 
 
-def place(job: Job) -> tuple[Any, str]:
-    """By what the list is sorted: when a live job was made, when another one ended."""
+def sort_key(job: Job) -> tuple[Any, str]:
+    """Lists are sorted by the creation of live jobs and the end of others."""
     return (job.created_at if job.state in LIVE else job.updated_at), job.id
 
 
@@ -128,14 +127,14 @@ def fleet_on(server: str, redis_url: Callable[[], str]) -> Iterator[Fleet]:
 
 @pytest.fixture(params=SERVERS)
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    """An empty one."""
+    """An empty fleet."""
     with fleet_on(request.param, lambda: request.getfixturevalue("redis_url")) as fleet:
         yield fleet
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def crowd(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    """One with many jobs, which nobody changes."""
+    """A fleet with many jobs, which no test changes."""
     with fleet_on(request.param, lambda: request.getfixturevalue("redis_url")) as fleet:
         populate(fleet.store, range(POPULATION))
         yield fleet
@@ -168,7 +167,7 @@ TEXTS = ["", "waiting", "GRÖßE", "batch_", "gpt-4.1", "in_progress", "file-in1
 
 
 def is_wanted(job: Job, wanted: JobFilter) -> bool:
-    """What a filter means, said a second time and without an index."""
+    """The meaning of a filter, defined a second time without the index."""
     if wanted.state and job.state not in wanted.state:
         return False
     if wanted.kind and job.kind not in wanted.kind:
@@ -192,7 +191,7 @@ def a_filter(**values: Any) -> JobFilter:
 
 
 def some_filters() -> list[JobFilter]:
-    """Each value of each filter by itself, and some together."""
+    """Each value of each filter alone, and random combinations."""
     choices: dict[str, list[Any]] = {
         "states": STATES,
         "kinds": KINDS,
@@ -202,7 +201,7 @@ def some_filters() -> list[JobFilter]:
     }
     alone = [a_filter(**{name: value}) for name, values in choices.items() for value in values]
     random = Random(4)
-    together = [
+    combined = [
         a_filter(
             **{
                 name: random.choice([values[0], random.choice(values)])
@@ -211,10 +210,10 @@ def some_filters() -> list[JobFilter]:
         )
         for _ in range(200)
     ]
-    return alone + together
+    return alone + combined
 
 
-def test_every_filter_finds_what_a_look_at_every_job_finds(crowd: Fleet) -> None:
+def test_every_filter_finds_exactly_the_matching_jobs(crowd: Fleet) -> None:
     everything = crowd.everything()
     assert len(everything) == POPULATION
     hits = 0
@@ -228,7 +227,7 @@ def test_every_filter_finds_what_a_look_at_every_job_finds(crowd: Fleet) -> None
 
 
 @pytest.mark.parametrize("limit", [1, 7, 50, 299, 300, 301])
-def test_pages_follow_each_other_without_a_gap(crowd: Fleet, limit: int) -> None:
+def test_pages_have_no_gap_between_them(crowd: Fleet, limit: int) -> None:
     everything = crowd.everything()
     pages = crowd.pages(JobFilter(), limit)
     assert [job for page in pages for job in page] == everything
@@ -245,7 +244,7 @@ def test_pages_follow_each_other_without_a_gap(crowd: Fleet, limit: int) -> None
         JobFilter(text="WAITING", state=frozenset({JobState.FAILED}), organization="org-alpha"),
     ],
 )
-def test_pages_of_a_filter_hold_what_one_large_page_holds(crowd: Fleet, wanted: JobFilter) -> None:
+def test_pages_of_a_filter_have_the_jobs_of_one_large_page(crowd: Fleet, wanted: JobFilter) -> None:
     expected = list(crowd.page(wanted, limit=POPULATION).jobs)
     assert expected
     for limit in (1, 3, 10):
@@ -266,9 +265,7 @@ def test_a_search_keeps_the_order_when_most_jobs_are_in_one_state(fleet: Fleet) 
         assert found == expected
 
 
-def test_a_search_over_its_bound_goes_on_with_the_next_page(
-    crowd: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_continues_on_the_next_page(crowd: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_list, "MAX_SEARCHED", 40)
     wanted = JobFilter(text="größe")
     expected = [job for job in crowd.everything() if is_wanted(job, wanted)]
@@ -280,27 +277,25 @@ def test_a_search_over_its_bound_goes_on_with_the_next_page(
     assert len(nothing) >= 3
 
 
-def test_an_organization_is_not_taken_for_one_that_begins_like_it(crowd: Fleet) -> None:
+def test_an_organization_is_matched_as_a_whole(crowd: Fleet) -> None:
     found = crowd.page(JobFilter(organization="org-beta"), limit=POPULATION).jobs
     assert {job.organization for job in found} == {"org-beta"}
 
 
-def test_there_may_be_no_jobs(fleet: Fleet) -> None:
+def test_a_list_may_be_empty(fleet: Fleet) -> None:
     assert fleet.page() == ListedJobs((), None)
 
 
-@pytest.mark.parametrize("wanted", [JobFilter(), JobFilter(text="Unreadable")])
-def test_a_record_that_cannot_be_read_does_not_stop_the_list(
-    fleet: Fleet, wanted: JobFilter
-) -> None:
+@pytest.mark.parametrize("wanted", [JobFilter(), JobFilter(text="Invalid")])
+def test_an_invalid_record_does_not_stop_the_list(fleet: Fleet, wanted: JobFilter) -> None:
     bad, good = fleet.made(), fleet.made()
     for job_request in (bad, good):
-        fleet.change(job_request.job_id, fields={"message": "unreadable"})
+        fleet.change(job_request.job_id, fields={"message": "invalid"})
     fleet.store.run(records.annotate(bad.job_id, {"total": "many"}))
     assert [job.id for job in fleet.page(wanted).jobs] == [good.job_id]
 
 
-# What a cursor and a filter may be
+# Cursors and invalid filters
 
 
 @pytest.mark.parametrize(
@@ -323,7 +318,7 @@ def test_a_record_that_cannot_be_read_does_not_stop_the_list(
         "١٧٦٧٢٢٥٦٠٠.000000 bf-" + "a" * 26,
     ],
 )
-def test_what_is_no_cursor_is_refused(fleet: Fleet, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(fleet: Fleet, cursor: str) -> None:
     with pytest.raises(InvalidInput, match="Not a valid cursor"):
         fleet.page(after=cursor)
 
@@ -333,7 +328,7 @@ def test_an_empty_cursor_means_the_first_page(crowd: Fleet) -> None:
 
 
 @pytest.mark.parametrize("name", ["organization", "execution", "text"])
-def test_half_a_character_is_refused(name: str) -> None:
+def test_a_lone_surrogate_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
         a_filter(**{name: "a\udcffb"})
 
@@ -342,14 +337,14 @@ def test_half_a_character_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "value", ["\x00", "batch queued ", "\n", "*", "[", "~", "\x7f", "🙂" * 300, "x" * 300]
 )
-def test_what_nothing_has_finds_nothing(crowd: Fleet, name: str, value: str) -> None:
+def test_an_odd_filter_matches_no_job(crowd: Fleet, name: str, value: str) -> None:
     assert crowd.page(a_filter(**{name: value})) == ListedJobs((), None)
 
 
 # While jobs change
 
 
-def test_a_job_that_does_not_end_meanwhile_comes_once_and_no_job_comes_twice(fleet: Fleet) -> None:
+def test_no_job_is_listed_twice_and_live_ones_are_listed_once(fleet: Fleet) -> None:
     random = Random(7)
     populate(fleet.store, range(150))
     before = {job.id for job in fleet.everything()}
@@ -376,7 +371,7 @@ def test_a_job_that_does_not_end_meanwhile_comes_once_and_no_job_comes_twice(fle
     assert ended & before, "nothing ended while the pages were read"
 
 
-def test_the_pages_hold_while_others_write(redis_url: str) -> None:
+def test_pages_are_consistent_during_writes(redis_url: str) -> None:
     with fleet_on("redis", lambda: redis_url) as fleet:
         populate(fleet.store, range(200))
         steady = {job.id for job in fleet.everything() if job.state not in LIVE}
@@ -406,7 +401,7 @@ def test_the_pages_hold_while_others_write(redis_url: str) -> None:
 # One job
 
 
-def test_a_job_is_found_by_its_id_its_batch_and_its_file(fleet: Fleet) -> None:
+def test_a_job_is_found_by_its_id_batch_and_file(fleet: Fleet) -> None:
     upload, batch = fleet.made(JobKind.UPLOAD), fleet.made()
     fleet.change(upload.job_id, fields={"input_file_id": "file-1:a/b.c=d"})
     fleet.change(batch.job_id, fields={"batch_id": "projects/1/batch:7"})
@@ -419,7 +414,7 @@ def test_a_job_is_found_by_its_id_its_batch_and_its_file(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("text", ["bf-" + "a" * 26, "batch_unknown", "file-unknown", "a/b"])
-def test_a_job_that_is_not_there(fleet: Fleet, text: str) -> None:
+def test_an_unknown_job(fleet: Fleet, text: str) -> None:
     with pytest.raises(JobNotFound, match=re.escape(text)):
         fleet.find(text)
 
@@ -427,12 +422,12 @@ def test_a_job_that_is_not_there(fleet: Fleet, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", " ", "\x00", "\n", "../../etc/passwd", "a b", "ü", "\ud800", "x" * 257]
 )
-def test_what_is_no_id_is_refused(fleet: Fleet, text: str) -> None:
+def test_an_invalid_id_is_refused(fleet: Fleet, text: str) -> None:
     with pytest.raises(InvalidInput, match="Not a valid id"):
         fleet.find(text)
 
 
-def test_a_batch_whose_job_is_forgotten(fleet: Fleet) -> None:
+def test_a_batch_whose_job_was_purged(fleet: Fleet) -> None:
     job_request = fleet.made()
     fleet.change(job_request.job_id, to=JobState.FAILED, fields={"batch_id": "batch_1"})
     assert fleet.store.run(records.purge(job_request.job_id, retention_s=-1))
@@ -440,7 +435,7 @@ def test_a_batch_whose_job_is_forgotten(fleet: Fleet) -> None:
         fleet.find("batch_1")
 
 
-def test_details_have_the_order_the_result_and_the_history(fleet: Fleet) -> None:
+def test_details_have_spec_result_and_history(fleet: Fleet) -> None:
     job_request = fleet.made(execution="p/d/e/n", attempt=1)
     fleet.change(
         job_request.job_id,
@@ -470,7 +465,7 @@ def test_details_have_the_order_the_result_and_the_history(fleet: Fleet) -> None
     assert JobView.of(fleet.job(job_request.job_id)).model_dump().keys() < shown.keys()
 
 
-def test_a_history_survives_whatever_a_server_reports(fleet: Fleet) -> None:
+def test_a_history_has_no_control_characters(fleet: Fleet) -> None:
     job_request = fleet.made()
     fleet.change(
         job_request.job_id,
@@ -490,10 +485,10 @@ def test_a_history_is_cut_between_characters(fleet: Fleet) -> None:
     assert all(re.fullmatch("x*€{90,100}…", message) for message in messages), messages
 
 
-# The wish to cancel
+# Cancellation
 
 
-def test_a_job_that_openai_cannot_know_of_is_cancelled_at_once(fleet: Fleet) -> None:
+def test_a_job_that_is_not_at_openai_is_cancelled_at_once(fleet: Fleet) -> None:
     job_request = fleet.made(JobKind.UPLOAD)
     done = fleet.cancel(job_request.job_id)
     assert (done.result, done.delayed) == (CancelResult.CANCELLED, False)
@@ -502,7 +497,7 @@ def test_a_job_that_openai_cannot_know_of_is_cancelled_at_once(fleet: Fleet) -> 
     assert fleet.sent == []
 
 
-def test_a_batch_at_openai_is_left_to_a_worker(fleet: Fleet) -> None:
+def test_a_batch_at_openai_is_cancelled_by_a_worker(fleet: Fleet) -> None:
     job_request = fleet.made()
     fleet.store.run(records.begin(job_request.job_id))
     fleet.change(job_request.job_id, to=JobState.RUNNING, fields={"batch_id": "batch_1"})
@@ -513,17 +508,17 @@ def test_a_batch_at_openai_is_left_to_a_worker(fleet: Fleet) -> None:
     assert fleet.sent == [(Step.CANCEL, job_request.job_id)] * 2
 
 
-def test_without_a_broker_the_wish_is_recorded_and_due(fleet: Fleet) -> None:
+def test_without_a_broker_the_request_is_recorded_and_due(fleet: Fleet) -> None:
     job_request = fleet.made()
     fleet.store.run(records.begin(job_request.job_id))
-    fleet.broker_is_away = True
+    fleet.broker_is_unavailable = True
     done = fleet.cancel(job_request.job_id)
     assert (done.result, done.delayed) == (CancelResult.REQUESTED, True)
     assert fleet.job(job_request.job_id).cancel_requested
     assert fleet.store.run(records.claim_due(10, hold_s=1)) == [job_request.job_id]
 
 
-def test_a_job_that_has_ended_stays_what_it_was(fleet: Fleet) -> None:
+def test_an_ended_job_is_not_changed(fleet: Fleet) -> None:
     job_request = fleet.made()
     fleet.change(job_request.job_id, to=JobState.SUCCEEDED, fields={"message": "Done."})
     before = fleet.job(job_request.job_id)
@@ -533,14 +528,14 @@ def test_a_job_that_has_ended_stays_what_it_was(fleet: Fleet) -> None:
     assert fleet.sent == []
 
 
-def test_a_job_that_is_not_there_cannot_be_cancelled(fleet: Fleet) -> None:
+def test_an_unknown_job_cannot_be_cancelled(fleet: Fleet) -> None:
     with pytest.raises(JobNotFound):
         fleet.cancel("batch_unknown")
     with pytest.raises(InvalidInput):
         fleet.cancel("no id")
 
 
-def test_the_index_forgets_with_the_record(fleet: Fleet) -> None:
+def test_purging_a_record_removes_it_from_the_index(fleet: Fleet) -> None:
     populate(fleet.store, range(60))
     for job in fleet.everything():
         if job.state in LIVE:
@@ -551,10 +546,10 @@ def test_the_index_forgets_with_the_record(fleet: Fleet) -> None:
     assert fleet.store.run(Command("EXISTS", [keys.INDEX], [], bool)) is False
 
 
-# The stream of transitions
+# The events stream
 
 
-def test_transitions_are_read_from_any_place(fleet: Fleet) -> None:
+def test_transitions_are_read_from_any_entry(fleet: Fleet) -> None:
     assert fleet.store.run_all([events.oldest(), events.newest()]) == [None, None]
     job_request = fleet.made(JobKind.UPLOAD)
     fleet.change(job_request.job_id, to=JobState.RUNNING, fields={"message": "a\nb"})
@@ -564,34 +559,34 @@ def test_transitions_are_read_from_any_place(fleet: Fleet) -> None:
     assert fleet.store.run(events.entries(first.id, 10)) == [second]
     assert fleet.store.run(events.entries(events.BEGINNING, 1)) == [first]
     assert fleet.store.run(events.entries(second.id, 10)) == []
-    told = second.transition
-    assert told
-    assert (told.job_id, told.kind, told.before) == (job_request.job_id, "upload", JobState.QUEUED)
-    assert (told.state, told.message, told.source) == (JobState.RUNNING, "a\nb", "test")
-    assert abs(told.at - fleet.job(job_request.job_id).updated_at) < timedelta(milliseconds=1)
+    last = second.transition
+    assert last
+    assert (last.job_id, last.kind, last.before) == (job_request.job_id, "upload", JobState.QUEUED)
+    assert (last.state, last.message, last.source) == (JobState.RUNNING, "a\nb", "test")
+    assert abs(last.at - fleet.job(job_request.job_id).updated_at) < timedelta(milliseconds=1)
     assert first.transition
     assert first.transition.before is None
 
 
-def test_waiting_ends_with_the_next_transition_or_with_the_time(fleet: Fleet) -> None:
+def test_waiting_ends_with_the_next_transition_or_the_timeout(fleet: Fleet) -> None:
     assert not fleet.store.run(events.wait(events.BEGINNING, for_s=0.01))
     job_request = fleet.made()
-    place = fleet.store.run(events.newest())
-    assert place
+    newest = fleet.store.run(events.newest())
+    assert newest
     assert fleet.store.run(events.wait(events.BEGINNING, for_s=30))
-    assert not fleet.ask(lambda reader: reader.run(events.wait(place, for_s=0.01)))
+    assert not fleet.ask(lambda reader: reader.run(events.wait(newest, for_s=0.01)))
     change = threading.Timer(
         0.05, fleet.change, [job_request.job_id], {"fields": {"message": "new"}}
     )
     change.start()
-    assert fleet.ask(lambda reader: reader.run(events.wait(place, for_s=3)))
+    assert fleet.ask(lambda reader: reader.run(events.wait(newest, for_s=3)))
     change.join()
 
 
 @pytest.mark.parametrize("text", ["0-0", "1767225600000-12", f"{2**64 - 1}-{2**64 - 1}"])
-def test_a_place_reads_as_redis_writes_it(text: str) -> None:
+def test_an_entry_id_has_redis_form(text: str) -> None:
     assert str(events.EntryId.parse(text)) == text
 
 
-def test_places_are_in_the_order_of_numbers_not_of_letters() -> None:
+def test_entry_ids_are_sorted_by_number() -> None:
     assert events.EntryId.parse("9-9") < events.EntryId.parse("9-10") < events.EntryId.parse("10-0")

@@ -1,4 +1,4 @@
-"""Redis as operators have it: with a password, TLS, a socket, Sentinel; and how long it keeps."""
+"""Redis with a password, TLS, a socket and Sentinel; and how long records are kept."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ from tests.kit.processes import BIN, Process, clean_environment, stop_all, until
 from tests.kit.runtime import KEY, Team, team
 from tests.kit.steps import lines
 
-#: With everything that a URL has a meaning for.
+#: A password with all characters that are special in a URL.
 PASSWORD = "p@ss:/w?rd#%"
 ENCODED = quote(PASSWORD, safe="")
 TIMINGS = {
@@ -49,7 +49,7 @@ TIMINGS = {
     "BATCHFLOW_SETTLE_S": "0.5",
     "BATCHFLOW_LEASE_S": "2",
 }
-EVICTION = "it will evict live jobs that are live"
+EVICTION = "it will evict live jobs"
 MASTER = "mymaster"
 DOWN_AFTER_MS = 1_000
 
@@ -83,7 +83,7 @@ class Place:
         stop_all(self._processes[::-1])
 
     def redis(self, name: str, *options: str | Path) -> Process:
-        """A Redis of our own."""
+        """A Redis of this test."""
         binary = shutil.which("redis-server")
         assert binary is not None, "these tests need a redis-server on PATH"
         folder = self.folder / name
@@ -145,7 +145,7 @@ class Place:
         ]
 
     def logs(self) -> str:
-        """All that was ever logged."""
+        """All logs."""
         return "".join(path.read_text("utf-8", "replace") for path in self.folder.glob("*.log"))
 
 
@@ -167,8 +167,8 @@ async def async_store(settings: Settings) -> AsyncIterator[AsyncJobStore]:
     finally:
         await store.redis.aclose()
         sentinel = getattr(store.redis.connection_pool, "sentinel_manager", None)
-        for asked in sentinel.sentinels if sentinel else []:
-            await asked.aclose()
+        for client in sentinel.sentinels if sentinel else []:
+            await client.aclose()
 
 
 def read(store: JobStore, job_request: JobRequest) -> Job:
@@ -178,7 +178,7 @@ def read(store: JobStore, job_request: JobRequest) -> Job:
 
 
 def runs_a_batch(place: Place, url: str) -> None:
-    """The connector's client, Celery's, and the workers' all find the way to this Redis."""
+    """Run a batch, for which connector, Celery and workers have to reach this Redis."""
     job_request = place.job_request()
     settings = place.settings(url)
 
@@ -197,7 +197,7 @@ def runs_a_batch(place: Place, url: str) -> None:
     assert len(place.batches_of(job_request)) == 1
 
 
-def tells_no_password(place: Place) -> None:
+def assert_no_password_in_logs(place: Place) -> None:
     logs = place.logs()
     for form in (PASSWORD, ENCODED, repr(PASSWORD)):
         assert form not in logs
@@ -215,19 +215,19 @@ def test_a_password_and_a_memory_limit(place: Place) -> None:
     until(lambda: EVICTION in worker.log(), "a warning of the eviction policy")
     assert "eviction policy allkeys-lru" in worker.log()
     runs_a_batch(place, url)
-    tells_no_password(place)
+    assert_no_password_in_logs(place)
     assert PASSWORD not in repr(place.settings(url))
     assert ENCODED not in repr(place.settings(url))
 
 
-def test_a_wrong_password_is_told_without_it(place: Place) -> None:
+def test_an_error_about_a_wrong_password_does_not_contain_it(place: Place) -> None:
     port = free_port()
     place.redis("redis", "--port", str(port), "--requirepass", "another-one")
     url = f"redis://:{ENCODED}@127.0.0.1:{port}/0"
     settings = place.settings(url)
     with place.store(url) as store, pytest.raises(StoreUnavailable) as caught:
         store.run(index.counts())
-    told = [str(caught.value), repr(caught.value.__cause__)]
+    messages = [str(caught.value), repr(caught.value.__cause__)]
 
     async def ask() -> None:
         async with async_store(settings) as store:
@@ -235,13 +235,13 @@ def test_a_wrong_password_is_told_without_it(place: Place) -> None:
 
     with pytest.raises(StoreUnavailable) as caught:
         asyncio.run(ask())
-    told += [str(caught.value), repr(caught.value.__cause__)]
+    messages += [str(caught.value), repr(caught.value.__cause__)]
     app = make_app(settings)
     with pytest.raises(QueueUnavailable) as unsent:
         Sender(app).send(Step.SUBMIT, "bf-1")
     app.close()
-    told += [str(unsent.value), repr(unsent.value.__cause__)]
-    for text in told:
+    messages += [str(unsent.value), repr(unsent.value.__cause__)]
+    for text in messages:
         assert PASSWORD not in text
         assert ENCODED not in text
     env = {"BATCHFLOW_REDIS_URL": url}
@@ -249,10 +249,10 @@ def test_a_wrong_password_is_told_without_it(place: Place) -> None:
     worker = place.start("worker", *command, "--loglevel", "DEBUG", **env)
     until(lambda: "Redis can't be reached" in worker.log(), "a worker that says so")
     until(lambda: "consumer" in worker.log() or not worker.running, "a consumer that says so")
-    tells_no_password(place)
+    assert_no_password_in_logs(place)
 
 
-def test_the_warning_is_for_limits_with_eviction_only(
+def test_only_a_memory_limit_with_eviction_is_warned_of(
     place: Place, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with place.store(redis_url) as store:
@@ -266,7 +266,7 @@ def test_the_warning_is_for_limits_with_eviction_only(
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A key, and a certificate for this machine that it signed itself."""
+    """A key, and a self-signed certificate for this machine."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -303,10 +303,10 @@ def test_tls(place: Place, tmp_path: Path) -> None:
     place.redis("redis", "--port", "0", *tls, *authority, "--requirepass", PASSWORD)
     host = f"rediss://:{ENCODED}@localhost:{port}/0"
     url = f"{host}?ssl_ca_certs={certificate}"
-    # Neither client takes a certificate that nobody vouches for.
+    # Neither client accepts a certificate of an unknown issuer.
     with place.store(host) as store, pytest.raises(StoreUnavailable, match="certificate"):
         store.run(index.counts())
-    # By its other name, because kombu keeps connections by host and port.
+    # With another host name, because kombu caches connections by host and port.
     app = make_app(place.settings(host.replace("localhost", "127.0.0.1")))
     with pytest.raises(QueueUnavailable, match="certificate"):
         Sender(app).send(Step.SUBMIT, "bf-1")
@@ -314,11 +314,11 @@ def test_tls(place: Place, tmp_path: Path) -> None:
     [worker, _] = place.workers(url)
     runs_a_batch(place, url)
     assert EVICTION not in worker.log()
-    tells_no_password(place)
+    assert_no_password_in_logs(place)
 
 
 def test_a_socket(place: Place) -> None:
-    # A socket's path may have 107 characters, which a test's folder can have by itself.
+    # A socket's path may have 107 characters, and the test's folder may have as many.
     path = Path(f"/tmp/{place.key_prefix[:20]}.sock")
     place.redis("redis", "--port", "0", "--unixsocket", path, "--requirepass", PASSWORD)
     url = f"unix://:{ENCODED}@{path}?db=3"
@@ -328,14 +328,14 @@ def test_a_socket(place: Place) -> None:
     with place.store(url) as store, place.store(url.replace("db=3", "db=0")) as other:
         assert store.redis.keys(f"*{queue}*")
         assert not other.redis.keys(f"*{queue}*")
-    tells_no_password(place)
+    assert_no_password_in_logs(place)
 
 
 # Sentinel
 
 
 class Sentinels:
-    """A master, a replica, and a Sentinel that makes the one the other."""
+    """A master, a replica, and a Sentinel that fails over."""
 
     def __init__(self, place: Place, password: str, sentinel_password: str) -> None:
         login = ["--requirepass", password, "--masterauth", password]
@@ -359,7 +359,7 @@ class Sentinels:
         )
         binary = str(shutil.which("redis-server"))
         self.sentinel = place.start("sentinel", binary, folder / "sentinel.conf", "--sentinel")
-        # The first of them is away, as a Sentinel may be.
+        # The first Sentinel is unavailable.
         hosts = f"127.0.0.1:{free_port()},127.0.0.1:{port}"
         login_of_sentinel = f"?sentinel_password={quote(sentinel_password, safe='')}"
         self.url = f"sentinel://:{quote(password, safe='')}@{hosts}/{MASTER}/0{login_of_sentinel}"
@@ -374,43 +374,43 @@ class Sentinels:
         return knows
 
 
-def test_a_failover_in_the_middle_of_work(place: Place, emulator: Emulator) -> None:
+def test_a_failover_during_work(place: Place, emulator: Emulator) -> None:
     other = "s3ntinel#/pw"
     sentinels = Sentinels(place, PASSWORD, other)
     url = sentinels.url
     place.workers(url)
     emulator.configure(in_progress_s=600)
     with place.store(url) as store:
-        running, asked = place.job_request(), place.job_request()
+        running, sent = place.job_request(), place.job_request()
         store.run(records.create(running, due_in_s=0))
         until(lambda: read(store, running).openai_status == "in_progress", "a batch in progress")
-        # The reply to this one comes when no Redis is there to write it down.
+        # The response to this request arrives when no Redis is available to record it.
         emulator.outage(answer="normal", operations=["batches.create"], delay_s=1.5)
-        store.run(records.create(asked, due_in_s=0))
-        until(lambda: read(store, asked).tries == 1, "a request that is under way")
+        store.run(records.create(sent, due_in_s=0))
+        until(lambda: read(store, sent).tries == 1, "a request in progress")
         until(lambda: replicated(store), "a replica that has all", every_s=0.01)
         sentinels.master.kill()
         with pytest.raises(StoreUnavailable):
-            store.run(records.get(asked.job_id))
+            store.run(records.get(sent.job_id))
 
         def is_back() -> bool:
             with contextlib.suppress(StoreUnavailable):
-                return read(store, asked).kind is JobKind.BATCH
+                return read(store, sent).kind is JobKind.BATCH
             return False
 
         until(is_back, "a new master")
         emulator.end_outages()
-        until(lambda: read(store, asked).batch_id, "the batch whose reply was lost", every_s=0.2)
-        for job_request in (running, asked):
+        until(lambda: read(store, sent).batch_id, "the batch whose reply was lost", every_s=0.2)
+        for job_request in (running, sent):
             [batch_id] = place.batches_of(job_request)
             emulator.end(batch_id)
         until(lambda: read(store, running).succeeded, "the end of the first batch")
-        until(lambda: read(store, asked).succeeded, "the end of the other batch")
-        assert [len(place.batches_of(job_request)) for job_request in (running, asked)] == [1, 1]
-    # What came after the failover works for all clients.
+        until(lambda: read(store, sent).succeeded, "the end of the other batch")
+        assert [len(place.batches_of(job_request)) for job_request in (running, sent)] == [1, 1]
+    # After the failover, all clients work.
     emulator.configure(in_progress_s=0)
     runs_a_batch(place, url)
-    tells_no_password(place)
+    assert_no_password_in_logs(place)
     assert other not in place.logs()
     assert quote(other, safe="") not in place.logs()
 
@@ -436,8 +436,8 @@ def old_team(
         yield workers
 
 
-def made_s_ago(workers: Team, age_s: float, *, ended: bool) -> str:
-    """A job that last changed so long ago."""
+def a_job_of_age(workers: Team, age_s: float, *, ended: bool) -> str:
+    """A job that last changed ``age_s`` seconds ago."""
     store = workers.runtime.store
     job_id = workers.placed(a_job_request(JobKind.DOWNLOAD))
     store.run(records.update(job_id, source="test", due_in_s=1_000))
@@ -456,10 +456,10 @@ def known(workers: Team) -> set[str]:
     return {str(key).removeprefix(prefix) for key in found}
 
 
-def test_old_records_go_and_live_ones_never(old_team: Team) -> None:
-    live = {made_s_ago(old_team, 1_000 + n, ended=False) for n in range(12)}
-    young = made_s_ago(old_team, 50, ended=True)
-    old = {made_s_ago(old_team, 100 + n, ended=True) for n in range(12)}
+def test_old_records_are_purged_and_live_ones_are_not(old_team: Team) -> None:
+    live = {a_job_of_age(old_team, 1_000 + n, ended=False) for n in range(12)}
+    young = a_job_of_age(old_team, 50, ended=True)
+    old = {a_job_of_age(old_team, 100 + n, ended=True) for n in range(12)}
     for _ in range(len(old)):
         old_team.sweep()
     assert known(old_team) == live | {young}
@@ -472,14 +472,14 @@ def test_old_records_go_and_live_ones_never(old_team: Team) -> None:
     assert counts[JobKind.DOWNLOAD, JobState.SUCCEEDED] == 1
     for job_id in old:
         assert old_team.runtime.store.run(records.get(job_id)) is None
-    # A job that was forgotten can be ordered again.
+    # A purged job can be created again.
     assert old_team.placed(a_job_request(job_id=old.pop()))
 
 
-def test_a_record_that_cannot_go_holds_none_up(old_team: Team) -> None:
-    """Live ones whose due time was lost look as if they had ended."""
-    live = {made_s_ago(old_team, 1_000 + n, ended=False) for n in range(7)}
+def test_a_record_that_cannot_be_purged_does_not_block_others(old_team: Team) -> None:
+    """Live jobs whose due time was lost look as if they had ended."""
+    live = {a_job_of_age(old_team, 1_000 + n, ended=False) for n in range(7)}
     old_team.runtime.store.redis.delete(old_team.redis_key(keys.DUE))
-    made_s_ago(old_team, 100, ended=True)
+    a_job_of_age(old_team, 100, ended=True)
     old_team.sweep()
     assert known(old_team) == live

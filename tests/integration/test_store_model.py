@@ -1,4 +1,4 @@
-"""The job store against a model of it in Python, with commands in random order."""
+"""The job store compared with a model in Python, for random sequences of commands."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from tests.kit.job_requests import a_job_request
 
 KINDS = (JobKind.BATCH, JobKind.BATCH, JobKind.UPLOAD, JobKind.DOWNLOAD)
 COUNTS = ("total", "completed", "failed")
-#: Long ago and far ahead, so that no test depends on how fast it runs.
+#: Far in the past and the future, so that no test depends on its speed.
 NOW_S, LATER_S = -1_000, 1_000
 
 job_numbers = st.integers(0, len(KINDS) - 1)
@@ -48,7 +48,7 @@ of_batches = st.sampled_from(["", "batch_1", records.NO_BATCH])
 
 @dataclass(frozen=True)
 class ModelJob:
-    """All that the commands' answers depend on, and what they are to leave in the record."""
+    """A job in the model: what the results of commands depend on, and what the record has."""
 
     kind: JobKind
     state: JobState = JobState.QUEUED
@@ -64,12 +64,12 @@ class ModelJob:
         return self.state in LIVE
 
     def seen(self) -> tuple[object, ...]:
-        """What makes a change worth an event."""
+        """The values whose change is an event."""
         return self.state, self.texts.get("message", ""), self.texts.get("openai_status", "")
 
     @classmethod
     def of(cls, job: Job, due_now: bool) -> "ModelJob":
-        """What a record says."""
+        """The expected fields of a record."""
         texts = {name: getattr(job, name) for name in ("message", "openai_status", "batch_id")}
         return cls(
             kind=job.kind,
@@ -84,7 +84,7 @@ class ModelJob:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Commands about a few jobs, as any number of processes might give them."""
+    """Commands about a few jobs, in any order."""
 
     def __init__(self, redis: Redis) -> None:
         super().__init__()
@@ -97,9 +97,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.changes: list[str] = []
         self.events = 0
 
-    def changed(self, job_id: str, after: ModelJob, *, told: bool) -> None:
+    def changed(self, job_id: str, after: ModelJob, *, is_event: bool) -> None:
         self.model[job_id] = after
-        if told:
+        if is_event:
             self.changes = [other for other in self.changes if other != job_id] + [job_id]
             self.events += 1
 
@@ -120,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
                 tries=1,
                 texts={"message": message},
             )
-        self.changed(job_request.job_id, fresh, told=True)
+        self.changed(job_request.job_id, fresh, is_event=True)
 
     @rule(
         number=job_numbers,
@@ -167,11 +167,11 @@ class StoreMachine(RuleBasedStateMachine):
         after = before if due_in_s is None else replace(before, due_now=due_in_s == NOW_S)
         if late or other:
             assert (answer.outcome, answer.state) == (UpdateOutcome.STALE, before.state)
-            self.changed(job_id, after, told=False)
+            self.changed(job_id, after, is_event=False)
             return
         spoken = {**before.texts, **said}
         if before.cancel_requested and (to is None or not to.terminal):
-            # It says by whom.
+            # The message says who requested the cancellation.
             spoken["message"] = before.texts.get("message")
         after = replace(
             after,
@@ -187,7 +187,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not after.live:
             after = replace(after, due_now=False)
         assert (answer.outcome, answer.state) == (UpdateOutcome.APPLIED, after.state)
-        self.changed(job_id, after, told=after.seen() != before.seen())
+        self.changed(job_id, after, is_event=after.seen() != before.seen())
 
     @rule(number=job_numbers)
     def begin(self, number: int) -> None:
@@ -202,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert begun is Begun.CANCELLED
         else:
             assert (begun, tries) == (Begun.BEGUN, before.tries + 1)
-            self.changed(job_id, replace(before, tries=tries), told=False)
+            self.changed(job_id, replace(before, tries=tries), is_event=False)
 
     @rule(number=job_numbers)
     def cancel(self, number: int) -> None:
@@ -224,7 +224,7 @@ class StoreMachine(RuleBasedStateMachine):
             texts=before.texts | {"message": "Cancelled."},
             due_now=at_openai,
         )
-        self.changed(job_id, after, told=True)
+        self.changed(job_id, after, is_event=True)
 
     @rule(limit=st.integers(1, 4))
     def claim(self, limit: int) -> None:
@@ -233,7 +233,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert set(taken) <= due
         assert len(taken) == len(set(taken)) == min(limit, len(due))
         for job_id in taken:
-            self.changed(job_id, replace(self.model[job_id], due_now=False), told=False)
+            self.changed(job_id, replace(self.model[job_id], due_now=False), is_event=False)
 
     @rule(number=job_numbers, retention_s=st.sampled_from([NOW_S, LATER_S]))
     def purge(self, number: int, retention_s: int) -> None:
@@ -276,7 +276,7 @@ class StoreMachine(RuleBasedStateMachine):
     def recent_has_all_jobs_by_their_last_change(self) -> None:
         scores = self.index(keys.RECENT)
         assert set(scores) == set(self.changes) == set(self.model)
-        # Two changes may share a microsecond, hence no look at the order of ids.
+        # Two changes may have the same time, so the order of ids is not compared.
         in_order = [scores[job_id] for job_id in self.changes]
         assert in_order == sorted(in_order)
         for job_id, score in scores.items():
@@ -309,7 +309,7 @@ def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
         yield client
 
 
-def test_the_store_does_what_its_model_does(redis: Redis) -> None:
+def test_the_store_behaves_like_its_model(redis: Redis) -> None:
     class Machine(StoreMachine):
         def __init__(self) -> None:
             super().__init__(redis)

@@ -1,4 +1,4 @@
-"""A job's history as it is read from its record."""
+"""The history of a job, read from its record."""
 
 from datetime import UTC, datetime
 
@@ -27,7 +27,7 @@ def test_a_job_without_a_history_has_no_timeline() -> None:
     assert timeline(job("")) == ()
 
 
-def test_each_line_is_a_transition_the_oldest_first() -> None:
+def test_each_line_is_a_transition_oldest_first() -> None:
     lines = (
         "1767225600.250\tqueued\t\tcreate\t",
         "1767225601.500\trunning\tin_progress\tpoll\tOpenAI works on it",
@@ -59,7 +59,7 @@ def test_each_line_is_a_transition_the_oldest_first() -> None:
         "x" * 300 + "…",
     ],
 )
-def test_a_message_comes_back_as_it_was(message: str) -> None:
+def test_a_message_is_read_unchanged(message: str) -> None:
     (event,) = timeline(job(f"1767225600.000\tfailed\tfailed\tpoll\t{message}"))
     assert event.message == message
 

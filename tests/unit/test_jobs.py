@@ -29,7 +29,7 @@ FIRST_ID = "bf-" + "a2" * 13
 UPLOAD = UploadSpec(credential=Credential(), uri="s3://bucket/in.jsonl")
 BATCH = BatchSpec(credential=Credential(), input_file_id="file-1", config={"model": "gpt-test"})
 DOWNLOAD = DownloadSpec(credential=Credential(), output_file_id="file-2", destination="/out")
-#: What every record has had since the first version.
+#: The fields that every record has had since the first version.
 OLDEST_RECORD = {
     "id": FIRST_ID,
     "kind": "batch",
@@ -41,14 +41,14 @@ OLDEST_RECORD = {
 
 
 @given(st.lists(st.binary(max_size=20), max_size=4))
-def test_a_derived_id_is_always_the_same_and_has_the_form(identity: list[bytes]) -> None:
+def test_a_derived_id_is_stable_and_valid(identity: list[bytes]) -> None:
     job_id = derived_job_id(*identity)
     assert job_id == derived_job_id(*identity)
     assert is_job_id(job_id)
 
 
 @given(*[st.lists(st.binary(max_size=4), max_size=4)] * 2)
-def test_a_derived_id_changes_with_every_part_and_every_border(
+def test_a_derived_id_depends_on_each_part_and_its_length(
     one: list[bytes], other: list[bytes]
 ) -> None:
     assert (derived_job_id(*one) == derived_job_id(*other)) is (one == other)
@@ -60,7 +60,7 @@ def test_random_ids_differ() -> None:
     assert all(map(is_job_id, ids))
 
 
-def test_later_generations_carry_their_number() -> None:
+def test_ids_of_later_generations_have_their_number() -> None:
     assert generation_id(FIRST_ID, 1) == FIRST_ID
     assert generation_id(FIRST_ID, 2) == f"{FIRST_ID}-2"
     assert is_job_id(generation_id(FIRST_ID, 999))
@@ -85,14 +85,14 @@ def test_later_generations_carry_their_number() -> None:
         f"x:{FIRST_ID}",
     ],
 )
-def test_what_is_no_job_id_is_refused(text: str) -> None:
+def test_an_invalid_job_id_is_refused(text: str) -> None:
     assert not is_job_id(text)
     with pytest.raises(ValidationError):
         JobRequest(job_id=text, spec=UPLOAD)
 
 
 @pytest.mark.parametrize("text", ["file-abc", "batch_67a", "file:eu/1=x", "a", "a" * 256])
-def test_ids_as_openai_and_its_like_give_them_are_taken(text: str) -> None:
+def test_ids_of_openai_and_compatible_servers_are_accepted(text: str) -> None:
     assert is_openai_id(text)
 
 
@@ -121,7 +121,7 @@ def test_hostile_openai_ids_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "a/b", "", "a b", ".hidden", "a\n", "a..b"])
 @pytest.mark.parametrize("part", ["group", "key", "group_version"])
-def test_the_name_of_a_secret_is_no_path(part: str, name: str) -> None:
+def test_the_name_of_a_secret_cannot_be_a_path(part: str, name: str) -> None:
     with pytest.raises(ValidationError):
         Credential.model_validate({part: name})
 
@@ -188,7 +188,7 @@ def test_a_job_request_ignores_fields_of_a_later_version() -> None:
         (DOWNLOAD, {"kind": "download", "output_file_id": "file-2"}, {"destination": "/out"}),
     ],
 )
-def test_a_record_has_the_fields_that_are_known(
+def test_a_record_has_the_known_fields(
     spec: Spec, expected: dict[str, str], rest: dict[str, Any]
 ) -> None:
     job_request = JobRequest(job_id=FIRST_ID, spec=spec, attempt=1, execution="p/d/e/n")
@@ -217,11 +217,11 @@ SPECS = [
 
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("whole", [False, True], ids=["as it is stored", "as it was stored whole"])
-def test_a_record_tells_what_was_ordered(spec: Spec, whole: bool) -> None:
+def test_a_record_has_the_spec(spec: Spec, whole: bool) -> None:
     record = JobRequest(job_id=FIRST_ID, spec=spec).record()
     if whole:
         record |= {"spec": spec.model_dump_json(), "version": "1"}
-    # An upload's file gets its id later.
+    # An upload gets its file id later.
     found = {"input_file_id": "file-9"} if spec.kind is JobKind.UPLOAD else {}
     job = Job.model_validate(OLDEST_RECORD | record | found)
     assert job.spec == spec
@@ -229,7 +229,7 @@ def test_a_record_tells_what_was_ordered(spec: Spec, whole: bool) -> None:
 
 
 @pytest.mark.parametrize("stored", ["", "{", "[]", '{"credential": []}', '{"config": {}}'])
-def test_a_record_whose_spec_makes_no_sense_says_so(stored: str) -> None:
+def test_an_invalid_spec_in_a_record_is_an_error(stored: str) -> None:
     record = JobRequest(job_id=FIRST_ID, spec=UPLOAD).record()
     with pytest.raises(ValidationError) as caught:
         Job.model_validate(OLDEST_RECORD | record | {"spec": stored})
@@ -249,7 +249,7 @@ def test_an_older_record_is_read_with_defaults() -> None:
     assert not job.terminal
 
 
-def test_a_record_is_parsed_from_plain_text() -> None:
+def test_a_record_is_parsed_from_strings() -> None:
     fields: dict[str, Any] = {
         "state": "succeeded",
         "stage": "4",
@@ -270,7 +270,7 @@ def test_a_record_is_parsed_from_plain_text() -> None:
     assert job.checked_at.tzinfo is not None
 
 
-def test_nothing_can_be_changed_afterwards() -> None:
+def test_jobs_are_frozen() -> None:
     job = Job.model_validate(OLDEST_RECORD)
     with pytest.raises(ValidationError, match=re.compile("frozen", re.IGNORECASE)):
         job.message = "changed"

@@ -1,4 +1,4 @@
-"""The dashboard, the alerts and their page: whole, and about metrics that there are."""
+"""The dashboard, the alerts and docs/metrics.md are complete and use existing metrics."""
 
 import re
 from itertools import combinations
@@ -17,7 +17,7 @@ from tests.kit.snapshots import a_snapshot
 
 ALERTS = {rule["alert"]: rule for rule in alerts()}
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-#: Grafana's.
+#: The columns of Grafana's grid.
 WIDTH = 24
 
 _PAGE = METRICS_PAGE.read_text("utf-8")
@@ -28,7 +28,7 @@ _ALERT_ROW = re.compile(r"^\| `(Batchflow\w+)` \| (\w+) \| [^|]+ \| [^|]+ \|$", 
 _LABEL_IN_TEXT = re.compile(r"\$labels\.(\w+)")
 
 
-# Both
+# Expressions
 
 
 @pytest.mark.parametrize(("whose", "expression"), list(expressions()))
@@ -42,13 +42,13 @@ def test_several_gateways_count_once(whose: str, expression: str) -> None:
 # Alerts
 
 
-def test_there_is_an_alert_for_each_trouble() -> None:
+def test_alerts_have_distinct_names() -> None:
     assert len(ALERTS) == len(alerts())
     assert all(re.fullmatch(r"Batchflow[A-Z][A-Za-z]+", name) for name in ALERTS)
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))
-def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
+def test_an_alert_is_complete(rule: dict[str, Any]) -> None:
     assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
     assert re.fullmatch(r"[1-9][0-9]?m", rule["for"])
     assert rule["labels"].keys() == {"severity"}
@@ -64,13 +64,13 @@ def test_an_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))
-def test_installations_are_told_apart(rule: dict[str, Any]) -> None:
-    # What is absent has no labels.
+def test_alerts_distinguish_installations(rule: dict[str, Any]) -> None:
+    # The result of absent() has no labels.
     assert "job" in result_labels(rule["expr"]) or rule["expr"].startswith("absent(")
 
 
 def threshold(alert: str, metric: str) -> float:
-    """The number that an alert compares a metric with."""
+    """The limit that an alert has for a metric."""
     found = re.search(rf"{metric}\)? [<>] ([0-9]+)", ALERTS[alert]["expr"])
     assert found
     return float(found[1])
@@ -94,10 +94,10 @@ def test_no_limit_of_an_alert_is_below_that_of_the_health_policy() -> None:
 # Dashboard
 
 
-def test_the_dashboard_is_one_that_grafana_imports() -> None:
+def test_grafana_can_import_the_dashboard() -> None:
     found = dashboard()
     assert (found["title"], found["uid"]) == ("Batchflow", "batchflow")
-    # An id is given by the Grafana that it is imported into.
+    # Grafana assigns the id during the import.
     assert "id" not in found
     assert "__inputs" not in found
     variables = {variable["name"]: variable for variable in found["templating"]["list"]}
@@ -110,7 +110,7 @@ def test_the_dashboard_is_one_that_grafana_imports() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_its_panels_are_grouped_as_an_operator_asks() -> None:
+def test_panels_are_grouped_by_question() -> None:
     rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
     assert rows == [
         "Is it working?",
@@ -121,20 +121,20 @@ def test_its_panels_are_grouped_as_an_operator_asks() -> None:
     ]
 
 
-def test_its_panels_lie_beside_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     cells: dict[tuple[int, int], str] = {}
     for panel in dashboard()["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= WIDTH
         for x in range(place["x"], place["x"] + place["w"]):
             for y in range(place["y"], place["y"] + place["h"]):
-                assert (x, y) not in cells, f"{panel['title']} lies on {cells[x, y]}"
+                assert (x, y) not in cells, f"{panel['title']} overlaps {cells[x, y]}"
                 cells[x, y] = panel["title"]
     assert len(cells) == WIDTH * (1 + max(y for _, y in cells)), "there are holes"
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: str(panel["title"]))
-def test_a_panel_is_explained_and_of_one_installation(panel: dict[str, Any]) -> None:
+def test_a_panel_has_a_description_and_selects_one_installation(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["datasource"] == DATASOURCE
@@ -148,14 +148,14 @@ def test_a_panel_is_explained_and_of_one_installation(panel: dict[str, Any]) -> 
         for selector in selectors(target["expr"]):
             assert selector.matched["job"] == ("Equal", "$job")
         shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
-        # A quantile is made of all buckets.
+        # A quantile is computed from all buckets.
         assert shown == result_labels(target["expr"]) - {"le"}
 
 
-# Their page
+# docs/metrics.md
 
 
-def test_the_page_lists_every_metric_as_it_is() -> None:
+def test_the_page_lists_every_metric() -> None:
     families = list(
         FleetCollector(a_snapshot(), {queue: QueueLength(0) for queue in Queue}).collect()
     )

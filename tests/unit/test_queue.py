@@ -21,7 +21,7 @@ from batchflow.states import JobKind
 
 
 def configured(key_prefix: str = "batchflow") -> Settings:
-    # A broker in this process' memory: nothing is connected to.
+    # A broker in memory.
     return Settings.model_validate({"broker_url": "memory://", "key_prefix": key_prefix})
 
 
@@ -30,23 +30,23 @@ def app() -> Celery:
     return make_app(configured())
 
 
-def test_only_json_is_taken_and_sent(app: Celery) -> None:
+def test_messages_are_json(app: Celery) -> None:
     assert app.conf.accept_content == ["json"]
     assert app.conf.task_serializer == "json"
 
 
-def test_a_message_outlives_its_worker(app: Celery) -> None:
+def test_a_message_survives_its_worker(app: Celery) -> None:
     assert app.conf.task_acks_late is True
     assert app.conf.task_reject_on_worker_lost is True
     assert app.conf.worker_prefetch_multiplier == 1
 
 
-def test_no_step_is_handed_out_twice_while_it_runs(app: Celery) -> None:
+def test_a_running_step_is_not_delivered_again(app: Celery) -> None:
     assert app.conf.broker_transport_options["visibility_timeout"] == VISIBILITY_TIMEOUT_S
     assert app.conf.task_time_limit == STEP_LIMIT_S < VISIBILITY_TIMEOUT_S
 
 
-def test_there_are_no_results(app: Celery) -> None:
+def test_results_are_not_stored(app: Celery) -> None:
     assert app.conf.result_backend is None
     assert app.conf.task_ignore_result is True
 
@@ -68,7 +68,7 @@ def test_steps_go_to_the_queue_of_their_prefix(step: Step, queue: str, prefix: s
     assert route["queue"].name == f"{prefix}.{queue}"
 
 
-def test_a_worker_that_is_given_no_queue_works_on_all() -> None:
+def test_a_worker_takes_from_all_queues_by_default() -> None:
     settings = configured("mine")
     assert all_queues(settings) == ["mine.submit", "mine.poll", "mine.files"]
     assert [queue.name for queue in make_app(settings).conf.task_queues] == all_queues(settings)
@@ -81,7 +81,7 @@ def test_every_step_has_a_queue_and_every_kind_a_step() -> None:
     assert set(STEP_OF) == set(JobKind)
 
 
-def test_what_is_sent_is_json_in_the_right_queue(app: Celery) -> None:
+def test_a_step_is_sent_as_json_to_its_queue(app: Celery) -> None:
     sender = Sender(app)
     sender.send(Step.SUBMIT, "bf-1")
     sender.send(Step.POLL, ["bf-1", "bf-2"], expires_s=60)
@@ -95,7 +95,7 @@ def test_what_is_sent_is_json_in_the_right_queue(app: Celery) -> None:
 
 
 @pytest.mark.parametrize("error", [OperationalError("no broker"), ConnectionResetError("reset")])
-def test_a_broker_that_is_away_is_one_error(
+def test_an_unavailable_broker_is_one_error(
     app: Celery, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Redis URLs, for our own client and for Celery's. No error repeats one: it may hold a password."""
+"""Redis URLs for our own client and for Celery's. No error may contain one."""
 
 import traceback
 from typing import Any
@@ -13,7 +13,7 @@ from batchflow.settings import Settings
 from batchflow.store import connect, connect_async
 
 SECRET = "hunter2"
-#: What has to be encoded, in a password that is right.
+#: A password with characters that have to be encoded.
 ODD = "p@ss:/w?rd#%"
 ENCODED = "p%40ss%3A%2Fw%3Frd%23%25"
 
@@ -50,18 +50,18 @@ def address(**fields: Any) -> SentinelAddress:
         ),
     ],
 )
-def test_a_sentinel_url_is_taken_apart(url: str, expected: SentinelAddress) -> None:
+def test_a_sentinel_url_is_parsed(url: str, expected: SentinelAddress) -> None:
     assert is_sentinel(url)
     assert parse_sentinel(url) == expected
 
 
-def test_the_sentinels_have_a_password_of_their_own_or_none() -> None:
+def test_sentinels_have_their_own_password_or_none() -> None:
     assert "password" not in address().sentinel_options
     assert address(sentinel_password="pw").sentinel_options["password"] == "pw"
 
 
-def test_a_sentinel_that_is_away_is_not_waited_for() -> None:
-    """redis-py would try it again and again for ten seconds, before it asks the next one."""
+def test_an_unavailable_sentinel_is_skipped_at_once() -> None:
+    """By default, redis-py would retry for ten seconds before it tries the next one."""
     options = address().sentinel_options
     assert options["retry"].get_retries() == 0
     assert options["socket_timeout"] == options["socket_connect_timeout"] == 1
@@ -98,33 +98,33 @@ BAD_REDIS = [
 
 
 @pytest.mark.parametrize("url", BAD_SENTINELS)
-def test_a_bad_sentinel_url_is_an_error_without_it(url: str) -> None:
+def test_the_error_about_a_sentinel_url_does_not_contain_it(url: str) -> None:
     with pytest.raises(
         InvalidSettings, match="BATCHFLOW_REDIS_URL is not a valid Sentinel URL"
     ) as caught:
         parse_sentinel(url)
-    assert SECRET not in told(caught.value)
+    assert SECRET not in shown(caught.value)
 
 
 @pytest.mark.parametrize("url", [*BAD_SENTINELS, *BAD_REDIS])
 @pytest.mark.parametrize("connects", [connect, connect_async])
-def test_nobody_connects_to_a_bad_url(url: str, connects: Any) -> None:
+def test_no_client_connects_to_an_invalid_url(url: str, connects: Any) -> None:
     settings = Settings.model_validate({"redis_url": url})
     with pytest.raises(InvalidSettings, match=r"^BATCHFLOW_REDIS_URL ") as caught:
         connects(settings)
-    assert SECRET not in told(caught.value)
+    assert SECRET not in shown(caught.value)
     assert SECRET not in repr(settings) + str(settings)
 
 
 @pytest.mark.parametrize("url", [*BAD_SENTINELS, *BAD_REDIS[2:-1], f"amqp://me:{SECRET}/x@one//"])
-def test_a_bad_broker_url_is_an_error_without_it(url: str) -> None:
+def test_the_error_about_a_broker_url_does_not_contain_it(url: str) -> None:
     with pytest.raises(InvalidSettings, match="BATCHFLOW_REDIS_URL") as caught:
         broker(url)
-    assert SECRET not in told(caught.value)
+    assert SECRET not in shown(caught.value)
 
 
-def told(error: BaseException) -> str:
-    """All that a log could show of an error."""
+def shown(error: BaseException) -> str:
+    """Everything that a log could show of an error."""
     return "".join(traceback.format_exception(error))
 
 
@@ -142,7 +142,7 @@ def told(error: BaseException) -> str:
         "redis://one:6379/0;redis://two:6379/0",
     ],
 )
-def test_celery_takes_most_urls_as_they_are(url: str) -> None:
+def test_celery_gets_most_urls_unchanged(url: str) -> None:
     assert broker(url) == (url, {})
 
 
@@ -173,11 +173,11 @@ def test_celery_gets_no_user_without_a_password() -> None:
         ("rediss://:pw@one/0?ssl_cert_reqs=none", ""),
     ],
 )
-def test_celery_checks_certificates_unless_it_is_told_not_to(url: str, query: str) -> None:
+def test_celery_checks_certificates_by_default(url: str, query: str) -> None:
     assert broker(url) == (url + query, {})
 
 
-def test_celery_names_a_socket_in_its_own_way() -> None:
+def test_celery_gets_its_own_form_of_a_socket_url() -> None:
     url = f"unix://me:{ENCODED}@/run/redis.sock?db=3"
     expected = f"redis+socket://me:{ENCODED}@/run/redis.sock?virtual_host=3"
     assert broker(url) == (expected, {})

@@ -13,7 +13,7 @@ URL = f"redis://user:{PASSWORD}@redis.example:6379/0"
 
 @pytest.fixture(autouse=True)
 def read_again() -> Iterator[None]:
-    """Settings are read once per process; here, once per test."""
+    """Read the settings again in each test, instead of once per process."""
     load_settings.cache_clear()
     yield
     load_settings.cache_clear()
@@ -37,7 +37,7 @@ def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings() is settings
 
 
-def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHFLOW_REDIS_URL", "")
     monkeypatch.setenv("BATCHFLOW_KEY_PREFIX", "")
     assert load_settings() == Settings()
@@ -50,7 +50,7 @@ def test_without_a_redis_url_the_error_says_what_to_set() -> None:
         load_settings().require_broker_url()
 
 
-def test_the_broker_is_the_redis_unless_told() -> None:
+def test_the_broker_is_redis_by_default() -> None:
     assert Settings.model_validate({"redis_url": URL}).require_broker_url() == URL
     both = Settings.model_validate({"redis_url": URL, "broker_url": "amqp://broker"})
     assert both.require_broker_url() == "amqp://broker"
@@ -85,13 +85,13 @@ def test_an_error_names_the_variable_and_not_the_value(
         load_settings()
     message = str(caught.value)
     assert f"BATCHFLOW_{name}: " in message
-    if len(value) > 3:  # a shorter one may be part of a limit that is quoted
+    if len(value) > 3:  # a shorter one may be part of a limit in the message
         assert value not in message
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
 
-def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_every_invalid_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHFLOW_LEASE_S", "never")
     monkeypatch.setenv("BATCHFLOW_SETTLE_S", "always")
     with pytest.raises(InvalidSettings, match=r"BATCHFLOW_SETTLE_S: .*BATCHFLOW_LEASE_S: "):

@@ -23,7 +23,7 @@ from batchflow.states import (
 TERMINAL = {JobState.SUCCEEDED, JobState.FAILED, JobState.RETRYABLE, JobState.CANCELLED}
 OPENAI_STATUSES = get_args(Batch.model_fields["status"].annotation)
 
-#: The order in which Flyte may see phases; those of equal rank never follow each other.
+#: The order in which Flyte may see phases. Phases of equal rank never follow each other.
 RANK = {
     Phase.QUEUED: 0,
     Phase.INITIALIZING: 1,
@@ -40,18 +40,18 @@ def test_every_state_has_its_transitions() -> None:
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_terminal_states_absorb_and_live_ones_may_end_in_any(state: JobState) -> None:
+def test_terminal_states_are_final_and_live_ones_may_end_in_any(state: JobState) -> None:
     assert state.terminal is (state in TERMINAL)
     following = TRANSITIONS[state]
     assert following == frozenset() if state.terminal else following >= TERMINAL | {state}
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_may_follow_is_the_table_read_backwards(state: JobState) -> None:
+def test_may_follow_is_the_inverse_of_the_table(state: JobState) -> None:
     assert may_follow(state) == {before for before in JobState if state in TRANSITIONS[before]}
 
 
-def test_nothing_returns_to_queued() -> None:
+def test_no_state_returns_to_queued() -> None:
     assert may_follow(JobState.QUEUED) == {JobState.QUEUED}
 
 
@@ -62,12 +62,12 @@ def test_every_status_of_openai_is_mapped(status: str) -> None:
     assert state_of(status).terminal is (stage_of(status) is Stage.ENDED)
 
 
-def test_the_tables_know_no_status_that_openai_does_not_have() -> None:
+def test_the_tables_have_only_statuses_of_openai() -> None:
     assert set(STATE_OF_STATUS) == set(STAGE_OF_STATUS) == set(OPENAI_STATUSES)
 
 
 @pytest.mark.parametrize("status", ["", "paused", "Completed", "succeeded", "in-progress"])
-def test_an_unknown_status_means_running_and_says_nothing_of_the_stage(status: str) -> None:
+def test_an_unknown_status_means_running_without_a_stage(status: str) -> None:
     assert state_of(status) is JobState.RUNNING
     assert stage_of(status) is Stage.NONE
 
@@ -94,15 +94,13 @@ def test_the_phases_are_flytes() -> None:
         (JobKind.BATCH, JobState.CANCELLED, Stage.ENDED, Phase.FAILED),
     ],
 )
-def test_the_phase_that_flyte_is_told(
-    kind: JobKind, state: JobState, stage: Stage, phase: Phase
-) -> None:
+def test_phase_of_a_state(kind: JobKind, state: JobState, stage: Stage, phase: Phase) -> None:
     assert phase_of(kind, state, stage) is phase
 
 
 @pytest.mark.parametrize("kind", JobKind)
 def test_phases_never_go_back_along_any_path(kind: JobKind) -> None:
-    # States move as the table allows and stages only grow, so single steps are all paths.
+    # Stages only grow, so it is enough to check single transitions.
     places = list(product(JobState, Stage))
     for (state, stage), (state_after, stage_after) in product(places, places):
         if state_after not in TRANSITIONS[state] or stage_after < stage:
@@ -111,7 +109,7 @@ def test_phases_never_go_back_along_any_path(kind: JobKind) -> None:
         assert RANK[before] <= RANK[after], f"{state}, {stage} -> {state_after}, {stage_after}"
 
 
-def test_a_batch_that_goes_well_passes_through_ordered_phases() -> None:
+def test_the_phases_of_a_successful_batch_are_in_order() -> None:
     course = ["validating", "in_progress", "finalizing", "completed"]
     stages = [stage_of(status) for status in course]
     assert stages == sorted(stages)

@@ -1,4 +1,4 @@
-"""What /metrics says of a fleet that is made up."""
+"""The metrics that are collected from a snapshot, and the lengths of queues."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ EMPTY = {queue: QueueLength(0) for queue in Queue}
 
 
 def counted(*commands: Any) -> dict[tuple[str, ...], float]:
-    """What Redis would have counted."""
+    """The counters after these commands."""
     found: dict[str, float] = {}
     for command in commands:
         field, by = command.args
@@ -40,8 +40,8 @@ def answer(
 ) -> str:
     encode, content_type = choose_encoder(accept)
     assert content_type == accept
-    families = FleetCollector(None if fleet is None else a_snapshot(**fleet), queues)
-    return encode(families).decode()
+    collector = FleetCollector(None if fleet is None else a_snapshot(**fleet), queues)
+    return encode(collector).decode()
 
 
 BUSY: dict[str, Any] = {
@@ -62,7 +62,7 @@ BUSY: dict[str, Any] = {
     "last_seen_s": {"poll": 9_996.0, "sweep": 9_999.0, "webhook": 9_970.0},
     "oldest_live": {JobKind.BATCH: IndexEntry("6400.000000", "bf-1")},
     "first_due_s": 9_988.0,
-    "workers": {"submit": 2, "poll": 1, "somebody's": 5},
+    "workers": {"submit": 2, "poll": 1, "another": 5},
     "backoffs": {"team/key@org-1": Backoff(17.0, "OpenAI answered 503.")},
     "quota_queues": {"team/key@org-1|gpt-5": 3, "team/key|": 1, "empty|gpt-5": 0},
 }
@@ -75,7 +75,7 @@ WAITING = {
 
 @pytest.mark.parametrize("fleet", [None, NOTHING, BUSY])
 @pytest.mark.parametrize("queues", [None, EMPTY, WAITING])
-def test_a_linter_finds_nothing_and_both_formats_say_the_same(
+def test_a_linter_finds_no_problem_and_both_formats_agree(
     fleet: Mapping[str, Any] | None, queues: Mapping[Queue, QueueLength] | None
 ) -> None:
     text = answer(fleet, queues)
@@ -86,7 +86,7 @@ def test_a_linter_finds_nothing_and_both_formats_say_the_same(
         assert family.unit == ("seconds" if family.name.endswith("_seconds") else "")
 
 
-def test_numbers_arrive_under_their_names() -> None:
+def test_values_have_the_right_names_and_labels() -> None:
     found = Exposition(answer(BUSY, WAITING))
     assert found.value("redis_up") == found.value("broker_up") == 1
     assert found.value("jobs", kind="batch", state="running") == 7
@@ -110,7 +110,7 @@ def test_numbers_arrive_under_their_names() -> None:
     assert found.value("queue_oldest_message_age_seconds", queue="submit") == 61
 
 
-def test_what_is_not_known_is_not_made_up() -> None:
+def test_unknown_values_are_absent() -> None:
     text = answer(None, None)
     assert set(Exposition(text).samples.values()) == {0.0}
     assert set(Exposition(text).labels_by_name()) == {"batchflow_redis_up", "batchflow_broker_up"}
@@ -121,8 +121,8 @@ def test_what_is_not_known_is_not_made_up() -> None:
     assert quiet.value("queue_oldest_message_age_seconds", queue="poll") is None
 
 
-def test_counters_are_there_before_their_first_event() -> None:
-    """Or ``increase`` would not see it."""
+def test_counters_exist_before_their_first_event() -> None:
+    """So that ``increase`` sees it."""
     found = Exposition(answer())
     for operation in Operation:
         for outcome in CallOutcome:
@@ -138,30 +138,30 @@ def test_counters_are_there_before_their_first_event() -> None:
             assert found.value("job_transitions_total", **ends) == expected
 
 
-def test_every_queue_has_a_number_of_workers_and_nobody_elses_does() -> None:
+def test_only_our_queues_have_a_number_of_workers() -> None:
     found = Exposition(answer(BUSY))
     workers = {queue: found.value("workers", queue=queue.value) for queue in Queue}
     assert workers == {"submit": 2, "poll": 1, "files": 0}
-    assert found.value("workers", queue="somebody's") is None
+    assert found.value("workers", queue="another") is None
 
 
-def test_a_histogram_counts_what_it_was_told() -> None:
+def test_a_histogram_counts_observations() -> None:
     seconds = [-1.0, 0.0, 0.1, 0.11, 60, 61, 1e6]
-    told = [command for s in seconds for command in metrics.observation("knowing", s, "poll")]
-    found = Exposition(answer({"counters": counted(*told)}))
+    observed = [command for s in seconds for command in metrics.observation("knowing", s, "poll")]
+    found = Exposition(answer({"counters": counted(*observed)}))
     name = "completion_lag_seconds"
 
     def up_to(bound: str) -> float | None:
         return found.value(f"{name}_bucket", source="poll", le=bound)
 
-    # What seems to be known before it happened was known at once: clocks differ.
+    # Negative durations count as 0, because clocks differ.
     assert [up_to(le) for le in ("0.1", "0.25", "30.0", "60.0", "300.0")] == [3, 4, 4, 5, 6]
     assert up_to("3600.0") == 6
     assert up_to("+Inf") == found.value(f"{name}_count", source="poll") == 7
     assert found.value(f"{name}_sum", source="poll") == pytest.approx(1_000_121.21)
 
 
-def test_a_histogram_survives_an_update_that_broke_off_and_bounds_of_an_older_release() -> None:
+def test_a_histogram_accepts_incomplete_updates_and_bounds_of_an_older_release() -> None:
     counters = {
         ("knowing_bucket", "poll", "0.3"): 2.0,
         ("knowing_bucket", "webhook", "inf"): 1.0,
@@ -175,7 +175,7 @@ def test_a_histogram_survives_an_update_that_broke_off_and_bounds_of_an_older_re
     assert found.value("completion_lag_seconds_count", source="webhook") == 1
 
 
-def test_counters_of_another_release_do_no_harm() -> None:
+def test_counters_of_another_release_are_accepted() -> None:
     counters = {("tokens", "cached"): 5.0, ("news", "a", "b"): 1.0, ("tokens",): 2.0}
     text = answer({"counters": counters})
     assert problems(text) == []
@@ -185,10 +185,10 @@ def test_counters_of_another_release_do_no_harm() -> None:
 # Queues
 
 
-def test_the_length_of_a_queue_of_any_broker() -> None:
+def test_queue_lengths_with_any_broker() -> None:
     settings = Settings.model_validate({"broker_url": "memory://", "key_prefix": "unit-metrics"})
     app, names = make_app(settings), all_queues(settings)
-    # What nobody has sent to is not there yet.
+    # A queue exists after its first message.
     assert queue_lengths(app, names, timeout_s=1) == dict.fromkeys(names, QueueLength(0))
     sender = Sender(app)
     for number in range(3):
@@ -198,17 +198,17 @@ def test_the_length_of_a_queue_of_any_broker() -> None:
     assert [found[name] for name in names] == [QueueLength(3), QueueLength(1), QueueLength(0)]
 
 
-def test_a_broker_that_is_away_is_one_error() -> None:
+def test_an_unavailable_broker_is_one_error() -> None:
     settings = Settings.model_validate({"broker_url": "redis://127.0.0.1:1/0"})
     with pytest.raises(QueueUnavailable, match="Celery's broker can't be queried"):
         queue_lengths(make_app(settings), all_queues(settings), timeout_s=1)
 
 
-def test_messages_say_when_they_were_sent_and_those_of_others_are_left_alone() -> None:
+def test_only_our_messages_have_the_time_when_they_were_sent() -> None:
     settings = Settings.model_validate({"broker_url": "memory://", "key_prefix": "unit-sent-at"})
     app = make_app(settings)
     Sender(app).send(Step.UPLOAD, "bf-1")
-    app.send_task("somebody.elses", queue="unit-sent-at.files")
+    app.send_task("another.task", queue="unit-sent-at.files")
     with app.connection_for_read() as connection:
         queue = connection.SimpleQueue("unit-sent-at.files")
         ours, others = queue.get(block=False), queue.get(block=False)
