@@ -1,7 +1,6 @@
-"""The status API against its own OpenAPI document: whatever is asked, the answer is a documented
-one.
+"""The status API against its own OpenAPI document: every request gets a documented response.
 
-schemathesis makes the requests, good ones and bad ones, from the document that the gateway shows.
+schemathesis generates valid and invalid requests from the gateway's document.
 """
 
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ TOKEN = "a-token-of-this-test"
 document = make_gateway(Settings.model_validate({"redis_url": "redis://127.0.0.1:1/0"})).openapi()
 
 
-# The session has the token, where there is one.
+# The session sends the token, if there is one.
 config = Config.from_dict({"generation": {"with-security-parameters": False}})
 api = schemathesis.openapi.from_dict(document, config=config)
 OPERATIONS = ("listJobs", "getJob", "cancelJob", "getSummary")
@@ -43,8 +42,8 @@ STREAM = "streamTransitions"
 
 
 def repeatable(max_examples: int) -> settings:
-    """So many requests of each operation, always the same, beside those for its limits and its
-    examples."""
+    """Generate the same ``max_examples`` requests of an operation in every run, besides those for
+    its limits and examples."""
     return settings(
         max_examples=max_examples,
         derandomize=True,
@@ -60,10 +59,10 @@ class Fuzzed:
     gateway: Gateway
     session: requests.Session
 
-    def check(self, case: Case[Any], *needless: CheckFunction) -> None:
-        """Make a request, and hold the answer against the document."""
-        # Not every text is an id or a cursor, which a schema can't say.
-        excluded = [positive_data_acceptance, *needless]
+    def check(self, case: Case[Any], *excluded_checks: CheckFunction) -> None:
+        """Send a request, and compare the response with the document."""
+        # A schema can't express which texts are ids or cursors.
+        excluded = [positive_data_acceptance, *excluded_checks]
         case.call_and_validate(
             self.gateway.url, session=self.session, excluded_checks=excluded, timeout=10
         )
@@ -71,7 +70,7 @@ class Fuzzed:
 
 @contextmanager
 def fuzzed(redis_url: str, **values: str) -> Iterator[Fuzzed]:
-    """A gateway with jobs, among them those that the document has for examples."""
+    """Run a gateway with jobs, including those in the document's examples."""
     chosen = {"redis_url": redis_url, "key_prefix": f"test-fuzz-{uuid4()}", **values}
     with pytest.MonkeyPatch.context() as patch, requests.Session() as session:
         patch.setattr(rate_limit, "REQUESTS", RateLimitItemPerSecond(1_000_000))
@@ -112,8 +111,8 @@ def documented_with_a_token(case: Case[Any], locked_gateway: Fuzzed) -> None:
     locked_gateway.check(case)
 
 
-# One by one: under pytest 9.2 schemathesis gives all operations of a test the same id, and
-# pytest-xdist runs what has the same id once.
+# One by one: under pytest 9.2, schemathesis gives all operations of a test the same id, and
+# pytest-xdist runs only one test per id.
 list_jobs, get_job, cancel_job, get_summary = (
     api.include(operation_id=name).parametrize() for name in OPERATIONS
 )
@@ -127,7 +126,7 @@ test_a_job_is_cancelled_by_a_token_as_documented = cancel_job(documented_with_a_
 test_the_summary_for_a_token_is_as_documented = get_summary(documented_with_a_token)
 
 
-def test_no_operation_is_left_out() -> None:
+def test_all_operations_are_covered() -> None:
     paths = document["paths"].values()
     operations = {operation["operationId"] for path in paths for operation in path.values()}
     assert operations == {*OPERATIONS, STREAM}
@@ -135,8 +134,8 @@ def test_no_operation_is_left_out() -> None:
 
 @api.include(operation_id=STREAM).parametrize()
 @repeatable(200)
-def test_a_stream_begins_or_says_why_not(case: Case[Any], open_gateway: Fuzzed) -> None:
-    # It does not end, so that schemathesis could not look at the answer as a whole.
+def test_a_stream_begins_or_is_refused_with_a_reason(case: Case[Any], open_gateway: Fuzzed) -> None:
+    # A stream does not end, so schemathesis can't validate the whole response.
     request = case.as_transport_kwargs(base_url=open_gateway.gateway.url)
     with open_gateway.session.request(**request, stream=True, timeout=10) as answer:
         if answer.status_code == 200:

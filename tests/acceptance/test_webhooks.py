@@ -1,4 +1,4 @@
-"""Events instead of waiting: OpenAI's webhooks end tasks that nobody would poll for minutes."""
+"""OpenAI's webhooks end tasks whose batches would not be polled for minutes."""
 
 import signal
 import uuid
@@ -20,7 +20,7 @@ BATCHES = 25
 
 @pytest.fixture(scope="module")
 def pushed_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack whose polls come after ten minutes, and webhooks at once."""
+    """A stack with webhooks, which polls batches only every ten minutes."""
     stack = Stack(tmp_path_factory.mktemp("pushed"), webhooks=True)
     try:
         stack.start()
@@ -35,8 +35,8 @@ def pushed(pushed_stack: Stack) -> Iterator[Stack]:
     pushed_stack.heal()
 
 
-def started(stack: Stack, count: int = BATCHES) -> list[tuple[Task, str]]:
-    """Tasks whose batches are at OpenAI until a test ends them, and the batches."""
+def start_tasks(stack: Stack, count: int = BATCHES) -> list[tuple[Task, str]]:
+    """Start tasks whose batches run until a test ends them; return tasks and batches."""
     stack.emulator.configure(in_progress_s=600)
     org = f"org-{uuid.uuid4().hex}"
     file_id = stack.emulator.upload(org, requests())
@@ -46,19 +46,19 @@ def started(stack: Stack, count: int = BATCHES) -> list[tuple[Task, str]]:
 
 
 def batch_of(task: Task) -> str:
-    """The batch of a task, once it is there."""
+    """Wait for the batch of a task."""
     answer = task.until(lambda answer: "batch_id" in answer.custom_info, "the batch")
     return str(answer.custom_info["batch_id"])
 
 
 def end_all(stack: Stack, tasks: list[tuple[Task, str]]) -> None:
-    """All the batches complete, several at once."""
+    """Complete all batches, several at once."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(stack.emulator.end, (batch_id for _, batch_id in tasks)))
 
 
-def test_webhooks_bring_every_end_before_any_poll(pushed: Stack) -> None:
-    tasks = started(pushed)
+def test_webhooks_end_all_tasks_before_any_poll(pushed: Stack) -> None:
+    tasks = start_tasks(pushed)
     end_all(pushed, tasks)
     for task, batch_id in tasks:
         assert task.succeeds()["id"] == batch_id
@@ -68,15 +68,15 @@ def test_webhooks_bring_every_end_before_any_poll(pushed: Stack) -> None:
 
 def test_duplicated_and_reordered_webhooks_are_harmless(pushed: Stack) -> None:
     pushed.emulator.configure(webhook_duplicate_share=1, webhook_reorder_s=1)
-    tasks = started(pushed, 8)
+    tasks = start_tasks(pushed, 8)
     for number, (_, batch_id) in enumerate(tasks):
         pushed.emulator.end(batch_id, ("completed", "failed", "expired", "cancelled")[number % 4])
     phases = [task.follow().answer.phase for task, _ in tasks]
     assert phases == ["SUCCEEDED", "FAILED", "FAILED", "FAILED"] * 2
 
 
-def test_a_gateway_that_was_away_gets_what_it_missed(pushed: Stack) -> None:
-    tasks = started(pushed, 4)
+def test_a_restarted_gateway_receives_missed_webhooks(pushed: Stack) -> None:
+    tasks = start_tasks(pushed, 4)
     pushed.gateway.kill()
     end_all(pushed, tasks)
     pushed.heal()
@@ -84,8 +84,8 @@ def test_a_gateway_that_was_away_gets_what_it_missed(pushed: Stack) -> None:
         task.succeeds()
 
 
-def test_webhooks_wait_for_redis(pushed: Stack) -> None:
-    tasks = started(pushed, 4)
+def test_webhooks_are_repeated_after_an_outage_of_redis(pushed: Stack) -> None:
+    tasks = start_tasks(pushed, 4)
     pushed.redis_server.signal(signal.SIGSTOP)
     try:
         end_all(pushed, tasks)
@@ -98,8 +98,8 @@ def test_webhooks_wait_for_redis(pushed: Stack) -> None:
         task.succeeds()
 
 
-def test_forged_webhooks_move_nothing(pushed: Stack) -> None:
-    [(task, batch_id)] = started(pushed, 1)
+def test_forged_webhooks_change_nothing(pushed: Stack) -> None:
+    [(task, batch_id)] = start_tasks(pushed, 1)
     forged = {"webhook-id": "wh_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
     body = {"type": "batch.completed", "data": {"id": batch_id}}
     with httpx2.Client(base_url=pushed.gateway_url, timeout=20) as http:
@@ -109,9 +109,9 @@ def test_forged_webhooks_move_nothing(pushed: Stack) -> None:
     task.succeeds()
 
 
-def test_without_webhooks_polling_alone_brings_every_end(stack: Stack) -> None:
-    tasks = started(stack)
+def test_without_webhooks_polling_ends_all_tasks(stack: Stack) -> None:
+    tasks = start_tasks(stack)
     end_all(stack, tasks)
     for task, _ in tasks:
         task.succeeds()
-    until(lambda: not stack.redis.zcard(stack.key("due")), "nothing to be left to do")
+    until(lambda: not stack.redis.zcard(stack.key("due")), "no job to be due")

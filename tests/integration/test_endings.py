@@ -126,7 +126,7 @@ def test_completed_before_the_output_file_is_there(workers: Team, tmp_path: Path
     assert (job.state, job.openai_status) == (JobState.RUNNING, "completed")
     assert (job.message, job.output_file_id) == (f"The batch is completed{WAITING}", None)
     assert workers.phase(job_id) is Phase.RUNNING
-    # Asked again soon, however old the batch is.
+    # StreamRequest again soon, however old the batch is.
     assert workers.due_in_s(job_id) <= workers.runtime.settings.poll_interval_s
     workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
     job = workers.job(job_id)

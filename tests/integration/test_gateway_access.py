@@ -1,4 +1,4 @@
-"""The gateway as a process and over a real connection: its start, its end, its sessions."""
+"""The gateway as a process and over a real connection: start, shutdown, sessions."""
 
 import re
 import signal
@@ -52,7 +52,7 @@ def address(process: Process) -> str:
 
 class TestProcess:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example", ""])
-    def test_where_others_reach_it_it_does_not_start_without_a_token(
+    def test_a_public_address_requires_a_token(
         self, start: Callable[..., Process], host: str
     ) -> None:
         process = start("--host", host)
@@ -61,13 +61,13 @@ class TestProcess:
         assert line.startswith("Error: ")
         assert "BATCHFLOW_API_TOKEN" in line
 
-    def test_nor_with_one_that_is_short(self, start: Callable[..., Process]) -> None:
+    def test_a_short_token_is_refused(self, start: Callable[..., Process]) -> None:
         process = start("--host", "0.0.0.0", env={"BATCHFLOW_API_TOKEN": "hunter2"})
         assert process.wait() == 2
         assert "BATCHFLOW_API_TOKEN" in process.log()
         assert "hunter2" not in process.log()
 
-    def test_nor_with_a_webhook_secret_that_is_none(self, start: Callable[..., Process]) -> None:
+    def test_an_invalid_webhook_secret_is_refused(self, start: Callable[..., Process]) -> None:
         process = start(env={"OPENAI_WEBHOOK_SECRET": "hunter2"})
         assert process.wait() == 2
         assert "OPENAI_WEBHOOK_SECRET" in process.log()
@@ -76,16 +76,14 @@ class TestProcess:
     @pytest.mark.parametrize(
         "url", ["", "http://user:hunter2@localhost", "redis://localhost/x?y=z"]
     )
-    def test_nor_without_a_redis_that_it_could_use(
-        self, start: Callable[..., Process], url: str
-    ) -> None:
+    def test_an_invalid_redis_url_is_refused(self, start: Callable[..., Process], url: str) -> None:
         process = start(env={"BATCHFLOW_REDIS_URL": url})
         assert process.wait() == 2
         assert "BATCHFLOW_REDIS_URL" in process.log()
         assert "hunter2" not in process.log()
         assert "Traceback" not in process.log()
 
-    def test_with_a_token_it_does(self, start: Callable[..., Process]) -> None:
+    def test_a_public_address_works_with_a_token(self, start: Callable[..., Process]) -> None:
         process = start("--host", "0.0.0.0", env={"BATCHFLOW_API_TOKEN": TOKEN})
         url = address(process).replace("0.0.0.0", "127.0.0.1")
         with httpx2.Client(base_url=url) as http:
@@ -93,11 +91,11 @@ class TestProcess:
             assert http.get("/api/jobs").status_code == 401
             bearer = {"Authorization": f"Bearer {TOKEN}"}
             assert http.get("/api/jobs?text=hunter2", headers=bearer).status_code == 200
-        # What people search for is theirs.
+        # Searches are not logged.
         assert "hunter2" not in process.log()
         assert TOKEN not in process.log()
 
-    def test_a_proxy_that_it_knows_names_the_client_and_the_scheme(
+    def test_a_trusted_proxy_sets_the_client_and_the_scheme(
         self, start: Callable[..., Process]
     ) -> None:
         process = start("--proxy", "127.0.0.1", env={"BATCHFLOW_API_TOKEN": TOKEN})
@@ -109,20 +107,20 @@ class TestProcess:
                 assert "; Secure" in answer.headers["set-cookie"]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_it_ends_when_it_is_asked_to_streams_and_all(
+    def test_a_signal_ends_it_in_spite_of_open_streams(
         self, start: Callable[..., Process], number: signal.Signals
     ) -> None:
         process = start()
         url = address(process)
         with httpx2.stream("GET", f"{url}/api/events") as events:
             assert events.status_code == 200
-            began = time.monotonic()
             process.signal(number)
             assert process.wait() == 0
-            assert time.monotonic() - began < 5
+        # uvicorn logs it when it has to cancel requests.
+        assert "graceful shutdown" not in process.log()
         assert "Traceback" not in process.log()
 
-    def test_a_port_that_is_taken_is_said_to_be(self, start: Callable[..., Process]) -> None:
+    def test_a_port_in_use_is_reported(self, start: Callable[..., Process]) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -169,16 +167,14 @@ class TestBrowser:
             assert out.url.path == "/login"
             assert browser.get("/").url.path == "/login"
 
-    def test_on_the_open_loopback_a_page_has_its_own_token_too(
-        self, settings: MakeSettings
-    ) -> None:
+    def test_without_a_token_a_form_needs_its_csrf_token_too(self, settings: MakeSettings) -> None:
         with running_gateway(settings()) as gateway:
             job_id, other = a_running_job(gateway), httpx2.Client(base_url=gateway.url)
             headers = {"Origin": gateway.url, "Sec-Fetch-Site": "same-origin"}
             with httpx2.Client(base_url=gateway.url) as browser, other:
                 form = {CSRF_FIELD: csrf_token(browser.get(f"/jobs/{job_id}"))}
                 path = f"/jobs/{job_id}/cancel"
-                # Without the cookie that came with the page.
+                # Without the cookie of the page.
                 assert other.post(path, data=form, headers=headers).status_code == 403
                 assert browser.post(path, headers=headers).status_code == 403
                 foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
@@ -195,11 +191,11 @@ def state(gateway: Gateway, job_id: str) -> JobState:
 
 
 class TestConnection:
-    def test_nothing_says_what_it_runs_on(self, guarded: Gateway) -> None:
+    def test_responses_do_not_name_the_server(self, guarded: Gateway) -> None:
         with guarded.client() as http:
             assert "server" not in http.get("/healthz").headers
 
-    def test_what_a_client_says_of_itself_is_not_believed(self, guarded: Gateway) -> None:
+    def test_forwarded_headers_of_untrusted_clients_are_ignored(self, guarded: Gateway) -> None:
         with guarded.client() as http:
             answers = [
                 http.post("/login", data={"token": "x"}, headers={"X-Forwarded-For": f"10.0.0.{n}"})
@@ -207,7 +203,7 @@ class TestConnection:
             ]
             assert answers[-1].status_code == 429
 
-    def test_a_stream_comes_through_as_it_happens(self, settings: MakeSettings) -> None:
+    def test_a_stream_is_not_buffered(self, settings: MakeSettings) -> None:
         with (
             running_gateway(settings()) as gateway,
             gateway.client() as http,
@@ -218,7 +214,7 @@ class TestConnection:
             assert any(job_id in line for line in events.iter_lines())
 
     @pytest.mark.parametrize("path", ["/webhooks/openai", "/login"])
-    def test_a_large_body_without_a_length_is_not_read_to_its_end(
+    def test_a_large_body_of_unknown_length_is_not_read_to_the_end(
         self, guarded: Gateway, path: str
     ) -> None:
         sent = 0
@@ -234,16 +230,14 @@ class TestConnection:
             try:
                 answer = http.post(path, content=endless(), headers=form)
             except httpx2.NetworkError:
-                # It has hung up while this was still sending.
+                # The gateway closed the connection during the request.
                 pass
             else:
                 assert answer.status_code == (400 if path.startswith("/webhooks") else 413)
         assert sent < 500 * MAX_BODY_BYTES
 
-    def test_a_forged_webhook_is_answered_at_once_while_redis_hangs(
-        self, settings: MakeSettings
-    ) -> None:
-        """It is counted after the answer, however long that takes."""
+    def test_a_forged_webhook_is_answered_while_redis_hangs(self, settings: MakeSettings) -> None:
+        """It is counted after the response."""
         with socket.socket() as hanging:
             hanging.bind(("127.0.0.1", 0))
             hanging.listen()

@@ -39,7 +39,7 @@ def api(gateway: Gateway) -> Iterator[httpx2.Client]:
 
 @pytest.fixture(scope="module")
 def crowd(redis_url: str) -> Iterator[Gateway]:
-    """A gateway with many jobs, which nobody changes."""
+    """A gateway with many jobs, which no test changes."""
     settings = Settings.model_validate({"redis_url": redis_url, "key_prefix": "test-gateway-api"})
     with running_gateway(settings) as gateway:
         populate(gateway.store, range(POPULATION))
@@ -63,14 +63,14 @@ def at_openai(gateway: Gateway, batch_id: str) -> JobRequest:
 
 
 def messages(gateway: Gateway, queue: Queue) -> list[dict[str, Any]]:
-    """What Celery's queue holds."""
+    """The messages in a queue of Celery."""
     name = queue_name(gateway.settings.key_prefix, queue)
     raw: Any = gateway.store.redis.lrange(name, 0, -1)
     return [json.loads(message) for message in raw]
 
 
 def reason(answer: httpx2.Response) -> str:
-    """The message of an error, which has one form."""
+    """The message of an error; checks the form of the error."""
     body = answer.json()
     assert body.keys() == {"error"}
     assert body["error"].keys() == {"message"}
@@ -94,7 +94,7 @@ def all_records(crowd: Gateway) -> list[dict[str, Any]]:
     return [JobView.of(job).model_dump(mode="json") for job in jobs if job]
 
 
-def test_the_list_has_the_jobs_as_they_are_in_redis(crowd: Gateway) -> None:
+def test_the_list_has_all_jobs_in_redis(crowd: Gateway) -> None:
     page = listed(crowd, limit=POPULATION)
     assert page.keys() == {"jobs", "next"}
     assert page["next"] is None
@@ -103,7 +103,7 @@ def test_the_list_has_the_jobs_as_they_are_in_redis(crowd: Gateway) -> None:
     assert len(by_id) == POPULATION
 
 
-def test_a_page_has_fifty_jobs_unless_told_otherwise(crowd: Gateway) -> None:
+def test_a_page_has_fifty_jobs_by_default(crowd: Gateway) -> None:
     assert len(listed(crowd)["jobs"]) == 50
     assert len(listed(crowd, limit=1)["jobs"]) == 1
 
@@ -146,7 +146,7 @@ def test_each_parameter_filters(
     assert {job["id"] for job in listed(crowd, limit=200, **parameters)["jobs"]} == expected
 
 
-def test_pages_are_followed_by_their_cursor(crowd: Gateway) -> None:
+def test_cursors_lead_through_all_pages(crowd: Gateway) -> None:
     everything = [job["id"] for job in listed(crowd, limit=200)["jobs"]]
     found: list[str] = []
     after: dict[str, str] = {}
@@ -179,22 +179,20 @@ def test_pages_are_followed_by_their_cursor(crowd: Gateway) -> None:
         ("after=%ff%fe", 400),
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_its_name(
-    crowd: Gateway, query: str, status: int
-) -> None:
+def test_an_invalid_parameter_is_refused_by_name(crowd: Gateway, query: str, status: int) -> None:
     with crowd.client() as client:
         answer = client.get(f"/api/jobs?{query}")
     assert answer.status_code == status
     name = query.partition("=")[0] if status == 422 else "cursor"
     assert name in reason(answer)
-    assert "x" * 20 not in reason(answer), "what was sent is not sent back"
+    assert "x" * 20 not in reason(answer), "the response repeats the value"
 
 
 @pytest.mark.parametrize("name", ["text", "organization", "execution"])
 @pytest.mark.parametrize(
     "value", ["%00", "%0a", "%ff", "%ed%a0%80", "%f0%9f%99%82", "%25", "..%2f..", "%e2%80%ae", "+"]
 )
-def test_odd_text_is_looked_for_and_breaks_nothing(crowd: Gateway, name: str, value: str) -> None:
+def test_unusual_text_can_be_searched(crowd: Gateway, name: str, value: str) -> None:
     with crowd.client() as client:
         answer = client.get(f"/api/jobs?{name}={value * 3}")
     assert answer.status_code == 200
@@ -231,7 +229,7 @@ def test_a_job_is_shown_by_each_of_its_ids(gateway: Gateway, api: httpx2.Client)
         ("x" * 301, 422),
     ],
 )
-def test_a_job_that_is_not_there(api: httpx2.Client, text: str, status: int) -> None:
+def test_an_unknown_or_invalid_id_is_refused(api: httpx2.Client, text: str, status: int) -> None:
     answer = api.get(f"/api/jobs/{text}")
     assert answer.status_code == status
     assert reason(answer)
@@ -261,7 +259,7 @@ def test_a_transfer_is_cancelled_at_once(gateway: Gateway, api: httpx2.Client) -
     assert (again["outcome"], again["job"]) == ("ended", done["job"])
 
 
-def test_a_batch_is_left_to_a_worker(gateway: Gateway, api: httpx2.Client) -> None:
+def test_a_batch_is_cancelled_by_a_worker(gateway: Gateway, api: httpx2.Client) -> None:
     job_request = at_openai(gateway, "projects/1/batch:7")
     done = api.post("/api/jobs/projects/1/batch:7/cancel").json()
     assert (done["outcome"], done["delayed"]) == ("requested", False)
@@ -271,7 +269,7 @@ def test_a_batch_is_left_to_a_worker(gateway: Gateway, api: httpx2.Client) -> No
     assert message["headers"]["argsrepr"] == f"('{job_request.job_id}',)"
 
 
-def test_without_a_broker_the_answer_says_that_it_takes_longer(settings: MakeSettings) -> None:
+def test_without_a_broker_a_cancellation_is_delayed(settings: MakeSettings) -> None:
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     with running_gateway(settings(broker_url=nowhere)) as gateway, gateway.client() as api:
         job_request = at_openai(gateway, "batch_1")
@@ -283,15 +281,13 @@ def test_without_a_broker_the_answer_says_that_it_takes_longer(settings: MakeSet
 @pytest.mark.parametrize(
     ("text", "status"), [("batch_unknown", 404), ("%20", 400), ("", 400), ("x" * 301, 422)]
 )
-def test_what_is_not_there_cannot_be_cancelled(api: httpx2.Client, text: str, status: int) -> None:
+def test_unknown_ids_cannot_be_cancelled(api: httpx2.Client, text: str, status: int) -> None:
     answer = api.post(f"/api/jobs/{text}/cancel")
     assert answer.status_code == status
     assert reason(answer)
 
 
-def test_cancelling_is_not_a_matter_of_following_a_link(
-    gateway: Gateway, api: httpx2.Client
-) -> None:
+def test_a_link_cannot_cancel_a_job(gateway: Gateway, api: httpx2.Client) -> None:
     job_request = created(gateway)
     assert api.get(f"/api/jobs/{job_request.job_id}/cancel").status_code == 404
     assert api.post(f"/api/jobs/{job_request.job_id}").status_code == 405
@@ -301,10 +297,10 @@ def test_cancelling_is_not_a_matter_of_following_a_link(
     assert api.get(f"/api/jobs/{job_request.job_id}").json()["state"] == "queued"
 
 
-# Access, outages, the document
+# Access, outages, the OpenAPI document
 
 
-def test_with_a_token_nothing_is_shown_without_it(settings: MakeSettings) -> None:
+def test_every_request_needs_the_token(settings: MakeSettings) -> None:
     with running_gateway(settings(api_token=TOKEN)) as gateway:
         job_request = created(gateway)
         paths = [
@@ -313,20 +309,20 @@ def test_with_a_token_nothing_is_shown_without_it(settings: MakeSettings) -> Non
             "/api/summary",
             "/api/openapi.json",
         ]
-        with gateway.client() as stranger, gateway.client(TOKEN) as friend:
+        with gateway.client() as anonymous, gateway.client(TOKEN) as authorized:
             for path in [*paths, "/api/events"]:
-                answer = stranger.get(path)
+                answer = anonymous.get(path)
                 assert (answer.status_code, bool(reason(answer))) == (401, True), path
-            assert stranger.post(f"/api/jobs/{job_request.job_id}/cancel").status_code == 401
+            assert anonymous.post(f"/api/jobs/{job_request.job_id}/cancel").status_code == 401
             for path in paths:
-                assert friend.get(path).status_code == 200, path
+                assert authorized.get(path).status_code == 200, path
             assert (
-                friend.post(f"/api/jobs/{job_request.job_id}/cancel").json()["outcome"]
+                authorized.post(f"/api/jobs/{job_request.job_id}/cancel").json()["outcome"]
                 == "cancelled"
             )
 
 
-def test_without_redis_the_api_says_so(settings: MakeSettings) -> None:
+def test_without_redis_the_api_answers_503(settings: MakeSettings) -> None:
     nowhere = f"redis://:hidden-password@127.0.0.1:{free_port()}/0"
     with running_gateway(settings(redis_url=nowhere)) as gateway, gateway.client() as api:
         for path in ("/api/jobs", f"/api/jobs/bf-{'a' * 26}", "/api/summary"):
@@ -337,7 +333,7 @@ def test_without_redis_the_api_says_so(settings: MakeSettings) -> None:
         assert api.post(f"/api/jobs/bf-{'a' * 26}/cancel").status_code == 503
 
 
-def test_the_document_names_every_route_and_answer(api: httpx2.Client) -> None:
+def test_the_document_describes_every_route_and_response(api: httpx2.Client) -> None:
     document = api.get("/api/openapi.json").json()
     operations = {
         operation["operationId"]: operation

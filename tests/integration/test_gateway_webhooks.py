@@ -32,12 +32,12 @@ MakeSettings = Callable[..., Settings]
 PATH = "/webhooks/openai"
 BATCH = "batch_68f0c1"
 REFUSAL = '{"error":{"message":"Not a valid delivery from OpenAI."}}'
-#: OpenAI sends a delivery again for so long.
-SENT_AGAIN_S = 72 * 3_600
+#: How long OpenAI repeats a delivery.
+REPEATED_S = 72 * 3_600
 
 
 class Receiver(InProcess):
-    """A gateway, and what it leaves in Redis."""
+    """A gateway, with its queue and counters in Redis."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(make_gateway(settings))
@@ -51,7 +51,7 @@ class Receiver(InProcess):
         return self.request("POST", PATH, raw, [sent.body])
 
     def make_job(self, batch_id: str = BATCH) -> str:
-        """A job that has made a batch."""
+        """Create a job with a batch."""
         job_request = a_job_request()
         self.store.run(records.create(job_request, due_in_s=60))
         self.store.run(
@@ -61,7 +61,7 @@ class Receiver(InProcess):
 
     @property
     def queued(self) -> list[tuple[str, list[Any]]]:
-        """The steps that wait for workers, and what they are about; the oldest first."""
+        """The steps in the queue with their arguments, oldest first."""
         name = queue_name(self.settings.key_prefix, Queue.POLL)
         messages: Any = self.store.redis.lrange(name, 0, -1)
         found = []
@@ -89,7 +89,7 @@ def genuine(batch_id: str = BATCH, **values: Any) -> Delivery:
 
 class TestGenuine:
     @pytest.mark.parametrize("ended", ["completed", "failed", "expired", "cancelled"])
-    def test_a_batch_of_ours_is_looked_at(self, receiver: Receiver, ended: str) -> None:
+    def test_a_batch_of_a_job_is_refreshed(self, receiver: Receiver, ended: str) -> None:
         job_id = receiver.make_job()
         sent = delivery(event(BATCH, f"batch.{ended}"), at_s=time.time())
         answer = receiver.deliver(sent)
@@ -98,35 +98,33 @@ class TestGenuine:
         assert receiver.counted == {"accepted": 1}
         assert time.time() - receiver.store.run(heartbeats.last_seen())["webhook"] < 10
 
-    def test_the_job_itself_is_left_to_the_worker(self, receiver: Receiver) -> None:
+    def test_the_record_is_left_to_the_worker(self, receiver: Receiver) -> None:
         job_id = receiver.make_job()
         before = receiver.store.run(records.get(job_id))
         receiver.deliver(genuine())
         assert receiver.store.run(records.get(job_id)) == before
 
-    def test_what_comes_again_is_acknowledged_and_not_queued_again(
-        self, receiver: Receiver
-    ) -> None:
+    def test_a_repeated_delivery_is_acknowledged_but_not_enqueued(self, receiver: Receiver) -> None:
         receiver.make_job()
         sent = genuine()
         assert [receiver.deliver(sent).status for _ in range(3)] == [204] * 3
-        # It is signed anew when it is sent again.
+        # OpenAI signs a repeated delivery again.
         later = delivery(sent.body, at_s=time.time() + 60, webhook_id=sent.headers["webhook-id"])
         assert receiver.deliver(later).status == 204
         assert len(receiver.queued) == 1
         assert receiver.counted == {"accepted": 1, "duplicate": 3}
 
-    def test_it_is_remembered_for_longer_than_openai_sends_it_again(
+    def test_a_delivery_is_remembered_for_longer_than_openai_repeats_it(
         self, receiver: Receiver
     ) -> None:
         receiver.make_job()
         receiver.deliver(genuine(webhook_id="wh_1"))
         key = keys.full(receiver.settings.key_prefix, keys.delivery("wh_1"))
         ttl: Any = receiver.store.redis.ttl(key)
-        assert ttl > SENT_AGAIN_S
+        assert ttl > REPEATED_S
 
-    def test_a_batch_of_others_is_acknowledged_and_counted(self, receiver: Receiver) -> None:
-        assert receiver.deliver(genuine("batch_of_somebody_else")).status == 204
+    def test_a_foreign_batch_is_acknowledged_and_counted(self, receiver: Receiver) -> None:
+        assert receiver.deliver(genuine("batch_of_another_client")).status == 204
         assert receiver.queued == []
         assert receiver.counted == {"foreign": 1}
 
@@ -140,7 +138,7 @@ class TestGenuine:
             b'{"type": "eval.run.failed", "data": {"id": 1, "more": [null]}, "more": true}',
         ],
     )
-    def test_another_event_is_acknowledged_and_counted(
+    def test_other_events_are_acknowledged_and_counted(
         self, receiver: Receiver, body: bytes
     ) -> None:
         receiver.make_job()
@@ -148,23 +146,23 @@ class TestGenuine:
         assert receiver.queued == []
         assert receiver.counted == {"ignored": 1}
 
-    def test_each_of_several_secrets_is_good(self, settings: MakeSettings) -> None:
+    def test_each_of_several_secrets_is_accepted(self, settings: MakeSettings) -> None:
         with Receiver(settings(webhook_secrets=f"{SECRET}, {OTHER_SECRET}")) as receiver:
             for secret in (SECRET, OTHER_SECRET):
                 assert receiver.deliver(genuine(secret=secret)).status == 204
 
-    def test_however_many_come_none_is_refused(self, receiver: Receiver) -> None:
+    def test_valid_deliveries_are_not_rate_limited(self, receiver: Receiver) -> None:
         statuses = {receiver.deliver(genuine()).status for _ in range(REQUESTS.amount + 50)}
         assert statuses == {204}
 
-    def test_it_needs_no_token_and_no_name(self, settings: MakeSettings) -> None:
+    def test_a_delivery_needs_no_token_and_no_certain_host(self, settings: MakeSettings) -> None:
         guarded = settings(webhook_secrets=SECRET, api_token="a token that is long enough")
         with Receiver(guarded) as receiver:
             assert receiver.deliver(genuine(), host="hooks.example").status == 204
 
 
 class TestRefused:
-    """With one answer that says nothing to whoever tries things out."""
+    """All invalid deliveries get the same response, which gives no hint to an attacker."""
 
     @pytest.mark.parametrize(
         "change",
@@ -178,7 +176,7 @@ class TestRefused:
             lambda sent: delivery(sent.body, at_s=time.time(), secret=OTHER_SECRET),
         ],
     )
-    def test_what_is_not_genuine(
+    def test_a_forged_delivery(
         self, receiver: Receiver, change: Callable[[Delivery], Delivery]
     ) -> None:
         receiver.make_job()
@@ -197,25 +195,25 @@ class TestRefused:
             *(event(batch_id) for batch_id in ("", "../x", "a b", "x" * 300, "ü")),
         ],
     )
-    def test_what_is_genuine_and_makes_no_sense(self, receiver: Receiver, body: bytes) -> None:
+    def test_a_signed_but_invalid_event(self, receiver: Receiver, body: bytes) -> None:
         answer = receiver.deliver(delivery(body, at_s=time.time()))
         assert (answer.status, answer.text, answer.error) == (400, REFUSAL, None)
         assert receiver.counted == {"rejected": 1}
 
-    def test_a_signed_body_that_is_no_text_too(self, receiver: Receiver) -> None:
+    def test_a_body_that_is_not_text(self, receiver: Receiver) -> None:
         body = b"\xff\xfe"
-        # The other implementations sign texts alone.
+        # The kit signs only text.
         text = delivery(b"", at_s=time.time(), webhook_id="wh_1")
         assert receiver.deliver(Delivery(body, text.headers)).status == 400
 
-    def test_and_the_log_says_why(
+    def test_the_log_gives_the_reason(
         self, receiver: Receiver, caplog: pytest.LogCaptureFixture
     ) -> None:
         receiver.deliver(genuine().without("webhook-id"))
         assert "A webhook was refused: it has 0 headers webhook-id instead of one." in caplog.text
 
     @pytest.mark.parametrize("is_announced", [True, False])
-    def test_when_it_is_large_and_is_not_read_to_the_end(
+    def test_a_large_body_is_not_read_to_the_end(
         self, receiver: Receiver, is_announced: bool
     ) -> None:
         sent = delivery(event("x" * MAX_BODY_BYTES), at_s=time.time())
@@ -225,7 +223,7 @@ class TestRefused:
         answer = receiver.request("POST", PATH, raw + length, [*chunks, b"more"])
         assert (answer.status, answer.text) == (400, REFUSAL)
 
-    def test_without_a_secret_none_is_taken_and_the_log_says_so(
+    def test_without_a_secret_all_are_refused_and_the_log_says_why(
         self, settings: MakeSettings, caplog: pytest.LogCaptureFixture
     ) -> None:
         with Receiver(settings()) as receiver:
@@ -233,7 +231,7 @@ class TestRefused:
             assert receiver.deliver(genuine()).status == 400
             assert '"webhooks":"no secret"' in receiver.get("/readyz").text
 
-    def test_a_secret_that_is_none_is_refused_at_the_start(self, settings: MakeSettings) -> None:
+    def test_an_invalid_secret_is_refused_at_the_start(self, settings: MakeSettings) -> None:
         with pytest.raises(InvalidSettings, match="OPENAI_WEBHOOK_SECRET") as error:
             make_gateway(settings(webhook_secrets=f"{SECRET},hunter2"))
         assert "hunter2" not in str(error.value)
@@ -278,7 +276,7 @@ _HEADERS = st.lists(st.tuples(_NAMES, _VALUES), max_size=4)
 
 
 class TestFuzz:
-    """Thousands of cases: 2xx for what is genuine and makes sense, 400 for all else, never 500."""
+    """Thousands of cases: 204 for valid deliveries, 400 for all others, never 500."""
 
     def test_headers(self, receiver: Receiver) -> None:
         receiver.make_job()
@@ -302,7 +300,7 @@ class TestFuzz:
                 for name, value in sent.headers.items()
                 if name not in dropped
             ]
-            # Half of the cases are made from a genuine one.
+            # Half of the cases derive from a valid delivery.
             fuzzed = [*original, *added] if is_changed else headers
             raw = [
                 (name.upper().encode() if is_changed else name.encode(), v) for name, v in fuzzed
@@ -324,7 +322,7 @@ class TestFuzz:
         @example(b'{"type": "batch.completed", "data": {"id": "batch_1", "id": "batch_2"}}')
         def check(body: bytes) -> None:
             answer = receiver.deliver(delivery(body, at_s=time.time()))
-            assert (answer.status, answer.error) == (204 if makes_sense(body) else 400, None)
+            assert (answer.status, answer.error) == (204 if is_valid_event(body) else 400, None)
 
         check()
 
@@ -341,8 +339,8 @@ class TestFuzz:
         check()
 
 
-def makes_sense(body: bytes) -> bool:
-    """What is an event, in other words than the gateway's."""
+def is_valid_event(body: bytes) -> bool:
+    """Whether a body is an event, decided independently of the gateway."""
     parsed = json.loads(body)
     if re.search("[\ud800-\udfff]", json.dumps(parsed, ensure_ascii=False)):
         return False
@@ -358,7 +356,7 @@ def makes_sense(body: bytes) -> bool:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that a test may stop; it is not started."""
+    """A Redis that a test may stop; not started yet."""
     server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
     yield server
     server.stop()
@@ -370,7 +368,7 @@ def start(server: RedisServer) -> None:
 
 
 class TestUnavailable:
-    def test_while_the_queue_is_away_openai_is_to_send_it_again(
+    def test_without_the_broker_openai_must_repeat_the_delivery(
         self, settings: MakeSettings, server: RedisServer
     ) -> None:
         with Receiver(settings(webhook_secrets=SECRET, broker_url=server.url)) as receiver:
@@ -387,7 +385,7 @@ class TestUnavailable:
             assert receiver.counted == {"unavailable": 1, "accepted": 1}
 
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-    def test_while_redis_is_away_too(
+    def test_without_redis_openai_must_repeat_the_delivery(
         self, settings: MakeSettings, server: RedisServer, how: signal.Signals
     ) -> None:
         start(server)
@@ -400,7 +398,7 @@ class TestUnavailable:
             answer = receiver.deliver(sent)
             assert (answer.status, answer.error) == (503, None)
             assert str(server.port) not in answer.text
-            # What is forged is refused all the same.
+            # Forged deliveries are still refused.
             assert receiver.deliver(genuine(secret=OTHER_SECRET)).status == 400
             if how == signal.SIGKILL:
                 start(server)

@@ -1,4 +1,4 @@
-"""An ASGI app called as a server calls it, byte for byte: what HTTP clients would not send, too."""
+"""Calls an ASGI app as a server does, byte for byte, also with requests that no client sends."""
 
 import asyncio
 import json
@@ -11,36 +11,36 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Message
 
-#: A header as it is on the wire.
+#: The name and value of a header.
 RawHeader = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client gets."""
+    """A response."""
 
     status: int
     headers: Headers
     body: bytes
-    #: What was left to the server, for its log.
+    #: An error that the app raised for the server to log.
     error: Exception | None
 
     @property
     def text(self) -> str:
-        """The body."""
+        """The body as text."""
         return self.body.decode()
 
     @property
     def message(self) -> str:
-        """What an error of the API says."""
+        """The message in an error of the API."""
         return str(json.loads(self.body)["error"]["message"])
 
 
 class InProcess:
-    """A started app, without a server; with ``with``."""
+    """An app without a server, as a context manager that starts and stops it."""
 
     def __init__(self, app: FastAPI) -> None:
-        #: For what a test wants to know of its routes and state.
+        #: For tests of its routes and state.
         self.app = app
         self._lifespan = app.router.lifespan_context(app)
         self._runner = asyncio.Runner()
@@ -59,11 +59,11 @@ class InProcess:
         self._runner.close()
 
     def get(self, path: str, **headers: str) -> Answer:
-        """GET with headers, in which ``_`` is ``-``."""
+        """Send a GET; ``_`` in the names of headers stands for ``-``."""
         return self.request("GET", path, _headers(headers))
 
     def post(self, path: str, body: bytes | str = b"", **headers: str) -> Answer:
-        """POST; a text is a form."""
+        """Send a POST; the body is a form if it is a string."""
         if isinstance(body, str):
             headers["content_type"] = "application/x-www-form-urlencoded"
             body = body.encode()
@@ -80,8 +80,8 @@ class InProcess:
         *,
         breaks_off: bool = False,
     ) -> Answer:
-        """Any request; ``Host`` is a loopback name unless there is one. One that breaks off ends
-        in the middle of its body."""
+        """Send any request. ``Host`` is added if it is missing; with ``breaks_off`` the client
+        disconnects in the middle of the body."""
         headers = [(name.lower(), value) for name, value in headers]
         if not any(name == b"host" for name, _ in headers):
             headers.append((b"host", b"127.0.0.1:8080"))
@@ -112,7 +112,7 @@ class InProcess:
                 body = left.pop(0)
                 return {"type": "http.request", "body": body, "more_body": breaks_off or bool(left)}
             if not breaks_off:
-                # The beginning of a stream is enough.
+                # The start of a stream is enough.
                 await begun.wait()
             return {"type": "http.disconnect"}
 

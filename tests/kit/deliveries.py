@@ -1,4 +1,4 @@
-"""Webhooks as OpenAI sends them, signed by another implementation than ours."""
+"""Webhooks as OpenAI sends them, signed by another implementation than the gateway's."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from standardwebhooks import Webhook
 
-#: Two secrets as OpenAI gives them.
+#: Two secrets in OpenAI's format.
 SECRET = "whsec_" + base64.b64encode(b"the secret of one of the projects").decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(b"the secret of another one").decode()
 
@@ -22,11 +22,11 @@ class Delivery:
     headers: Mapping[str, str]
 
     def with_header(self, name: str, value: str) -> "Delivery":
-        """The same with another value for a header."""
+        """A copy with another value for a header."""
         return replace(self, headers={**self.headers, name: value})
 
     def without(self, name: str) -> "Delivery":
-        """The same without a header."""
+        """A copy without a header."""
         return replace(self, headers={n: v for n, v in self.headers.items() if n != name})
 
 
@@ -46,7 +46,7 @@ def event(batch_id: str, event_type: str = "batch.completed") -> bytes:
 def delivery(
     body: bytes, *, at_s: float, secret: str = SECRET, webhook_id: str | None = None
 ) -> Delivery:
-    """A genuine delivery of a body, sent at a time."""
+    """A valid delivery of a body, sent at a time."""
     webhook_id = webhook_id or f"wh_{uuid.uuid4().hex}"
     at = datetime.fromtimestamp(int(at_s), UTC)
     return Delivery(

@@ -1,4 +1,4 @@
-"""What /metrics answers, read as Prometheus reads it, and what is wrong with it."""
+"""The response of /metrics, parsed as Prometheus does, and a linter for it."""
 
 import math
 import re
@@ -20,13 +20,13 @@ _NOT_IN_NAMES = re.compile(
     r"_(s|ms|us|ns|secs?|mins?|hr|milliseconds|minutes|hours|days|percent|bits|[km]b|kilobytes"
     r"|megabytes|counter|gauge|histogram|summary|num)(?=_|$)"
 )
-#: Prometheus' own.
+#: Reserved by Prometheus.
 _TAKEN_LABELS = frozenset({"job", "instance", "le", "quantile"})
 _OF_HISTOGRAMS = ("_bucket", "_count", "_sum")
 
 
 class Exposition:
-    """The samples of an answer by name and labels."""
+    """The samples of a response by name and labels."""
 
     def __init__(self, text: str, *, openmetrics: bool = False) -> None:
         parse = parse_openmetrics if openmetrics else parse_text
@@ -38,13 +38,13 @@ class Exposition:
         }
 
     def value(self, name: str, **labels: str) -> float | None:
-        """One sample of ``batchflow_<name>``; None if there is none."""
-        # Python has the word for itself.
+        """The value of a sample of ``batchflow_<name>``; None if there is none."""
+        # A trailing underscore avoids Python's keywords.
         named = {label.rstrip("_"): value for label, value in labels.items()}
         return self.samples.get((f"batchflow_{name}", tuple(sorted(named.items()))))
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of all samples with these labels."""
+        """The sum of the samples with these labels."""
         wanted = {label.rstrip("_"): value for label, value in labels.items()}.items()
         return sum(
             value
@@ -53,7 +53,7 @@ class Exposition:
         )
 
     def labels_by_name(self) -> dict[str, set[str]]:
-        """The labels of each series' name."""
+        """The labels of the samples by name."""
         found: dict[str, set[str]] = {}
         for name, labels in self.samples:
             found.setdefault(name, set()).update(label for label, _ in labels)
@@ -61,7 +61,7 @@ class Exposition:
 
 
 def problems(text: str) -> list[str]:
-    """What a linter would say of an answer in Prometheus' text format."""
+    """The faults in a response in Prometheus' text format."""
     families = Exposition(text).families
     names = Counter(family.name for family in families)
     series = Counter(
@@ -69,7 +69,7 @@ def problems(text: str) -> list[str]:
         for family in families
         for sample in family.samples
     )
-    found = [f"{name} is there {n} times" for name, n in (names + series).items() if n > 1]
+    found = [f"{name} is present {n} times" for name, n in (names + series).items() if n > 1]
     for family in families:
         found += [f"{family.name} {problem}" for problem in _of_family(family)]
     return found
@@ -78,7 +78,7 @@ def problems(text: str) -> list[str]:
 def _of_family(family: Metric) -> Iterator[str]:
     words = family.name.split("_")
     if not _NAME.fullmatch(family.name):
-        yield "is no name of ours"
+        yield "is not a valid name"
     if bad := _NOT_IN_NAMES.search(family.name):
         yield f"has {bad[1]} in its name"
     if family.type not in ("counter", "gauge", "histogram"):
@@ -90,7 +90,7 @@ def _of_family(family: Metric) -> Iterator[str]:
     if {"age", "lag", "duration", "backoff", "wait"} & set(words) and words[-1] != "seconds":
         yield "does not name its unit"
     if not re.fullmatch(r"[A-Z].{8,}\.", family.documentation):
-        yield f"is explained by {family.documentation!r}"
+        yield f"has the documentation {family.documentation!r}"
     labels = [frozenset(sample.labels) - {"le"} for sample in family.samples]
     if len(set(labels)) > 1:
         yield f"has several sets of labels: {set(labels)}"

@@ -17,23 +17,23 @@ from tests.kit.processes import until
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that listens."""
+    """A running gateway."""
 
     #: ``http://127.0.0.1:<port>``
     url: str
     settings: Settings
-    #: Its Redis, for what the test wants there or wants to see.
+    #: The store in its Redis.
     store: JobStore
 
     def client(self, token: str = "") -> httpx2.Client:
-        """A client that follows no redirect; with a token it shows it."""
+        """A client that does not follow redirects, and sends the token if there is one."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx2.Client(base_url=self.url, headers=headers, timeout=20)
 
 
 @contextmanager
 def running_gateway(settings: Settings) -> Iterator[Gateway]:
-    """Run the gateway, as ``batchflow gateway`` does, until this is left.
+    """Run the gateway as ``batchflow gateway`` does.
 
     For instance ``with running_gateway(settings(api_token="...")) as gateway:``.
     """
@@ -46,7 +46,7 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
         until(
             lambda: server.started or not thread.is_alive(), "the gateway to listen", every_s=0.01
         )
-        assert server.started, "the gateway ended while it started; its log says why"
+        assert server.started, "the gateway did not start; see its log"
         with store.redis:
             yield Gateway(f"http://127.0.0.1:{port}", settings, store)
     finally:

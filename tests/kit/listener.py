@@ -1,4 +1,4 @@
-"""Somebody who listens to the stream of transitions, as a browser's EventSource does."""
+"""A client of the event stream that works like a browser's EventSource."""
 
 import contextlib
 import http.client
@@ -16,7 +16,7 @@ _TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Event:
-    """What EventSource hands to a page."""
+    """An event that EventSource passes to a page."""
 
     kind: str
     id: str
@@ -24,8 +24,8 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a listener asks for: the id to go on after, in either place, and the job."""
+class StreamRequest:
+    """The parameters of a stream: the id to continue after, in either place, and the job."""
 
     header: str | None = None
     query: str | None = None
@@ -33,55 +33,55 @@ class Asked:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the request."""
+        """The headers of the request."""
         return {} if self.header is None else {"Last-Event-ID": self.header}
 
     @property
     def path(self) -> str:
-        """Of the request, with its query."""
+        """The path of the request, with its query."""
         named = {"last_event_id": self.query, "job_id": self.job_id}
         return f"/api/events?{urlencode({k: v for k, v in named.items() if v is not None})}"
 
 
 class Listener:
-    """An open connection, read in a thread until it ends; with ``with``."""
+    """An open stream, read in a thread; a context manager that closes it."""
 
     def __init__(
         self,
         url: str,
-        asked: Asked | None = None,
+        request: StreamRequest | None = None,
         *,
         receive_bytes: int | None = None,
         at_most: int | None = None,
     ) -> None:
-        asked = asked or Asked()
+        request = request or StreamRequest()
         address = urlsplit(url)
         self._connection = http.client.HTTPConnection(
             str(address.hostname), address.port, timeout=_TIMEOUT_S
         )
-        # It lets go of the socket when the server says that the connection ends with the answer.
+        # http.client drops its reference to the socket when the server closes the connection.
         self._socket = self._connection.sock = socket.socket()
         self._socket.settimeout(_TIMEOUT_S)
         if receive_bytes:
-            # The kernel takes no more for a client that does not read.
+            # Limits what the kernel buffers for a client that does not read.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self._socket.connect((address.hostname, address.port))
-        self._connection.request("GET", asked.path, headers=asked.headers)
+        self._connection.request("GET", request.path, headers=request.headers)
         self.response = self._connection.getresponse()
-        #: It reads no further than to so many events.
+        #: The number of events after which it stops reading.
         self._at_most = at_most
         self.events: list[Event] = []
         self.comments = 0
-        self.last_id = asked.header or ""
+        self.last_id = request.header or ""
         self.retry_ms: int | None = None
-        #: Whether the server ended the stream as one does.
+        #: Whether the server ended the stream properly.
         self.ended_well = False
         self._thread = threading.Thread(target=self._read, name="listener")
         if self.response.status == http.client.OK and not receive_bytes:
-            self.go_on()
+            self.start_reading()
 
-    def go_on(self) -> None:
-        """Begin to read; done at once, unless its buffer has a size."""
+    def start_reading(self) -> None:
+        """Start reading; done by the constructor unless ``receive_bytes`` is given."""
         self._thread.start()
 
     def __enter__(self) -> "Listener":
@@ -92,12 +92,12 @@ class Listener:
 
     @property
     def ids(self) -> list[str]:
-        """Of the transitions."""
+        """The ids of the transitions."""
         return [event.id for event in self.events if event.kind == "transition"]
 
     @property
     def kinds(self) -> list[str]:
-        """Of all events."""
+        """The kinds of all events."""
         return [event.kind for event in self.events]
 
     @property
@@ -105,13 +105,13 @@ class Listener:
         """Whether the stream is open."""
         return self._thread.is_alive()
 
-    def until_placed(self) -> "Listener":
-        """Wait until it knows from where on it would go on."""
+    def until_positioned(self) -> "Listener":
+        """Wait for the id after which a reconnect would continue."""
         until(lambda: self.last_id, "the stream to begin", every_s=0.005)
         return self
 
     def until_it_has(self, number: int) -> "Listener":
-        """Wait until it has so many events."""
+        """Wait until it has ``number`` events."""
         until(
             lambda: len(self.events) >= number or not self.listening,
             f"{number} events",
@@ -121,7 +121,7 @@ class Listener:
         return self
 
     def drop(self) -> None:
-        """Go away without a word."""
+        """Close the connection abruptly."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -147,12 +147,12 @@ class Listener:
                 else:
                     self.comments += 1
         except (OSError, ValueError, http.client.HTTPException):
-            pass  # dropped, by one side or the other
+            pass  # closed by either side
 
     def _dispatch(self, fields: dict[str, str]) -> None:
         if "retry" in fields:
             self.retry_ms = int(fields["retry"])
-        # In this order: a test that has seen the event may ask for its id.
+        # Before the event: a test that sees the event may read its id.
         self.last_id = fields.get("id", self.last_id)
         if "data" in fields:
             data = json.loads(fields["data"])

@@ -1,4 +1,4 @@
-"""A store with many jobs: of all kinds and states, of several organizations and executions."""
+"""Fills a store with jobs of all kinds and states, of several organizations and executions."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,8 +14,8 @@ ORGANIZATIONS = (None, "org-alpha", "org-beta", "org-beta-2")
 MODELS = ("gpt-4o-mini", "gpt-4.1", "o4-mini")
 NODES = ("n0-up", "n1-batch", "n2-down")
 MESSAGES = (
-    "OpenAI works on it.",
-    "Line 3: 'custom_id' is not a text",
+    "OpenAI is processing it.",
+    "Line 3: 'custom_id' is not a string",
     "Waiting to call OpenAI again: HTTP 503",
     "Größe überschritten — 200 MB",
     "İstanbul\tand a tab",
@@ -27,26 +27,26 @@ _SOON_S = 1_000
 
 
 def populate(store: JobStore, serials: Iterable[int]) -> None:
-    """Make a job for each serial number; what it is like depends on that alone."""
-    together: list[Command[Any]] = []
+    """Create a job for each serial number, which determines all of its fields."""
+    commands: list[Command[Any]] = []
     for serial in serials:
         random = Random(serial)
         job_request = _job_request(random, serial)
-        together.append(records.create(job_request, due_in_s=_SOON_S))
-        together += _fate(job_request, random)
-        if len(together) > _AT_ONCE:
-            _send(store, together)
-            together = []
-    _send(store, together)
+        commands.append(records.create(job_request, due_in_s=_SOON_S))
+        commands += _transition(job_request, random)
+        if len(commands) > _AT_ONCE:
+            _send(store, commands)
+            commands = []
+    _send(store, commands)
 
 
-def _send(store: JobStore, together: list[Command[Any]]) -> None:
-    store.run_all([replace(command, parse=bool) for command in together])
+def _send(store: JobStore, commands: list[Command[Any]]) -> None:
+    store.run_all([replace(command, parse=bool) for command in commands])
 
 
 def _job_request(random: Random, serial: int) -> JobRequest:
     kind = list(JobKind)[serial % 3]
-    # An execution has three nodes; every fifth has no name, as a local run.
+    # An execution has three nodes; every fifth is a local run without a name.
     run = serial // 3
     execution = f"project-{run % 2}/dev/run-{run}/{NODES[serial % 3]}" if run % 5 else ""
     job_id = "bf-" + "".join(random.choices("abcdefghijklmnopqrstuvwxyz234567", k=26))
@@ -71,8 +71,8 @@ def _spec(kind: JobKind, random: Random, serial: int) -> Spec:
             )
 
 
-def _fate(job_request: JobRequest, random: Random) -> list[Command[Any]]:
-    """What becomes of a job: nothing yet, or a state, with what goes with it."""
+def _transition(job_request: JobRequest, random: Random) -> list[Command[Any]]:
+    """The command that updates a job: its message, or another state with its fields."""
     state = random.choice(list(JobState))
     message = random.choice(MESSAGES)
     if state is JobState.QUEUED:

@@ -1,4 +1,4 @@
-"""The signature of a webhook, beside OpenAI's own verifier and another implementation."""
+"""The webhook verifier, compared with the OpenAI SDK's and the ``standardwebhooks`` package's."""
 
 import time
 from collections.abc import Iterable
@@ -30,8 +30,8 @@ def check(given: Delivery, *, secrets: Iterable[str] = (SECRET,), now_s: float =
     return verify(given.body, given.headers.items(), keys=keys(*secrets), now_s=now_s)
 
 
-def openai_takes(given: Delivery) -> bool:
-    """What the SDK says. It lets other errors out than its own for what is malformed."""
+def openai_accepts(given: Delivery) -> bool:
+    """Whether the SDK accepts a delivery; for malformed ones it raises other errors, too."""
     try:
         OPENAI.webhooks.verify_signature(given.body, dict(given.headers), secret=SECRET)
     except (openai.InvalidWebhookSignatureError, ValueError, TypeError):
@@ -39,8 +39,8 @@ def openai_takes(given: Delivery) -> bool:
     return True
 
 
-def standard_takes(given: Delivery) -> bool:
-    """What the `standardwebhooks` package says. It, too, lets other errors out."""
+def standard_accepts(given: Delivery) -> bool:
+    """Whether the ``standardwebhooks`` package accepts a delivery."""
     try:
         Webhook(SECRET).verify(given.body, dict(given.headers), json_parse=False)
     except (WebhookVerificationError, ValueError):
@@ -49,32 +49,32 @@ def standard_takes(given: Delivery) -> bool:
 
 
 class TestGenuine:
-    def test_a_delivery_signed_elsewhere_is_taken_and_its_id_returned(self) -> None:
+    def test_the_id_of_a_valid_delivery_is_returned(self) -> None:
         assert check(GENUINE) == "wh_1"
 
-    def test_the_names_of_headers_come_in_any_case(self) -> None:
+    def test_header_names_are_case_insensitive(self) -> None:
         shouted = Delivery(BODY, {name.upper(): value for name, value in GENUINE.headers.items()})
         assert check(shouted) == "wh_1"
 
     @pytest.mark.parametrize("secrets", [(SECRET, OTHER_SECRET), (OTHER_SECRET, SECRET)])
-    def test_any_of_several_secrets_may_have_signed(self, secrets: tuple[str, str]) -> None:
+    def test_any_of_several_secrets_is_accepted(self, secrets: tuple[str, str]) -> None:
         assert check(GENUINE, secrets=secrets) == "wh_1"
 
-    def test_while_a_secret_is_rotated_two_signatures_come_and_one_is_enough(self) -> None:
+    def test_one_valid_signature_of_two_is_enough(self) -> None:
         other = delivery(BODY, at_s=NOW_S, webhook_id="wh_1", secret=OTHER_SECRET)
         both = GENUINE.with_header(
             "webhook-signature", f"{other.headers['webhook-signature']} {SIGNATURE}"
         )
         assert check(both) == check(both, secrets=[OTHER_SECRET]) == "wh_1"
 
-    def test_a_version_that_is_not_known_is_passed_over(self) -> None:
+    def test_unknown_versions_are_ignored(self) -> None:
         assert check(GENUINE.with_header("webhook-signature", f"v1a,AAAA {SIGNATURE}")) == "wh_1"
 
     @pytest.mark.parametrize("age_s", [-TOLERANCE_S + 1, 0, TOLERANCE_S - 1])
     def test_clocks_may_differ_a_little(self, age_s: int) -> None:
         assert check(GENUINE, now_s=NOW_S + age_s) == "wh_1"
 
-    def test_the_body_is_taken_byte_by_byte_and_not_parsed(self) -> None:
+    def test_the_body_is_not_parsed(self) -> None:
         assert check(delivery("{ ü\u2028".encode(), at_s=NOW_S, webhook_id="wh_2")) == "wh_2"
 
 
@@ -117,29 +117,29 @@ class TestGenuine:
         (Delivery(b"\xff\xfe", GENUINE.headers), "no signature"),
     ],
 )
-def test_whatever_is_wrong_ends_in_one_error_with_a_reason(changed: Delivery, reason: str) -> None:
+def test_an_invalid_delivery_raises_one_error_with_a_reason(changed: Delivery, reason: str) -> None:
     with pytest.raises(InvalidDelivery, match=reason):
         check(changed)
 
 
-def test_a_header_that_comes_twice_is_refused() -> None:
+def test_a_repeated_header_is_refused() -> None:
     for twice in GENUINE.headers.items():
         with pytest.raises(InvalidDelivery, match=f"2 headers {twice[0]}"):
             verify(BODY, [*GENUINE.headers.items(), twice], keys=keys(SECRET), now_s=NOW_S)
 
 
 @pytest.mark.parametrize("age_s", [TOLERANCE_S + 1, -TOLERANCE_S - 1, 10 * 86_400, -10 * 86_400])
-def test_a_delivery_is_refused_when_it_is_too_old_and_when_it_is_too_new(age_s: int) -> None:
+def test_a_timestamp_outside_the_tolerance_is_refused(age_s: int) -> None:
     with pytest.raises(InvalidDelivery, match="timestamp"):
         check(GENUINE, now_s=NOW_S + age_s)
 
 
-def test_what_another_secret_has_signed_is_refused() -> None:
+def test_a_signature_with_another_secret_is_refused() -> None:
     with pytest.raises(InvalidDelivery, match="no signature"):
         check(GENUINE, secrets=[OTHER_SECRET])
 
 
-def test_without_a_secret_nothing_is_genuine() -> None:
+def test_without_a_secret_every_delivery_is_refused() -> None:
     with pytest.raises(InvalidDelivery, match="OPENAI_WEBHOOK_SECRET is not set"):
         check(GENUINE, secrets=())
 
@@ -154,17 +154,17 @@ _VALUES = st.one_of(
 )
 
 
-class TestBesideOthers:
-    """Both of the other implementations look at the clock themselves, so these are sent now."""
+class TestOtherVerifiers:
+    """Both other verifiers read the clock, so these deliveries are sent now."""
 
     @settings(max_examples=300, deadline=None)
     @given(body=_TEXT, age_s=st.integers(-290, 290), number=st.integers(0, 10**20))
-    def test_what_is_genuine_all_three_take(self, body: str, age_s: int, number: int) -> None:
+    def test_all_accept_valid_deliveries(self, body: str, age_s: int, number: int) -> None:
         now_s = time.time()
         sent = delivery(body.encode(), at_s=now_s - age_s, webhook_id=f"wh_{number}")
         assert check(sent, now_s=now_s) == f"wh_{number}"
-        assert openai_takes(sent)
-        assert standard_takes(sent)
+        assert openai_accepts(sent)
+        assert standard_accepts(sent)
 
     @settings(max_examples=1_000, deadline=None)
     @given(
@@ -172,7 +172,7 @@ class TestBesideOthers:
         value=_VALUES,
         body=st.one_of(st.just(BODY), st.binary(max_size=60)),
     )
-    def test_what_is_not_they_never_take_alone(self, name: str, value: str, body: bytes) -> None:
+    def test_the_others_accept_it_too(self, name: str, value: str, body: bytes) -> None:
         now_s = time.time()
         changed = delivery(BODY, at_s=now_s).with_header(name, value)
         changed = Delivery(body, changed.headers)
@@ -180,27 +180,27 @@ class TestBesideOthers:
             check(changed, now_s=now_s)
         except InvalidDelivery:
             return
-        assert openai_takes(changed)
-        assert standard_takes(changed)
+        assert openai_accepts(changed)
+        assert standard_accepts(changed)
 
     @pytest.mark.parametrize("age_s", [310, -310])
-    def test_what_is_too_old_or_too_new_none_takes(self, age_s: int) -> None:
+    def test_none_accepts_a_timestamp_outside_the_tolerance(self, age_s: int) -> None:
         now_s = time.time()
         sent = delivery(BODY, at_s=now_s - age_s)
-        assert not openai_takes(sent)
-        assert not standard_takes(sent)
+        assert not openai_accepts(sent)
+        assert not standard_accepts(sent)
         with pytest.raises(InvalidDelivery):
             check(sent, now_s=now_s)
 
 
 class TestSecrets:
-    def test_the_padding_may_be_left_out(self) -> None:
+    def test_padding_is_optional(self) -> None:
         assert keys(SECRET.rstrip("=")) == keys(SECRET)
 
     @pytest.mark.parametrize(
         "wrong", ["whsec_", "whsec_not!base64", "whsec_AAAAA", "whsec_a_b-", "hunter2hunter2", ""]
     )
-    def test_what_is_no_secret_is_refused_without_showing_it(self, wrong: str) -> None:
+    def test_an_invalid_secret_is_refused_without_showing_it(self, wrong: str) -> None:
         with pytest.raises(InvalidSettings) as error:
             keys(SECRET, wrong)
         assert "OPENAI_WEBHOOK_SECRET is not valid: secret 2 in it" in str(error.value)
