@@ -1,7 +1,7 @@
-"""Writes ``requests.jsonl``: some 240 chat requests as a team might send them in one batch.
+"""Write ``requests.jsonl``: 240 chat requests, as a team might send them in one batch.
 
-Always the same file: ``python examples/make_requests.py``. Five of them are wrong in ways that
-only the API finds, so that a batch of them also has an error file.
+The output of ``python examples/make_requests.py`` is always the same. Five requests are invalid in
+ways that only the API detects, so the batch also has an error file.
 """
 
 import json
@@ -142,7 +142,7 @@ def requests(rng: random.Random) -> Iterator[tuple[str, Request]]:
 
 
 def main() -> None:
-    """Write the file beside this one."""
+    """Write the file next to this one."""
     pairs = list(requests(random.Random(2025)))  # noqa: S311 - examples, not secrets
     random.Random(7).shuffle(pairs)  # noqa: S311
     lines = [

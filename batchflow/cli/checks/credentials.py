@@ -21,14 +21,16 @@ _MAX_CREDENTIALS: Final = 20
 OPENAI_TIMEOUT_S: Final = 8.0
 
 
-async def used_credentials(context: CheckContext) -> dict[str, Credential]:
-    """Return the credentials of jobs by name, at most 20 of them, or the default one."""
-    return dict(islice((await _all_credentials(context)).items(), _MAX_CREDENTIALS))
+async def used_credentials(context: CheckContext) -> tuple[dict[str, Credential], int]:
+    """Return the credentials of jobs by name, or the default one; and how many more there are."""
+    named = await context.store.run(index.credentials()) or {str(Credential()): Credential()}
+    used = dict(islice(sorted(named.items()), _MAX_CREDENTIALS))
+    return used, len(named) - len(used)
 
 
 async def credentials(context: CheckContext) -> Iterable[CheckResult]:
     """Call OpenAI with each credential, and report those that the workers back off from."""
-    used = await used_credentials(context)
+    used, more = await used_credentials(context)
     now_s = await context.store.run(records.time())
     commands: list[Command[Backoff | None]] = [backoff.current(name, now_s) for name in used]
     backoffs = await context.store.run_all(commands)
@@ -38,15 +40,9 @@ async def credentials(context: CheckContext) -> Iterable[CheckResult]:
         for current, tried_result in zip(backoffs, tried, strict=True)
         for result in (*_backoff(tried_result.what, current), tried_result)
     ]
-    if more := len(await _all_credentials(context)) - len(used):
+    if more:
         results.append(CheckResult(Level.NOTE, "others", f"{count(more, 'credential')} not tried"))
     return results
-
-
-async def _all_credentials(context: CheckContext) -> dict[str, Credential]:
-    named = await context.store.run(index.credentials())
-    default = Credential()
-    return dict(sorted(named.items())) or {str(default): default}
 
 
 async def _try(credential: Credential) -> CheckResult:

@@ -38,8 +38,8 @@ async def webhook_secrets(context: CheckContext) -> Iterable[CheckResult]:
 
 async def endpoints(context: CheckContext) -> Iterable[CheckResult]:
     """Check, for each API key on this machine, that OpenAI sends the four batch events."""
-    found = (await used_credentials(context)).values()
-    return await asyncio.gather(*(_endpoints(context.settings, each) for each in found))
+    used, _ = await used_credentials(context)
+    return await asyncio.gather(*(_endpoints(context.settings, each) for each in used.values()))
 
 
 async def deliveries(context: CheckContext) -> Iterable[CheckResult]:
