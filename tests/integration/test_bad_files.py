@@ -24,7 +24,7 @@ from tests.kit.bad_input import (
     packed,
     running_tasks,
 )
-from tests.kit.steps import lines
+from tests.kit.workers import lines
 
 PROBLEM = "The input file has 1 problem; nothing was uploaded.\n"
 PROBLEMS = "The input file has {} problems; nothing was uploaded.\n"
@@ -266,5 +266,5 @@ def test_only_the_valid_tasks_have_reached_openai(tasks: TaskRunner) -> None:
     stats = tasks.stats()
     assert stats["batches_created"] == 0
     assert set(stats["calls"]) == {"files.create"}
-    assert {file["bytes"] for file in tasks.steps.uploads()} == {len(lines())}
-    assert len(tasks.steps.uploads()) == stats["files_uploaded"]
+    assert {file["bytes"] for file in tasks.workers.uploads()} == {len(lines())}
+    assert len(tasks.workers.uploads()) == stats["files_uploaded"]

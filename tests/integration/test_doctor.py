@@ -42,7 +42,7 @@ from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator, running_emulator
 from tests.kit.gateway import running_gateway
 from tests.kit.job_requests import a_job_request
-from tests.kit.steps import wait_in_queue
+from tests.kit.workers import wait_in_queue
 
 #: Unique, so that no other test's client is affected.
 KEY = f"sk-{uuid.uuid4().hex}"

@@ -1,7 +1,6 @@
 """How batches end: late file ids, only errors, a part of the work. What was done is delivered."""
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,14 @@ from batchflow import BatchEndpointTask
 from batchflow.job_requests.specs import batch_spec, download_spec
 from batchflow.jobs import Job
 from batchflow.openai_client.client import connect_openai
-from batchflow.settings import Settings
 from batchflow.states import JobState, Phase
 from batchflow.store import records
-from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
-from tests.kit.runtime import Team, team
-from tests.kit.steps import lines
+from tests.kit.workers import Workers, lines
 
 COUNT = 8
 ALL = [str(number) for number in range(COUNT)]
 WAITING = "; waiting for OpenAI to show its files"
-
-
-@pytest.fixture
-def workers(
-    emulator: Emulator,
-    settings: Callable[..., Settings],
-    key_prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Iterator[Team]:
-    with team(emulator, settings, key_prefix, monkeypatch, allowed_uris=f"{tmp_path}/") as workers:
-        yield workers
 
 
 def custom(**options: Any) -> dict[str, Any]:
@@ -51,11 +35,11 @@ def custom(**options: Any) -> dict[str, Any]:
     return passed
 
 
-def in_progress(workers: Team, **options: Any) -> str:
+def in_progress(workers: Workers, **options: Any) -> str:
     """A job whose batch is being worked on, as the task with these options orders it."""
     file_id = workers.emulator.upload(workers.organization, lines(COUNT))
     asked = custom(openai_organization=workers.organization, **options)
-    job_id = workers.placed(a_job_request(spec=batch_spec(asked, file_id)))
+    job_id = workers.created(a_job_request(spec=batch_spec(asked, file_id)))
     workers.step(job_id)
 
     def seen() -> bool:
@@ -65,17 +49,17 @@ def in_progress(workers: Team, **options: Any) -> str:
     return job_id
 
 
-def ended(workers: Team, job_id: str, status: str, **job_request: Any) -> Job:
+def ended(workers: Workers, job_id: str, status: str, **job_request: Any) -> Job:
     """The job, after its batch has come to this."""
     workers.emulator.end(str(workers.job(job_id).batch_id), status, **job_request)
     workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
     return workers.job(job_id)
 
 
-def downloaded(workers: Team, result: Any, folder: Path) -> dict[str, list[str] | None]:
+def downloaded(workers: Workers, result: Any, folder: Path) -> dict[str, list[str] | None]:
     """What the download task fetches of a batch: the custom_ids in each file."""
     asked = custom(openai_organization=workers.organization)
-    job_id = workers.placed(a_job_request(spec=download_spec(asked, result, f"{folder}/out")))
+    job_id = workers.created(a_job_request(spec=download_spec(asked, result, f"{folder}/out")))
     workers.step(job_id)
     job = workers.job(job_id)
     assert job.succeeded, job.message
@@ -95,14 +79,14 @@ def ids_in(path: Path, answered: bool) -> list[str]:
     return sorted(line["custom_id"] for line in found)
 
 
-def shown(workers: Team, job: Job, **options: Any) -> Any:
+def shown(workers: Workers, job: Job, **options: Any) -> Any:
     """What Flyte is told."""
-    [standing] = workers.runtime.store.run(records.job_statuses([job.id]))
+    [standing] = workers.store.run(records.job_statuses([job.id]))
     assert standing is not None
     return resource_of(job.id, standing, BatchEndpointConnector().outputs, **options)
 
 
-def details(workers: Team, job: Job) -> dict[str, Any]:
+def details(workers: Workers, job: Job) -> dict[str, Any]:
     """What the Flyte console shows."""
     info: dict[str, Any] = shown(workers, job).custom_info
     return info
@@ -111,13 +95,13 @@ def details(workers: Team, job: Job) -> dict[str, Any]:
 # Completed
 
 
-def test_completed(workers: Team, tmp_path: Path) -> None:
+def test_completed(workers: Workers, tmp_path: Path) -> None:
     job = ended(workers, in_progress(workers), "completed")
     assert (job.total, job.completed, job.failed) == (COUNT, COUNT, 0)
     assert downloaded(workers, job.result, tmp_path) == {"output_file": ALL, "error_file": None}
 
 
-def test_completed_before_the_output_file_is_there(workers: Team, tmp_path: Path) -> None:
+def test_completed_before_the_output_file_is_there(workers: Workers, tmp_path: Path) -> None:
     workers.emulator.configure(output_file_lag_s=1)
     job_id = in_progress(workers)
     workers.emulator.end(str(workers.job(job_id).batch_id))
@@ -135,7 +119,7 @@ def test_completed_before_the_output_file_is_there(workers: Team, tmp_path: Path
 
 
 def test_every_request_failed_and_there_is_only_an_error_file(
-    workers: Team, tmp_path: Path
+    workers: Workers, tmp_path: Path
 ) -> None:
     workers.emulator.configure(request_failure_share=1)
     job = ended(workers, in_progress(workers), "completed")
@@ -144,7 +128,7 @@ def test_every_request_failed_and_there_is_only_an_error_file(
     assert downloaded(workers, job.result, tmp_path) == {"output_file": None, "error_file": ALL}
 
 
-def test_some_requests_failed(workers: Team, tmp_path: Path) -> None:
+def test_some_requests_failed(workers: Workers, tmp_path: Path) -> None:
     workers.emulator.configure(request_failure_share=0.5, output_file_lag_s=0.5)
     job = ended(workers, in_progress(workers), "completed")
     assert 0 < job.completed < COUNT
@@ -165,7 +149,7 @@ def test_some_requests_failed(workers: Team, tmp_path: Path) -> None:
         ("cancelled", "The batch was cancelled at OpenAI; "),
     ],
 )
-def test_a_part_was_done(workers: Team, tmp_path: Path, status: str, message: str) -> None:
+def test_a_part_was_done(workers: Workers, tmp_path: Path, status: str, message: str) -> None:
     job = ended(workers, in_progress(workers), status, done_share=0.25)
     assert job.state is JobState.FAILED
     kept = f"output file {job.output_file_id}, error file {job.error_file_id}"
@@ -186,11 +170,11 @@ def test_a_part_was_done(workers: Team, tmp_path: Path, status: str, message: st
     assert sorted(files["output_file"] + files["error_file"]) == ALL
 
 
-def test_a_part_was_done_before_flyte_cancelled_it(workers: Team, tmp_path: Path) -> None:
+def test_a_part_was_done_before_flyte_cancelled_it(workers: Workers, tmp_path: Path) -> None:
     workers.emulator.configure(in_progress_s=1, cancelling_s=0.2)
     job_id = in_progress(workers)
     workers.work_until(lambda: workers.job(job_id).completed, "some requests that are done")
-    workers.ask_to_cancel(job_id)
+    workers.request_cancel(job_id)
     workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
     job = workers.job(job_id)
     assert job.state is JobState.CANCELLED
@@ -201,7 +185,7 @@ def test_a_part_was_done_before_flyte_cancelled_it(workers: Team, tmp_path: Path
     assert len(files["output_file"] or []) == job.completed
 
 
-def test_nothing_was_done(workers: Team) -> None:
+def test_nothing_was_done(workers: Workers) -> None:
     job = ended(workers, in_progress(workers), "expired", done_share=0)
     assert job.state is JobState.FAILED
     assert (
@@ -218,7 +202,7 @@ def test_accept_partial_is_off_unless_it_is_asked_for() -> None:
 
 
 def test_an_expired_batch_with_output_is_a_success_for_who_accepts_a_part(
-    workers: Team, tmp_path: Path
+    workers: Workers, tmp_path: Path
 ) -> None:
     job_id = in_progress(workers, accept_partial=True)
     job = ended(workers, job_id, "expired", done_share=0.5)
@@ -234,7 +218,7 @@ def test_an_expired_batch_with_output_is_a_success_for_who_accepts_a_part(
     ("status", "done_share"), [("expired", 0), ("cancelled", 0.5), ("failed", None)]
 )
 def test_accepting_a_part_makes_nothing_else_a_success(
-    workers: Team, status: str, done_share: float | None
+    workers: Workers, status: str, done_share: float | None
 ) -> None:
     job_id = in_progress(workers, accept_partial=True)
     assert ended(workers, job_id, status, done_share=done_share).state is JobState.FAILED
@@ -254,14 +238,14 @@ def test_accepting_a_part_makes_nothing_else_a_success(
 )
 @pytest.mark.parametrize("late", ["output_file_id", "error_file_id"])
 def test_file_ids_are_waited_for_however_a_batch_ends(
-    workers: Team, status: str, cancel: bool, state: JobState, late: str
+    workers: Workers, status: str, cancel: bool, state: JobState, late: str
 ) -> None:
     if status == "completed":
         workers.emulator.configure(request_failure_share=0.5)
     job_id = in_progress(workers, accept_partial=True)
     before = workers.job(job_id)
     if cancel:
-        workers.ask_to_cancel(job_id)
+        workers.request_cancel(job_id)
     workers.emulator.end(str(before.batch_id), status)
     shown = connect_openai(before.spec.credential, 5).retrieve_batch(str(before.batch_id))
     done = COUNT // 2
@@ -279,7 +263,7 @@ def test_file_ids_are_waited_for_however_a_batch_ends(
     assert {name: getattr(job, name) for name in files} == files
 
 
-def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Team) -> None:
+def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Workers) -> None:
     job_id = in_progress(workers)
     workers.emulator.end(str(workers.job(job_id).batch_id), "failed", code="server_error")
     job = workers.job(job_id)
@@ -290,14 +274,14 @@ def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Team) -> None:
     assert job.message.endswith(" OpenAI keeps the results: output file file-out.")
 
 
-def see(workers: Team, job_id: str, batch: Batch) -> None:
+def see(workers: Workers, job_id: str, batch: Batch) -> None:
     """A poll sees this of a job's batch."""
-    job = workers.runtime.store.run(records.get(job_id))
+    job = workers.store.run(records.get(job_id))
     assert job is not None
     reconcile(workers.runtime, [Observation(job, batch)], "poll")
 
 
-def test_links_lead_to_the_page_of_the_job(workers: Team) -> None:
+def test_links_lead_to_the_page_of_the_job(workers: Workers) -> None:
     job = workers.job(workers.submitted())
     told = shown(workers, job, public_url="https://batchflow.example.com")
     page = f"https://batchflow.example.com/jobs/{job.id}"

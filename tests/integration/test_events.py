@@ -1,7 +1,6 @@
 """What workers do with webhooks and error files, and the summary of the fleet."""
 
 import asyncio
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,38 +8,28 @@ from batchflow_workers.steps import explain, refresh
 from batchflow_workers.steps.runner import run_step
 
 from batchflow.overview.summary import Summary, summarize
-from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import backoff, connect_async, heartbeats, metrics, quota_queues, records
-from tests.kit.emulator import Emulator
-from tests.kit.runtime import Team, team
-from tests.kit.steps import lines, wait_in_queue
+from tests.kit.workers import MakeWorkers, Workers, lines, wait_in_queue
 
 POLL_S = 10
 
 
 @pytest.fixture
-def workers(
-    emulator: Emulator,
-    settings: Callable[..., Settings],
-    key_prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Team]:
-    with team(emulator, settings, key_prefix, monkeypatch, poll_interval_s=POLL_S) as workers:
-        yield workers
-        emulator.heal()
+def workers(make_workers: MakeWorkers) -> Workers:
+    return make_workers(poll_interval_s=POLL_S)
 
 
-def end(workers: Team, job_id: str, status: str = "completed", **job_request: object) -> None:
+def end(workers: Workers, job_id: str, status: str = "completed", **job_request: object) -> None:
     workers.emulator.end(str(workers.job(job_id).batch_id), status, **job_request)
 
 
-def refresh_job(workers: Team, job_id: str) -> None:
+def refresh_job(workers: Workers, job_id: str) -> None:
     """Run the step that a webhook enqueues."""
     run_step(workers.runtime, refresh.SOURCE, job_id, refresh.refresh)
 
 
-def summary(workers: Team) -> Summary:
+def summary(workers: Workers) -> Summary:
     async def look() -> Summary:
         store = connect_async(workers.runtime.settings)
         async with store.redis:
@@ -61,7 +50,7 @@ def summary(workers: Team) -> Summary:
         ("cancelled", JobState.FAILED),
     ],
 )
-def test_a_webhook_ends_a_job_at_once(workers: Team, status: str, state: JobState) -> None:
+def test_a_webhook_ends_a_job_at_once(workers: Workers, status: str, state: JobState) -> None:
     job_id = workers.submitted()
     end(workers, job_id, status)
     with workers.calls(batches_retrieve=1, batches_list=0):
@@ -70,13 +59,13 @@ def test_a_webhook_ends_a_job_at_once(workers: Team, status: str, state: JobStat
     assert (job.state, job.openai_status, job.source) == (state, status, "webhook")
 
 
-def test_the_content_of_a_webhook_is_not_trusted(workers: Team) -> None:
+def test_the_content_of_a_webhook_is_not_trusted(workers: Workers) -> None:
     job_id = workers.submitted()
     refresh_job(workers, job_id)
     assert workers.job(job_id).state is JobState.RUNNING
 
 
-def test_repeated_and_late_webhooks_are_harmless(workers: Team) -> None:
+def test_repeated_and_late_webhooks_are_harmless(workers: Workers) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
     refresh_job(workers, job_id)
@@ -86,7 +75,7 @@ def test_repeated_and_late_webhooks_are_harmless(workers: Team) -> None:
     assert workers.job(job_id) == ended
 
 
-def test_after_a_webhook_during_an_outage_a_poll_ends_the_job(workers: Team) -> None:
+def test_after_a_webhook_during_an_outage_a_poll_ends_the_job(workers: Workers) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
     workers.emulator.outage(answer="status", operations=["batches.retrieve"])
@@ -94,13 +83,13 @@ def test_after_a_webhook_during_an_outage_a_poll_ends_the_job(workers: Team) -> 
     assert workers.job(job_id).state is JobState.RUNNING
     assert workers.due_in_s(job_id) < POLL_S
     workers.emulator.end_outages()
-    workers.pass_time()
+    workers.end_backoff()
     workers.make_due(job_id)
     workers.work()
     assert workers.job(job_id).state is JobState.SUCCEEDED
 
 
-def test_with_webhooks_polls_are_less_frequent(workers: Team) -> None:
+def test_with_webhooks_polls_are_less_frequent(workers: Workers) -> None:
     running, ended = workers.submitted(), workers.submitted()
     workers.poll(running)
     assert workers.due_in_s(running) <= POLL_S
@@ -117,7 +106,7 @@ def test_with_webhooks_polls_are_less_frequent(workers: Team) -> None:
 # The most frequent error
 
 
-def test_the_most_frequent_error_is_found_on_request(workers: Team) -> None:
+def test_the_most_frequent_error_is_found_on_request(workers: Workers) -> None:
     workers.emulator.configure(request_failure_share=1.0)
     job_id = workers.submitted(file_id=workers.emulator.upload(workers.organization, lines(7)))
     end(workers, job_id)
@@ -133,7 +122,7 @@ def test_the_most_frequent_error_is_found_on_request(workers: Team) -> None:
         explain.explain(workers.runtime, job_id)
 
 
-def test_a_deleted_error_file_is_reported(workers: Team) -> None:
+def test_a_deleted_error_file_is_reported(workers: Workers) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
     workers.poll(job_id)
@@ -142,10 +131,10 @@ def test_a_deleted_error_file_is_reported(workers: Team) -> None:
     assert "file-gone" in workers.job(job_id).top_error
 
 
-def test_no_error_file_is_read_during_a_backoff(workers: Team) -> None:
+def test_no_error_file_is_read_during_a_backoff(workers: Workers) -> None:
     job_id = workers.submitted()
     workers.change(job_id, error_file_id="file-1")
-    store, credential = workers.runtime.store, str(workers.job(job_id).spec.credential)
+    store, credential = workers.store, str(workers.job(job_id).spec.credential)
     store.run(backoff.extend(credential, message="Slow down.", retry_after_s=60))
     with workers.calls(files_content=0):
         explain.explain(workers.runtime, job_id)
@@ -155,7 +144,7 @@ def test_no_error_file_is_read_during_a_backoff(workers: Team) -> None:
 # Summary
 
 
-def test_a_summary_of_jobs(workers: Team, tmp_path: Path) -> None:
+def test_a_summary_of_jobs(workers: Workers, tmp_path: Path) -> None:
     first, second, third = (workers.submitted() for _ in range(3))
     waiting = workers.batch()
     end(workers, second)
@@ -182,9 +171,9 @@ def test_a_summary_of_jobs(workers: Team, tmp_path: Path) -> None:
     assert workers.job(waiting).state is JobState.QUEUED
 
 
-def test_a_summary_of_waits(workers: Team) -> None:
+def test_a_summary_of_waits(workers: Workers) -> None:
     job = workers.job(workers.submitted())
-    store, credential = workers.runtime.store, str(job.spec.credential)
+    store, credential = workers.store, str(job.spec.credential)
     store.run(backoff.extend(credential, message="OpenAI answered 503.", retry_after_s=60))
     wait_in_queue(store, f"{credential}|gpt-test", job.id)
     outage, line = summary(workers).waits
@@ -197,8 +186,8 @@ def test_a_summary_of_waits(workers: Team) -> None:
     assert summary(workers).waits == ()
 
 
-def test_a_summary_counts_live_workers(workers: Team) -> None:
-    store = workers.runtime.store
+def test_a_summary_counts_live_workers(workers: Workers) -> None:
+    store = workers.store
     store.run(heartbeats.beat("celery@a", ["submit", "poll"]))
     store.run(heartbeats.beat("celery@b", ["poll"]))
     silent = f"{workers.redis_key('workers')}"
@@ -206,17 +195,17 @@ def test_a_summary_counts_live_workers(workers: Team) -> None:
     assert summary(workers).workers == {"submit": 1, "poll": 2}
 
 
-def test_a_summary_of_an_empty_store(workers: Team) -> None:
+def test_a_summary_of_an_empty_store(workers: Workers) -> None:
     found = summary(workers)
     assert (found.running, found.queued, found.waits, found.workers) == (0, 0, (), {})
     assert (found.oldest_batch, found.since, found.polled_at) == (None, None, None)
 
 
-def test_the_completion_lag_is_counted_once(workers: Team) -> None:
+def test_the_completion_lag_is_counted_once(workers: Workers) -> None:
     job_id = workers.submitted()
     end(workers, job_id)
     workers.poll(job_id)
     workers.poll(job_id)
     refresh_job(workers, job_id)
-    counters = workers.runtime.store.run(metrics.counters())
+    counters = workers.store.run(metrics.counters())
     assert sum(n for (name, *_), n in counters.items() if name == "knowing_bucket") == 1

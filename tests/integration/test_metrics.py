@@ -27,7 +27,7 @@ from tests.kit.job_requests import a_job_request
 from tests.kit.monitoring import expressions
 from tests.kit.processes import BIN, Process, clean_environment, until
 from tests.kit.promql import selectors
-from tests.kit.steps import lines
+from tests.kit.workers import lines
 
 KEY = "sk-test-key-of-the-workers"
 CREDENTIAL = Credential(organization="org-metrics")

@@ -1,13 +1,14 @@
-"""OpenAI's limit of enqueued tokens: who exceeds it waits, in order, and goes again."""
+"""OpenAI's limit of enqueued tokens: jobs over it wait in order and are submitted again."""
 
-import json
 import time
-from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batchflow_workers.observation import Observation
+from batchflow_workers.policy import Policy
 from batchflow_workers.reconcile import reconcile
 
 from batchflow.jobs import Job
@@ -19,86 +20,78 @@ from batchflow.store import keys, records
 from batchflow.store.records import CancelResult
 from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
-from tests.kit.runtime import Team, team
-from tests.kit.steps import lines, wait_in_queue
+from tests.kit.workers import MakeWorkers, Workers, lines, wait_in_queue
 
 MODEL = "gpt-test"
 CONFIG = {"model": MODEL}
 WAITING = f"Waiting for quota: OpenAI's limit of enqueued tokens for {MODEL} is reached; "
-#: Nothing goes again by itself during a test with this poll interval.
-SLOW = 60.0
-#: Poll intervals after which the first in line tries again by itself.
-PATIENCE_POLLS = 20
+#: With this poll interval no job retries by itself during a test.
+SLOW_POLL_S = 60.0
+#: When a waiting job retries by itself.
+RETRY_S = Policy().quota_retry_intervals * SLOW_POLL_S
 QUOTA_WAIT_S = 3_600.0
+#: The enqueued tokens of one batch: three requests, each with one, as the emulator counts them.
+BATCH_TOKENS = 3
 
 
 @pytest.fixture
-def workers(
-    emulator: Emulator,
-    settings: Callable[..., Settings],
-    key_prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-) -> Iterator[Team]:
-    """Workers whose waiting jobs stand still unless they are moved."""
-    values = {"poll_interval_s": SLOW, "quota_wait_s": QUOTA_WAIT_S, "allowed_uris": f"{tmp_path}/"}
-    values |= getattr(request, "param", {})
-    with team(emulator, settings, key_prefix, monkeypatch, **values) as workers:
-        yield workers
+def workers(make_workers: MakeWorkers, request: pytest.FixtureRequest) -> Workers:
+    """Workers whose waiting jobs do not retry by themselves during a test."""
+    values = {"poll_interval_s": SLOW_POLL_S, "quota_wait_s": QUOTA_WAIT_S}
+    return make_workers(**values | getattr(request, "param", {}))
 
 
 quick = pytest.mark.parametrize("workers", [{"poll_interval_s": 0.05}], indirect=True)
 
 
-def refused(workers: Team, *, config: dict[str, Any] | None = None, **batch: Any) -> str:
-    """A job whose batch OpenAI had no capacity for."""
+def refused(workers: Workers, *, config: dict[str, Any] | None = None, **batch: Any) -> str:
+    """A job whose batch was over the limit."""
     job_id = workers.submitted(config=CONFIG if config is None else config, **batch)
     refuse(workers, job_id)
     return job_id
 
 
-def all_refused(workers: Team, count: int) -> list[str]:
-    """Jobs that were sent together, and OpenAI had no capacity for any."""
+def all_refused(workers: Workers, count: int) -> list[str]:
+    """Jobs that were submitted together, and whose batches were all over the limit."""
     jobs = [workers.submitted(config=CONFIG) for _ in range(count)]
     for job_id in jobs:
         refuse(workers, job_id)
     return jobs
 
 
-def refuse(workers: Team, job_id: str) -> None:
-    """OpenAI has no capacity for the batch that a job has."""
+def refuse(workers: Workers, job_id: str) -> None:
+    """End a job's batch as over the limit, and poll it."""
     batch_id = str(workers.job(job_id).batch_id)
     workers.emulator.end(batch_id, "failed", code="token_limit_exceeded")
     workers.poll(job_id)
     assert workers.job(job_id).openai_status == "failed"
 
 
-def running(workers: Team, **batch: Any) -> str:
-    """A job whose batch OpenAI works on."""
+def running(workers: Workers, **batch: Any) -> str:
+    """A job whose batch is in progress."""
     job_id = workers.submitted(**{"config": CONFIG} | batch)
     admit(workers, job_id)
     return job_id
 
 
-def admit(workers: Team, job_id: str) -> None:
-    def in_progress() -> bool:
-        workers.poll(job_id)
-        return workers.job(job_id).openai_status == "in_progress"
-
-    workers.work_until(in_progress, "a batch in progress")
+def admit(workers: Workers, job_id: str) -> None:
+    workers.poll_until(job_id, lambda job: job.openai_status == "in_progress")
 
 
-def end(workers: Team, job_id: str) -> None:
-    """A job's batch is completed, and that is seen."""
+def is_in_progress(workers: Workers, job_id: str) -> bool:
+    return workers.job(job_id).openai_status == "in_progress"
+
+
+def end(workers: Workers, job_id: str) -> None:
+    """Complete a job's batch, and poll it."""
     workers.emulator.end(str(workers.job(job_id).batch_id))
     workers.poll(job_id)
     assert workers.job(job_id).succeeded
 
 
 def message(ahead: int) -> str:
-    places = {0: "it is next", 1: "1 job is ahead of it"}
-    return WAITING + places.get(ahead, f"{ahead} jobs are ahead of it")
+    positions = {0: "it is next", 1: "1 job is ahead of it"}
+    return WAITING + positions.get(ahead, f"{ahead} jobs are ahead of it")
 
 
 def waits(job: Job) -> bool:
@@ -109,17 +102,17 @@ def live(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [batch for batch in batches if batch["status"] != "failed"]
 
 
-def line_of(workers: Team, model: str = MODEL) -> list[str]:
-    """Who stands in line, the first one first."""
-    line = workers.redis_key(keys.waiting(f"{workers.credential()}|{model}"))
-    ids: Any = workers.runtime.store.redis.zrange(line, 0, -1)
+def queue_of(workers: Workers) -> list[str]:
+    """The jobs in the quota queue, the first one first."""
+    queue = workers.redis_key(keys.waiting(f"{workers.credential()}|{MODEL}"))
+    ids: Any = workers.store.redis.zrange(queue, 0, -1)
     return list(ids)
 
 
-# It waits
+# Waiting
 
 
-def test_a_job_waits_and_says_so(workers: Team) -> None:
+def test_a_job_waits_and_says_so(workers: Workers) -> None:
     before = time.time()
     job_id = refused(workers)
     job = workers.job(job_id)
@@ -128,23 +121,23 @@ def test_a_job_waits_and_says_so(workers: Team) -> None:
     assert before - 1 < job.waiting_since.timestamp() < time.time() + 1
     assert (job.state, workers.phase(job_id)) == (JobState.RUNNING, Phase.INITIALIZING)
     assert (job.message, job.tries) == (message(0), 0)
-    assert workers.due_in_s(job_id) == pytest.approx(PATIENCE_POLLS * SLOW, abs=5)
+    assert workers.due_in_s(job_id) == pytest.approx(RETRY_S, abs=5)
     assert workers.runtime.settings.quota_wait_s == QUOTA_WAIT_S
     assert Settings().quota_wait_s == 86_400
     assert len(workers.batches()) == 1
 
 
-def test_each_knows_its_place_whatever_order_they_are_refused_in(workers: Team) -> None:
+def test_messages_have_positions_whatever_the_order_of_the_refusals(workers: Workers) -> None:
     jobs = [workers.submitted(config=CONFIG) for _ in range(4)]
     for number in (2, 1, 3, 0):
         refuse(workers, jobs[number])
-    assert line_of(workers) == jobs
+    assert queue_of(workers) == jobs
     for ahead, job_id in enumerate(jobs):
         workers.step(job_id) if ahead else None
         assert workers.job(job_id).message == message(ahead)
 
 
-def test_all_that_a_page_shows_as_refused_learn_their_places(workers: Team) -> None:
+def test_one_page_of_refusals_gives_each_job_its_position(workers: Workers) -> None:
     jobs = [workers.submitted(config=CONFIG) for _ in range(3)]
     for job_id in jobs:
         batch_id = str(workers.job(job_id).batch_id)
@@ -152,10 +145,10 @@ def test_all_that_a_page_shows_as_refused_learn_their_places(workers: Team) -> N
     with workers.calls(batches_list=1, batches_retrieve=0):
         workers.poll(*jobs)
     assert sorted(workers.job(job_id).message for job_id in jobs) == sorted(map(message, range(3)))
-    assert line_of(workers) == jobs
+    assert queue_of(workers) == jobs
 
 
-def test_new_jobs_wait_behind_those_that_wait(workers: Team) -> None:
+def test_a_new_job_joins_the_queue(workers: Workers) -> None:
     first = refused(workers)
     later = workers.batch(config=CONFIG)
     with workers.calls(batches_create=0):
@@ -164,13 +157,13 @@ def test_new_jobs_wait_behind_those_that_wait(workers: Team) -> None:
     assert waits(job)
     assert (job.message, job.state) == (message(1), JobState.QUEUED)
     assert workers.phase(later) is Phase.QUEUED
-    assert workers.due_in_s(later) == pytest.approx(PATIENCE_POLLS * SLOW, abs=5)
+    assert workers.due_in_s(later) == pytest.approx(RETRY_S, abs=5)
     workers.step(first)
     assert len(workers.batches_of(first)) == 2
     assert not workers.batches_of(later)
 
 
-def test_a_job_that_was_made_before_those_that_wait_goes_before_them(workers: Team) -> None:
+def test_an_older_job_is_not_held_up(workers: Workers) -> None:
     old = workers.batch(config=CONFIG)
     refused(workers)
     workers.step(old)
@@ -186,8 +179,8 @@ def test_a_job_that_was_made_before_those_that_wait_goes_before_them(workers: Te
     ],
     ids=["model", "key", "organization"],
 )
-def test_others_are_not_held_up(
-    workers: Team, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_jobs_of_another_queue_are_not_held_up(
+    workers: Workers, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("_FSEC_OTHER_KEY", "sk-test-another-key")
     refused(workers)
@@ -198,10 +191,10 @@ def test_others_are_not_held_up(
     assert workers.job(job_id).batch_id
 
 
-# It goes again
+# Submitting again
 
 
-def test_the_first_goes_again_when_a_batch_ends(workers: Team) -> None:
+def test_the_first_is_submitted_again_when_a_batch_ends(workers: Workers) -> None:
     ending = running(workers)
     jobs = all_refused(workers, 3)
     end(workers, ending)
@@ -209,27 +202,27 @@ def test_the_first_goes_again_when_a_batch_ends(workers: Team) -> None:
     assert [len(workers.batches_of(job_id)) for job_id in jobs] == [2, 1, 1]
     admit(workers, jobs[0])
     assert workers.job(jobs[0]).waiting_since is None
-    assert line_of(workers) == jobs[1:]
-    # One that was let in says that there may be room for one more.
+    assert queue_of(workers) == jobs[1:]
+    # An admitted batch shows that there may be room for another.
     workers.work()
     assert [len(workers.batches_of(job_id)) for job_id in jobs] == [2, 2, 1]
 
 
-def test_who_is_refused_again_keeps_its_place(workers: Team) -> None:
+def test_a_job_that_is_refused_again_keeps_its_position(workers: Workers) -> None:
     ending = running(workers)
     first, second = all_refused(workers, 2)
     since = workers.job(first).waiting_since
     end(workers, ending)
     workers.work()
     refuse(workers, first)
-    assert line_of(workers) == [first, second]
+    assert queue_of(workers) == [first, second]
     assert workers.job(first).waiting_since == since
     assert workers.job(first).message == message(0)
     assert workers.phase(first) is Phase.INITIALIZING
 
 
 @pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
-def test_any_end_makes_room(workers: Team, status: str) -> None:
+def test_any_end_makes_room(workers: Workers, status: str) -> None:
     ending, waiting = running(workers), refused(workers)
     workers.emulator.end(str(workers.job(ending).batch_id), status)
     workers.poll(ending)
@@ -237,7 +230,7 @@ def test_any_end_makes_room(workers: Team, status: str) -> None:
     assert len(workers.batches_of(waiting)) == 2
 
 
-def test_an_end_seen_on_the_same_page_as_a_refusal_makes_room(workers: Team) -> None:
+def test_an_end_seen_on_the_same_page_as_a_refusal_makes_room(workers: Workers) -> None:
     ending = running(workers)
     waiting = workers.submitted(config=CONFIG)
     workers.emulator.end(str(workers.job(ending).batch_id))
@@ -249,7 +242,7 @@ def test_an_end_seen_on_the_same_page_as_a_refusal_makes_room(workers: Team) -> 
 
 
 @quick
-def test_it_goes_again_by_itself_after_a_while(workers: Team, emulator: Emulator) -> None:
+def test_a_job_retries_without_any_other_batch(workers: Workers, emulator: Emulator) -> None:
     emulator.configure(in_progress_s=0)
     emulator.next("failed", code="token_limit_exceeded", count=2)
     job_id = workers.batch(config=CONFIG)
@@ -269,32 +262,25 @@ def test_it_goes_again_by_itself_after_a_while(workers: Team, emulator: Emulator
 
 
 @quick
-def test_a_limit_that_lets_one_in_at_a_time_lets_all_through_in_order(
-    workers: Team, emulator: Emulator
+def test_a_limit_of_one_batch_admits_all_jobs_in_order(
+    workers: Workers, emulator: Emulator
 ) -> None:
-    emulator.configure(enqueued_token_limit=tokens(workers), in_progress_s=0.1)
-    jobs = [workers.batch(config=CONFIG) for _ in range(6)]
-    workers.work_until(lambda: all(workers.job(job_id).terminal for job_id in jobs), "all ends")
-    assert all(workers.job(job_id).succeeded for job_id in jobs)
-    assert len(workers.batches()) > len(jobs)
-    admitted = live(workers.batches())
-    admitted.sort(key=lambda batch: batch["created_at"])
-    waited = [b["metadata"]["batchflow_job"] for b in admitted[1:]]
-    assert waited == [job_id for job_id in jobs if job_id in waited]
-    assert len(admitted) == len(jobs)
-    assert line_of(workers) == []
+    emulator.configure(enqueued_token_limit=BATCH_TOKENS, in_progress_s=3_600)
+    jobs = [running(workers), *(workers.batch(config=CONFIG) for _ in range(5))]
+    workers.work_until(lambda: queue_of(workers) == jobs[1:], "the others to wait")
+    for ending, next_one in pairwise(jobs):
+        end(workers, ending)
+        is_next = partial(is_in_progress, workers, next_one)
+        workers.work_until(is_next, f"the batch of {next_one} to be admitted")
+    end(workers, jobs[-1])
+    assert len(live(workers.batches())) == len(jobs)
+    assert queue_of(workers) == []
 
 
-def tokens(workers: Team) -> int:
-    """What one batch takes of the limit."""
-    text = json.loads(lines(1))["body"]["messages"][0]["content"]
-    return 3 * -(-len(text) // 4) + 1
+# One queue per model
 
 
-# Lines are for models
-
-
-def test_the_model_is_known_from_the_upload(workers: Team, tmp_path: Path) -> None:
+def test_the_model_is_known_from_the_upload(workers: Workers, tmp_path: Path) -> None:
     """A config that names no model is usual: OpenAI's call has no such parameter."""
     (tmp_path / "in.jsonl").write_bytes(lines())
     upload_id = workers.upload(f"{tmp_path}/in.jsonl")
@@ -305,10 +291,10 @@ def test_the_model_is_known_from_the_upload(workers: Team, tmp_path: Path) -> No
     workers.step(later)
     assert workers.job(later).message == message(1)
     assert workers.job(later).model == MODEL
-    assert line_of(workers) == [first, later]
+    assert queue_of(workers) == [first, later]
 
 
-def test_an_end_is_one_of_the_model_that_was_asked_for(workers: Team) -> None:
+def test_the_queue_goes_by_the_model_that_was_asked_for(workers: Workers) -> None:
     """OpenAI shows the exact version of it: the file has one, the config an alias."""
     alias = {"model": "gpt"}
     ending, waiting = running(workers, config=alias), refused(workers, config=alias)
@@ -318,13 +304,13 @@ def test_an_end_is_one_of_the_model_that_was_asked_for(workers: Team) -> None:
     assert len(workers.batches_of(waiting)) == 2
 
 
-# It is cancelled
+# Cancellation
 
 
-def test_a_job_cancelled_while_it_waits_holds_nobody_up(workers: Team) -> None:
+def test_a_job_cancelled_while_it_waits_leaves_the_queue(workers: Workers) -> None:
     ending = running(workers)
     first, second = all_refused(workers, 2)
-    assert workers.ask_to_cancel(first) is CancelResult.CANCELLED
+    assert workers.request_cancel(first) is CancelResult.CANCELLED
     assert workers.job(first).state is JobState.CANCELLED
     end(workers, ending)
     workers.work()
@@ -332,23 +318,23 @@ def test_a_job_cancelled_while_it_waits_holds_nobody_up(workers: Team) -> None:
     assert workers.job(first).message == "Cancelled by Flyte."
 
 
-def test_who_is_behind_a_cancelled_job_goes_after_a_while_in_any_case(workers: Team) -> None:
+def test_a_job_behind_a_cancelled_one_retries_by_itself(workers: Workers) -> None:
     first, second = all_refused(workers, 2)
-    workers.ask_to_cancel(first)
+    workers.request_cancel(first)
     workers.make_due(second)
     workers.work()
     assert [len(workers.batches_of(job_id)) for job_id in (first, second)] == [1, 2]
-    assert line_of(workers) == [second]
+    assert queue_of(workers) == [second]
 
 
 @pytest.mark.parametrize("seen", ["before", "after"])
-def test_a_refusal_ends_a_job_that_is_to_be_cancelled(workers: Team, seen: str) -> None:
-    """Whether the job was read before or after the wish came."""
+def test_a_refusal_ends_a_job_whose_cancellation_was_requested(workers: Workers, seen: str) -> None:
+    """Whether the job was read before or after its cancellation was requested."""
     job_id = workers.submitted(config=CONFIG)
     behind = workers.batch(config=CONFIG)
-    wait_in_queue(workers.runtime.store, f"{workers.credential()}|{MODEL}", behind)
+    wait_in_queue(workers.store, f"{workers.credential()}|{MODEL}", behind)
     job = workers.job(job_id)
-    assert workers.ask_to_cancel(job_id) is CancelResult.REQUESTED
+    assert workers.request_cancel(job_id) is CancelResult.REQUESTED
     if seen == "after":
         job = workers.job(job_id)
     workers.emulator.end(str(job.batch_id), "failed", code="token_limit_exceeded")
@@ -361,21 +347,21 @@ def test_a_refusal_ends_a_job_that_is_to_be_cancelled(workers: Team, seen: str) 
     assert len(workers.batches_of(behind)) == 1
 
 
-def test_a_wish_to_cancel_goes_before_the_line(workers: Team, emulator: Emulator) -> None:
-    """A second try whose reply was lost and that never arrived: the job is not to wait in line."""
+def test_a_job_to_be_cancelled_does_not_wait(workers: Workers, emulator: Emulator) -> None:
+    """The second try never reached OpenAI, and its outcome is unknown."""
     first, job_id = all_refused(workers, 2)
     workers.change(job_id, tries=1)
-    assert workers.ask_to_cancel(job_id) is CancelResult.REQUESTED
+    assert workers.request_cancel(job_id) is CancelResult.REQUESTED
     workers.work()
     assert workers.job(job_id).state is JobState.CANCELLED
     assert len(workers.batches_of(job_id)) == 1
     assert waits(workers.job(first))
 
 
-# It fails
+# Failure
 
 
-def test_it_fails_only_after_the_time_that_it_is_to_wait(workers: Team) -> None:
+def test_a_job_fails_after_the_longest_wait(workers: Workers) -> None:
     job_id, behind = all_refused(workers, 2)
     workers.change(job_id, waiting_since=time.time() - QUOTA_WAIT_S + 60)
     workers.step(job_id)
@@ -387,24 +373,24 @@ def test_it_fails_only_after_the_time_that_it_is_to_wait(workers: Team) -> None:
     job = workers.job(job_id)
     assert job.state is JobState.FAILED
     assert job.message.startswith("OpenAI had no quota within 1 h. Enqueued token limit reached")
-    assert line_of(workers) == [behind]
+    assert queue_of(workers) == [behind]
     workers.work()
     assert len(workers.batches_of(behind)) == 2
 
 
-def test_other_failures_are_failures(workers: Team) -> None:
+def test_other_failures_are_failures(workers: Workers) -> None:
     job_id = workers.submitted(config=CONFIG)
     workers.emulator.end(str(workers.job(job_id).batch_id), "failed", code="empty_file")
     workers.poll(job_id)
     assert workers.job(job_id).state is JobState.FAILED
-    assert line_of(workers) == []
+    assert queue_of(workers) == []
 
 
-# Things get lost
+# Late observations and lost replies
 
 
 @pytest.mark.parametrize("admitted", [False, True])
-def test_a_late_look_at_the_batch_before_does_no_harm(workers: Team, admitted: bool) -> None:
+def test_a_late_observation_of_an_earlier_batch(workers: Workers, admitted: bool) -> None:
     job_id = workers.submitted(config=CONFIG)
     before = workers.job(job_id)
     workers.emulator.configure(in_progress_s=600, validating_s=0 if admitted else 600)
@@ -413,63 +399,63 @@ def test_a_late_look_at_the_batch_before_does_no_harm(workers: Team, admitted: b
     workers.step(job_id)
     if admitted:
         admit(workers, job_id)
-    now, line = workers.job(job_id), line_of(workers)
-    assert line == ([] if admitted else [job_id])
+    now, queue = workers.job(job_id), queue_of(workers)
+    assert queue == ([] if admitted else [job_id])
     for job in (before, now):
         reconcile(workers.runtime, [Observation(job, batch)], "poll")
     assert workers.job(job_id) == now
-    assert line_of(workers) == line
+    assert queue_of(workers) == queue
     assert now.batch_id != before.batch_id
 
 
 @pytest.mark.parametrize("after_acting", [True, False])
-def test_a_lost_reply_during_the_second_try(workers: Team, after_acting: bool) -> None:
+def test_a_lost_reply_during_the_second_try(workers: Workers, after_acting: bool) -> None:
     job_id = refused(workers)
     workers.emulator.outage(
         answer="drop", after_acting=after_acting, operations=["batches.create"], count=1
     )
     workers.step(job_id)
     assert workers.job(job_id).tries == 1
-    workers.pass_time()
+    workers.end_backoff()
     workers.step(job_id)
     [batch] = live(workers.batches_of(job_id))
     assert workers.job(job_id).batch_id == batch["id"]
     assert len(workers.batches_of(job_id)) == 2
 
 
-def test_redis_is_emptied_while_a_job_waits(workers: Team) -> None:
+def test_redis_is_emptied_while_a_job_waits(workers: Workers) -> None:
     job_request = a_job_request(spec=workers.job(workers.batch(config=CONFIG)).spec)
-    refused_job = workers.placed(job_request)
+    refused_job = workers.created(job_request)
     workers.step(refused_job)
     refuse(workers, refused_job)
     workers.empty_redis()
     workers.emulator.configure(validating_s=600)
-    workers.runtime.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
+    workers.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     assert workers.phase(refused_job) is Phase.RUNNING
     workers.work()
     [batch] = live(workers.batches_of(refused_job))
     assert len(workers.batches_of(refused_job)) == 2
-    # It is in the record at once, though OpenAI has only begun to look at it.
+    # The record has it at once, though OpenAI is still validating it.
     assert workers.job(refused_job).batch_id == batch["id"]
     assert workers.phase(refused_job) is Phase.RUNNING
     refuse(workers, refused_job)
     assert waits(workers.job(refused_job))
     assert workers.phase(refused_job) is Phase.RUNNING
-    assert line_of(workers) == [refused_job]
+    assert queue_of(workers) == [refused_job]
 
 
 def test_redis_is_emptied_and_the_batch_is_far_down_the_list(
-    workers: Team, monkeypatch: pytest.MonkeyPatch
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PAGE", 2)
-    # So that all batches count as made long before the record, which was made again just now.
+    # All batches count as created long before the record, which was rebuilt just now.
     monkeypatch.setattr(client, "_CLOCK_SKEW_S", -60)
     job_request = a_job_request(spec=workers.job(running(workers)).spec)
-    workers.step(workers.placed(job_request))
+    workers.step(workers.created(job_request))
     for _ in range(4):
         workers.submitted(config=CONFIG)
     workers.empty_redis()
-    workers.runtime.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
+    workers.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     workers.work()
     [batch] = workers.batches_of(job_request.job_id)
     assert workers.job(job_request.job_id).batch_id == batch["id"]

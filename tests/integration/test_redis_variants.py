@@ -37,8 +37,7 @@ from batchflow.store import (
 from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
 from tests.kit.processes import BIN, Process, clean_environment, stop_all, until
-from tests.kit.runtime import KEY, Team, team
-from tests.kit.steps import lines
+from tests.kit.workers import KEY, MakeWorkers, Workers, lines
 
 #: A password with all characters that are special in a URL.
 PASSWORD = "p@ss:/w?rd#%"
@@ -425,21 +424,17 @@ def replicated(store: JobStore) -> bool:
 
 
 @pytest.fixture
-def old_team(
-    emulator: Emulator,
-    settings: Callable[..., Settings],
-    key_prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Team]:
-    with team(emulator, settings, key_prefix, monkeypatch, retention_s=60) as workers:
-        workers.runtime = replace(workers.runtime, policy=Policy(purged_jobs=5))
-        yield workers
+def purging(make_workers: MakeWorkers) -> Workers:
+    """Workers that delete at most five records per sweep."""
+    workers = make_workers(retention_s=60)
+    workers.runtime = replace(workers.runtime, policy=Policy(purged_jobs=5))
+    return workers
 
 
-def a_job_of_age(workers: Team, age_s: float, *, ended: bool) -> str:
+def a_job_of_age(workers: Workers, age_s: float, *, ended: bool) -> str:
     """A job that last changed ``age_s`` seconds ago."""
-    store = workers.runtime.store
-    job_id = workers.placed(a_job_request(JobKind.DOWNLOAD))
+    store = workers.store
+    job_id = workers.created(a_job_request(JobKind.DOWNLOAD))
     store.run(records.update(job_id, source="test", due_in_s=1_000))
     if ended:
         store.run(records.update(job_id, source="test", to=JobState.SUCCEEDED))
@@ -449,37 +444,37 @@ def a_job_of_age(workers: Team, age_s: float, *, ended: bool) -> str:
     return job_id
 
 
-def known(workers: Team) -> set[str]:
+def known(workers: Workers) -> set[str]:
     """The jobs that have a record."""
     prefix = workers.redis_key(keys.job(""))
-    found = workers.runtime.store.redis.scan_iter(f"{prefix}*")
+    found = workers.store.redis.scan_iter(f"{prefix}*")
     return {str(key).removeprefix(prefix) for key in found}
 
 
-def test_old_records_are_purged_and_live_ones_are_not(old_team: Team) -> None:
-    live = {a_job_of_age(old_team, 1_000 + n, ended=False) for n in range(12)}
-    young = a_job_of_age(old_team, 50, ended=True)
-    old = {a_job_of_age(old_team, 100 + n, ended=True) for n in range(12)}
+def test_old_records_are_purged_and_live_ones_are_not(purging: Workers) -> None:
+    live = {a_job_of_age(purging, 1_000 + n, ended=False) for n in range(12)}
+    young = a_job_of_age(purging, 50, ended=True)
+    old = {a_job_of_age(purging, 100 + n, ended=True) for n in range(12)}
     for _ in range(len(old)):
-        old_team.sweep()
-    assert known(old_team) == live | {young}
-    redis = old_team.runtime.store.redis
+        purging.sweep()
+    assert known(purging) == live | {young}
+    redis = purging.store.redis
     for key in (keys.RECENT, keys.DUE):
-        ids: Any = redis.zrange(old_team.redis_key(key), 0, -1)
+        ids: Any = redis.zrange(purging.redis_key(key), 0, -1)
         assert set(ids) == (live if key == keys.DUE else live | {young})
-    counts = old_team.runtime.store.run(index.counts())
+    counts = purging.store.run(index.counts())
     assert counts[JobKind.DOWNLOAD, JobState.QUEUED] == len(live)
     assert counts[JobKind.DOWNLOAD, JobState.SUCCEEDED] == 1
     for job_id in old:
-        assert old_team.runtime.store.run(records.get(job_id)) is None
+        assert purging.store.run(records.get(job_id)) is None
     # A purged job can be created again.
-    assert old_team.placed(a_job_request(job_id=old.pop()))
+    assert purging.created(a_job_request(job_id=old.pop()))
 
 
-def test_a_record_that_cannot_be_purged_does_not_block_others(old_team: Team) -> None:
+def test_a_record_that_cannot_be_purged_does_not_block_others(purging: Workers) -> None:
     """Live jobs whose due time was lost look as if they had ended."""
-    live = {a_job_of_age(old_team, 1_000 + n, ended=False) for n in range(7)}
-    old_team.runtime.store.redis.delete(old_team.redis_key(keys.DUE))
-    a_job_of_age(old_team, 100, ended=True)
-    old_team.sweep()
-    assert known(old_team) == live
+    live = {a_job_of_age(purging, 1_000 + n, ended=False) for n in range(7)}
+    purging.store.redis.delete(purging.redis_key(keys.DUE))
+    a_job_of_age(purging, 100, ended=True)
+    purging.sweep()
+    assert known(purging) == live

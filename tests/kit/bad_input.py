@@ -37,7 +37,7 @@ from batchflow.openai_client import client
 from batchflow.settings import load_settings
 from batchflow.store import connect
 from tests.kit.emulator import Emulator, running_emulator
-from tests.kit.steps import Notes, Steps, lines
+from tests.kit.workers import RecordingSender, Workers, lines
 
 T = TypeVar("T")
 
@@ -81,12 +81,12 @@ class TaskRunner:
 
     def __init__(
         self,
-        steps: Steps,
+        workers: Workers,
         http: httpx2.Client,
         run: Callable[[Coroutine[Any, Any, T]], T],
         valid: Task,
     ) -> None:
-        self.steps = steps
+        self.workers = workers
         self.valid = valid
         self._http = http
         self._run: Callable[[Coroutine[Any, Any, Any]], Any] = run
@@ -122,7 +122,7 @@ class TaskRunner:
 
     def step(self, meta: bytes) -> None:
         """Run the due step of the task's job."""
-        self.steps.step(JobMeta.decode(meta).job_id)
+        self.workers.step(JobMeta.decode(meta).job_id)
 
     def stats(self) -> dict[str, Any]:
         """The emulator's statistics: calls, uploaded files, created batches."""
@@ -194,7 +194,7 @@ def running_tasks(redis_url: str, folder: Path) -> Iterator[TaskRunner]:
         valid = Task(UPLOAD, {"jsonl_in": blob(str(path))}, {"openai_organization": organization})
         _clear_caches()
         try:
-            yield TaskRunner(_steps(emulator, organization), http, runner.run, valid)
+            yield TaskRunner(_workers(emulator, organization), http, runner.run, valid)
         finally:
             runner.run(_disconnect())
             _clear_caches()
@@ -254,9 +254,10 @@ def _metadata(execution: str) -> ExecutionMessage:
     return ExecutionMessage(task_execution_id=TaskExecutionIdentifier(node_execution_id=node))
 
 
-def _steps(emulator: Emulator, organization: str) -> Steps:
-    settings, notes = load_settings(), Notes()
-    return Steps(Runtime(settings, connect(settings), notes), emulator, organization, notes)
+def _workers(emulator: Emulator, organization: str) -> Workers:
+    settings, sender = load_settings(), RecordingSender()
+    runtime = Runtime(settings, connect(settings), sender)
+    return Workers(runtime, emulator, organization, sender)
 
 
 def _clear_caches() -> None:

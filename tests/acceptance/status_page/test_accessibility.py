@@ -10,7 +10,7 @@ from batchflow.store import JobStore, backoff, heartbeats, records
 from tests.kit.browser import Scheme, Window, window
 from tests.kit.gateway import Gateway
 from tests.kit.status_page import Fields, cancel, expect_jobs, job_request, observe, row
-from tests.kit.steps import wait_in_queue
+from tests.kit.workers import wait_in_queue
 
 
 def test_it_works_without_a_script(gateway: Gateway, browser: Browser) -> None:

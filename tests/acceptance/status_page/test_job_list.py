@@ -11,7 +11,7 @@ from tests.kit.gateway import Gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.population import populate
 from tests.kit.status_page import EXECUTION, expect_jobs, job_request, observe, row
-from tests.kit.steps import wait_in_queue
+from tests.kit.workers import wait_in_queue
 
 
 def test_jobs_are_filtered_by_state_kind_execution_and_text(gateway: Gateway, page: Page) -> None:
