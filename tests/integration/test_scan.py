@@ -45,6 +45,8 @@ class ListServer:
     unlisted: list[dict[str, Any]] = field(default_factory=list)
     #: How the parameter `after` is treated: honoured, ignored or refused.
     after: str = "honoured"
+    #: The moment that ages count from.
+    now_s: float = field(default_factory=time.time)
     lists: int = 0
     retrieves: int = 0
 
@@ -70,7 +72,7 @@ class ListServer:
 
     def add(self, name: str, age_s: float, **fields: Any) -> dict[str, Any]:
         """Add a batch to the list."""
-        created_at = int(time.time() - age_s)
+        created_at = int(self.now_s - age_s)
         batch = {
             "id": f"batch_{name}",
             "object": "batch",
