@@ -1,8 +1,8 @@
-"""Makes the pictures of the status page in docs/images.
+"""Takes the screenshots of the status page in docs/images.
 
     .venv/bin/python -m scripts.screenshots
 
-A real gateway shows a fleet that is made up (scripts/fleet.py), in a Redis of its own.
+A real gateway shows a made-up fleet (scripts/fleet.py) in its own Redis.
 """
 
 import os
@@ -26,7 +26,7 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 @dataclass(frozen=True)
 class Picture:
-    """What is shown in which window."""
+    """A page, and the window that shows it."""
 
     name: str
     path: str = "/"
@@ -36,7 +36,7 @@ class Picture:
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Take all screenshots."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     with gateway() as (url, fleet), running_chromium() as browser:
         pictures = [
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def take(browser: Browser, url: str, picture: Picture) -> None:
-    """Take one."""
+    """Take a screenshot."""
     context = browser.new_context(
         base_url=url,
         viewport={"width": picture.width, "height": picture.height},
@@ -68,7 +68,7 @@ def take(browser: Browser, url: str, picture: Picture) -> None:
 
 @contextmanager
 def gateway() -> Iterator[tuple[str, Fleet]]:
-    """A gateway over a Redis with a fleet in it."""
+    """Run a gateway over a Redis with a fleet."""
     processes = Processes()
     try:
         redis_port, port = free_port(), free_port()

@@ -128,7 +128,7 @@ async def _reject(
     limiter: AppRateLimiter,
     reason: InvalidDelivery,
 ) -> Response:
-    """The same response for every reason, which tells an attacker nothing."""
+    """The same response for every reason, which gives no hint to an attacker."""
     response = error_response(HTTPStatus.BAD_REQUEST, "Not a valid delivery from OpenAI.")
     if not await limiter.wait_s(INVALID_DELIVERIES, request):
         logger.warning("A webhook was refused: %s.", reason)

@@ -9,20 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from batchflow.errors import InvalidInput, JobNotFound, StoreUnavailable
-from batchflow.gateway.error_responses import meaning_of, message_of
+from batchflow.errors import StoreUnavailable
+from batchflow.gateway.error_responses import MEANINGS, meaning_of, message_of
 from batchflow.gateway.pages.templating import render
 
 #: How often a page that waits for Redis reloads.
 _RELOAD_S: Final = 3
 
-_ERRORS: Final = (
-    HTTPException,
-    InvalidInput,
-    JobNotFound,
-    RequestValidationError,
-    StoreUnavailable,
-)
+_ERRORS: Final[tuple[type[Exception], ...]] = (HTTPException, *MEANINGS)
 
 
 class PageRoute(APIRoute):
