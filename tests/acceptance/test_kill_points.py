@@ -1,7 +1,7 @@
-"""A worker that dies at any point of any step loses nothing and does nothing twice.
+"""A worker that is killed at any point of any step loses nothing and repeats nothing.
 
 Each step is taken in a child process that kills itself at one point. First all of them die, while
-nobody else is at work; then healthy workers finish all the jobs together, and each test looks at
+no other worker runs; then healthy workers finish all the jobs together, and each test looks at
 what became of its own.
 """
 
@@ -53,7 +53,7 @@ EMULATOR_OPTIONS = {
     "cancelling-s": 0.2,
 }
 API_KEY = "sk-kill-points"
-#: So long may healthy workers take for all jobs together.
+#: The time in which healthy workers must finish all jobs.
 ALL_END_S = 120.0
 
 
@@ -224,7 +224,7 @@ def two_submitted_jobs(world: World, case: Case) -> None:
 
 
 def to_be_cancelled(before: Callable[[World, Case], str]) -> Callable[[World, Case], None]:
-    """A job as before, which runs for hours and which somebody wants cancelled."""
+    """A job as before, which runs for hours and whose cancellation was requested."""
 
     def setup(world: World, case: Case) -> None:
         world.emulator.configure(in_progress_s=3_600)
@@ -633,7 +633,7 @@ WHOLE_WORKER_POINTS = [
 
 @pytest.fixture(scope="module")
 def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """All that these tests need, with nobody at work."""
+    """Redis, the emulator and the killing worker, without healthy workers."""
     world = World(redis_url, tmp_path_factory.mktemp("kill-points"))
     yield world
     world.stop()
@@ -641,7 +641,7 @@ def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def recorded(world: World) -> dict[str, list[str]]:
-    """What each step does when nobody dies."""
+    """The points of each step that is not killed."""
     cases = {name: Case() for name in SITUATIONS}
     for name, case in cases.items():
         SITUATIONS[name].setup(world, case)

@@ -36,7 +36,7 @@ def custom(**options: Any) -> dict[str, Any]:
 
 
 def in_progress(workers: Workers, **options: Any) -> str:
-    """A job whose batch is being worked on, as the task with these options orders it."""
+    """A job whose batch is in progress, of a task with these options."""
     file_id = workers.emulator.upload(workers.organization, lines(COUNT))
     asked = custom(openai_organization=workers.organization, **options)
     job_id = workers.created(a_job_request(spec=batch_spec(asked, file_id)))
@@ -80,7 +80,7 @@ def ids_in(path: Path, answered: bool) -> list[str]:
 
 
 def shown(workers: Workers, job: Job, **options: Any) -> Any:
-    """What Flyte is told."""
+    """The resource that Flyte receives."""
     [standing] = workers.store.run(records.job_statuses([job.id]))
     assert standing is not None
     return resource_of(job.id, standing, BatchEndpointConnector().outputs, **options)

@@ -1,4 +1,4 @@
-"""Leases, when answers of Redis get lost on the way."""
+"""Leases when a reply of Redis is lost."""
 
 import socket
 import threading
@@ -14,8 +14,8 @@ from batchflow.store import connect
 
 @contextmanager
 def losing_an_answer(address: tuple[str, int], asked: bytes) -> Iterator[int]:
-    """A way to a server on which the first answer to what contains ``asked`` gets lost, and the
-    connection with it; yields its port."""
+    """A proxy that drops the first reply to a command that contains ``asked``, and the connection;
+    yields its port."""
     lost = threading.Event()
 
     def serve(client: socket.socket) -> None:

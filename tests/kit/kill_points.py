@@ -1,4 +1,4 @@
-"""Named points inside the workers' steps, at which a process notes that it came by, dies or stops.
+"""Named points inside the workers' steps, at which a process can kill or stop itself.
 
 A point is before or after one command to Redis, request to OpenAI, message to the workers, or
 piece of work on a file: ``before begin job``, ``after POST /v1/batches``; the second of its kind in
@@ -30,7 +30,7 @@ _RENEWAL = "renew"
 
 
 class Points:
-    """Watches everything that a step does outside its own process."""
+    """Records the points that a step passes, and kills or stops the process at one of them."""
 
     def __init__(self, kill_at: str = "", stop_at: str = "") -> None:
         self.passed: list[str] = []
@@ -52,12 +52,12 @@ class Points:
             os.kill(os.getpid(), self._signals[point])
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
-        """From now on everything passes by here."""
+        """Patch everything that a step does outside its own process."""
         self._watch_redis(patch)
         self._watch_openai(patch)
         self._watch_queue(patch)
         self._watch_files(patch)
-        # How often a transfer tells Redis depends on the clock.
+        # How often a transfer writes its progress depends on the clock.
         patch.setattr(transfer_progress, "_INTERVAL_S", float("inf"))
 
     def _watch_redis(self, patch: pytest.MonkeyPatch) -> None:

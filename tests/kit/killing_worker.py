@@ -1,7 +1,7 @@
-"""A process that takes steps in children of its own, which it has die at a point that is asked for.
+"""A process that runs steps in child processes, which it kills at given points.
 
-It imports everything once, and then forks: a child costs milliseconds. Each line on its stdin is an
-order in JSON, each line on its stdout the answer. :class:`KillingWorker` is the other end.
+It imports everything once and then forks, so a child costs milliseconds. Each line on its stdin is
+a command in JSON, and each line on its stdout the reply. :class:`KillingWorker` is its client.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ _WORKER_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat"
 
 
 class KillingWorker:
-    """Starts the process, and gives it orders."""
+    """Starts the process and sends it commands."""
 
     def __init__(self, env: Mapping[str, str], log: Path) -> None:
         with log.open("ab") as stderr:
@@ -54,26 +54,26 @@ class KillingWorker:
     def step(
         self, step: str, ids: Sequence[str], *, kill_at: str = "", prefix: str = ""
     ) -> tuple[int, list[str]]:
-        """Take a step in a child; returns how it ended, -9 if it was killed, and its points."""
+        """Run a step in a child; returns its exit status, -9 if it was killed, and its points."""
         return self._job_request(
             do="step", step=step, ids=list(ids), kill_at=kill_at, prefix=prefix
         )
 
     def stand_still(self, step: str, ids: Sequence[str], *, stop_at: str, prefix: str) -> int:
-        """Take a step in a child, which stops at a point; returns its pid."""
+        """Run a step in a child that stops at a point; returns its pid."""
         job_request = {"do": "step", "step": step, "ids": list(ids), "prefix": prefix}
         return self._job_request(**job_request, stop_at=stop_at)[0]
 
     def go_on(self, pid: int) -> int:
-        """Let that child go on; returns how it ended."""
+        """Continue that child; returns its exit status."""
         return self._job_request(do="go on", pid=pid)[0]
 
     def celery(self, step: str, ids: Sequence[str], *, kill_at: str) -> int:
-        """Send a step to a whole Celery worker, which has to die of it."""
+        """Send a step to a whole Celery worker, which is killed at a point; returns its status."""
         return self._job_request(do="celery", step=step, ids=list(ids), kill_at=kill_at)[0]
 
     def take_over(self, prefixes: Sequence[str]) -> None:
-        """Sweep, and take the steps that a sweep asks for, until all jobs have ended."""
+        """Sweep, and run the steps that the sweeps enqueue, until all jobs have ended."""
         self._job_request(do="take over", prefixes=list(prefixes))
 
     def _job_request(self, **job_request: Any) -> tuple[int, list[str]]:
@@ -92,9 +92,9 @@ class KillingWorker:
         self._popen.communicate()
 
 
-def _obey() -> None:
+def _serve() -> None:
     _app()
-    # What is there already is never collected, so that a fork shares it.
+    # Frozen objects are never collected, so that children share their memory.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
@@ -110,9 +110,9 @@ def _obey() -> None:
             _child(job_request, writer)
         os.close(writer)
         status = _status_of(pid)
-        with os.fdopen(reader) as told:
-            # One that stands still says nothing yet, and never will here.
-            _answer(status, "" if status > 0 else told.read())
+        with os.fdopen(reader) as pipe:
+            # A stopped child has not written its points yet.
+            _answer(status, "" if status > 0 else pipe.read())
 
 
 def _answer(status: int, points: str) -> None:
@@ -121,7 +121,7 @@ def _answer(status: int, points: str) -> None:
 
 
 def _status_of(pid: int) -> int:
-    """How a child ended; its pid if it stands still."""
+    """The exit status of a child, or its pid if it was stopped."""
     deadline = time.monotonic() + _STEP_S
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
@@ -130,7 +130,7 @@ def _status_of(pid: int) -> int:
         if ended:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
-    # Not -9, which is what is waited for.
+    # Not with SIGKILL, which is what the tests expect.
     os.kill(pid, signal.SIGTERM)
     os.waitpid(pid, 0)
     return -15
@@ -141,7 +141,7 @@ def _child(job_request: dict[str, Any], writer: int) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         points = _carry_out(job_request)
-        with contextlib.suppress(BrokenPipeError):  # nobody listens to one that stood still
+        with contextlib.suppress(BrokenPipeError):  # a stopped child has no reader
             os.write(writer, json.dumps(points).encode())
     except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
         traceback.print_exc()
@@ -169,7 +169,7 @@ def _carry_out(job_request: dict[str, Any]) -> list[str]:
 
 
 def _app() -> Celery:
-    """It needs settings that only this process has."""
+    """The app. Importing it needs settings that only this process has."""
     app: Celery = importlib.import_module("batchflow_workers.app").app
     return app
 
@@ -199,7 +199,7 @@ _WORK = {
 
 
 class _Collector(Sender):
-    """Keeps what is sent instead of sending it."""
+    """Collects messages instead of sending them."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Step, tuple[Any, ...]]] = []
@@ -209,7 +209,7 @@ class _Collector(Sender):
 
 
 def _take_over(runtimes: list[Runtime]) -> None:
-    """What Celery and beat do, in one process: sweep, then whatever was sent."""
+    """Do what Celery and beat do, in one process: sweep, then run what was enqueued."""
     while live := [runtime for runtime in runtimes if _live(runtime)]:
         for runtime in live:
             collector = _Collector()
@@ -226,4 +226,4 @@ def _live(runtime: Runtime) -> int:
 
 
 if __name__ == "__main__":
-    _obey()
+    _serve()
