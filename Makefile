@@ -36,7 +36,7 @@ check: $(INSTALLED_DEV) ## Lint, check the format and the types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(INSTALLED_BENCH) ## Measure all figures of the README, and write them there
+bench: $(INSTALLED_BENCH) ## Run all benchmarks and write their figures into docs/
 	@scripts/ensure-redis
 	@for benchmark in benchmarks/bench_*.py; do \
 	$(BIN)/python "$$benchmark" || exit; done

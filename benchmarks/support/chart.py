@@ -1,7 +1,6 @@
 """A result's chart as SVG: bars in groups, with the spread of the rounds.
 
-It is to be read in a README, in light and in dark mode, so it has no background, and colours that
-do on both.
+It must be readable in light and in dark mode, so it has no background.
 """
 
 import math

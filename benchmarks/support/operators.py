@@ -1,7 +1,6 @@
-"""From what was measured to what an operator needs: the tables of docs/operations.md.
+"""Calculate the tables of docs/sizing.md from the measurements and the assumptions.
 
-Every number there is a measured one, an assumption that stands beside it, or worked out from both
-here. What was not measured yet is said in its place.
+A value that was not measured yet is replaced by a note.
 """
 
 import math
@@ -12,12 +11,12 @@ from functools import partial
 from benchmarks.support.capacity import THREADS, Capacity, NotMeasured
 from benchmarks.support.results import OURS, Result, number
 
-#: Batches in flight that the tables are for.
+#: The numbers of batches in flight in the tables.
 SIZES = (1_000, 10_000, 100_000)
 
 _MB, _GB = 1e6, 1e9
 _DAY_S = 86_400.0
-#: Flyte's default, and the most that it takes, `internal/webapi/core.go` of flyteplugins.
+#: Flyte's default and maximum, `internal/webapi/core.go` of flyteplugins.
 _CACHED = 500_000
 #: Flyte's defaults, which are never lowered, `plugins/webapi/connector/config.go`.
 _LEAST_WORKERS, _LEAST_QPS, _BURST = 10, 10, 100
@@ -25,17 +24,17 @@ _LEAST_WORKERS, _LEAST_QPS, _BURST = 10, 10, 100
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What depends on the installation and not on Batchflow."""
+    """What depends on the installation."""
 
     #: Flyte's `caching.resyncInterval`.
     resync_s: float = 30
-    #: The share of what was measured that is planned with.
+    #: The planned share of the measured capacity.
     used: float = 0.5
-    #: From a batch's start to its end, on average.
+    #: The average time from a batch's start to its end.
     lifetime_h: float = 6
-    #: In a rush, starts come so many times as fast as on average.
-    rush: float = 10
-    #: Upload, batch, download: one lives at a time.
+    #: The rate of starts at peak, as a multiple of the average.
+    peak: float = 10
+    #: Upload, batch and download, one after the other.
     jobs_per_batch: int = 3
     #: `BATCHFLOW_RETENTION_S`, in days.
     retention_days: float = 7
@@ -44,16 +43,16 @@ class Assumptions:
     result_mb: float = 40
 
     def starts_per_s(self, batches: int) -> float:
-        """Batches that start per second, on average: as many as end."""
+        """The average number of batches that start, and end, per second."""
         return batches / (self.lifetime_h * 3600)
 
     def creates_per_s(self, batches: int) -> float:
-        """`CreateTask` per second in a rush."""
-        return self.rush * self.starts_per_s(batches) * self.jobs_per_batch
+        """`CreateTask` per second at peak."""
+        return self.peak * self.starts_per_s(batches) * self.jobs_per_batch
 
 
 def tables(results: Sequence[Result], given: Assumptions | None = None) -> dict[str, str]:
-    """The Markdown for each pair of markers in docs/operations.md."""
+    """The Markdown for each pair of markers in docs/sizing.md."""
     capacity, given = Capacity({result.name: result for result in results}), given or Assumptions()
     return {
         "assumed": _assumed(given),
@@ -66,12 +65,12 @@ def tables(results: Sequence[Result], given: Assumptions | None = None) -> dict[
 
 def _assumed(given: Assumptions) -> str:
     rows = [
-        ("Flyte asks about each task every (`caching.resyncInterval`)", f"{given.resync_s:g} s"),
-        ("share of what was measured that is planned with", f"{given.used:.0%}"),
-        ("a batch lives for, on average", f"{given.lifetime_h:g} hours"),
-        ("in a rush, starts come as fast as on average", f"{given.rush:g} times"),
+        ("interval of Flyte's status checks (`caching.resyncInterval`)", f"{given.resync_s:g} s"),
+        ("planned share of the measured capacity", f"{given.used:.0%}"),
+        ("average duration of a batch", f"{given.lifetime_h:g} hours"),
+        ("starts at peak", f"{given.peak:g} times the average"),
         ("jobs per batch, one after the other", f"{given.jobs_per_batch}"),
-        ("a job that ended takes as much memory as a live one", ""),
+        ("memory of an ended job", "as an active one"),
         ("`BATCHFLOW_RETENTION_S`", f"{given.retention_days:g} days"),
         ("input, result of a batch", f"{given.input_mb:g} MB, {given.result_mb:g} MB"),
     ]
@@ -108,7 +107,7 @@ def _measured(capacity: Capacity) -> str:
             partial(capacity.transfer_mb_per_s, "download"),
         ),
         ("its peak memory", "MB", "files", capacity.files_mb),
-        ("Redis, one live job", "bytes", "size", capacity.bytes_per_job),
+        ("Redis, one active job", "bytes", "size", capacity.bytes_per_job),
     ]
     return _table(
         ("measured", "", "by"),
@@ -125,9 +124,9 @@ def _quantity(found: Callable[[], float], unit: str) -> str:
 
 def _sizes(capacity: Capacity, given: Assumptions) -> str:
     rows: list[tuple[str, Callable[[int], str]]] = [
-        ("questions of Flyte", lambda n: f"{number(n / given.resync_s)} a second"),
+        ("status checks by Flyte", lambda n: f"{number(n / given.resync_s)} per second"),
         ("starts, on average", lambda n: _per_minute(given.starts_per_s(n))),
-        ("starts, in a rush", lambda n: _per_minute(given.rush * given.starts_per_s(n))),
+        ("starts, at peak", lambda n: _per_minute(given.peak * given.starts_per_s(n))),
         ("connectors", lambda n: f"{_connectors(capacity, given, n):,}"),
         (
             f"workers, `submit`, {THREADS} threads each",
@@ -135,10 +134,10 @@ def _sizes(capacity: Capacity, given: Assumptions) -> str:
         ),
         ("workers, `poll`", lambda n: f"{_pollers(capacity, given, n):,}"),
         ("workers, `files`, 1 transfer each", lambda n: f"{_movers(capacity, given, n):,}"),
-        ("calls to OpenAI a minute, polling alone", lambda n: _calls(capacity, n, webhooks=False)),
-        ("calls to OpenAI a minute, with webhooks", lambda n: _calls(capacity, n, webhooks=True)),
-        ("Redis, live jobs", lambda n: _bytes(n * capacity.bytes_per_job())),
-        ("Redis, those that ended, too", lambda n: _bytes(_redis(capacity, given, n))),
+        ("calls to OpenAI per minute, polling only", lambda n: _calls(capacity, n, webhooks=False)),
+        ("calls to OpenAI per minute, with webhooks", lambda n: _calls(capacity, n, webhooks=True)),
+        ("Redis, active jobs", lambda n: _bytes(n * capacity.bytes_per_job())),
+        ("Redis, active and ended jobs", lambda n: _bytes(_redis(capacity, given, n))),
         ("Redis, `maxmemory`", lambda n: _bytes(_redis(capacity, given, n) / given.used)),
     ]
     return _table(
@@ -148,13 +147,13 @@ def _sizes(capacity: Capacity, given: Assumptions) -> str:
 
 
 def _connectors(capacity: Capacity, given: Assumptions, batches: int) -> int:
-    asked = batches / given.resync_s / capacity.gets_per_s()
-    started = given.creates_per_s(batches) / capacity.creates_per_s()
-    return _processes(asked + started, given)
+    checks = batches / given.resync_s / capacity.gets_per_s()
+    creates = given.creates_per_s(batches) / capacity.creates_per_s()
+    return _processes(checks + creates, given)
 
 
 def _submitters(capacity: Capacity, given: Assumptions, batches: int) -> int:
-    starts_per_s = given.rush * given.starts_per_s(batches)
+    starts_per_s = given.peak * given.starts_per_s(batches)
     return _processes(starts_per_s / capacity.submits_per_s(), given)
 
 
@@ -163,14 +162,14 @@ def _pollers(capacity: Capacity, given: Assumptions, batches: int) -> int:
 
 
 def _movers(capacity: Capacity, given: Assumptions, batches: int) -> int:
-    """A rush of files may wait in the queue; on average they must not."""
+    """Sized for the average: at peak, files may wait in the queue."""
     seconds = given.input_mb / capacity.transfer_mb_per_s("upload")
     seconds += given.result_mb / capacity.transfer_mb_per_s("download")
     return _processes(given.starts_per_s(batches) * seconds, given)
 
 
 def _processes(busy: float, given: Assumptions) -> int:
-    """For so many fully busy ones; two at least, so that one can be restarted."""
+    """At least two, so that one can be restarted."""
     return max(2, math.ceil(busy / given.used))
 
 
@@ -180,7 +179,7 @@ def _calls(capacity: Capacity, batches: int, *, webhooks: bool) -> str:
 
 
 def _redis(capacity: Capacity, given: Assumptions, batches: int) -> float:
-    """Bytes of live and ended jobs."""
+    """Bytes of active and ended jobs."""
     ended = given.starts_per_s(batches) * given.retention_days * _DAY_S * given.jobs_per_batch
     return (batches + ended) * capacity.bytes_per_job()
 
@@ -200,7 +199,7 @@ def _pools(capacity: Capacity) -> str:
                 rows.append((f"`{pool}`", cells[0].case, *shown))
     except NotMeasured as error:
         return _missing(error)
-    heads = ("pool", "steps", "submits", "processor time of one", "memory, shared pages once")
+    heads = ("pool", "steps", "submits", "CPU time per submit", "memory, shared pages counted once")
     return _table(heads, rows) + "\n\n![Submits per second](images/bench-submit-throughput.svg)"
 
 
@@ -212,10 +211,10 @@ def _flyte(capacity: Capacity, given: Assumptions) -> str:
 
 
 def _yaml(capacity: Capacity, given: Assumptions, batches: int) -> str:
-    asked_per_s = batches / given.resync_s
-    qps = max(_LEAST_QPS, math.ceil(asked_per_s / given.used))
+    checks_per_s = batches / given.resync_s
+    qps = max(_LEAST_QPS, math.ceil(checks_per_s / given.used))
     write_qps = max(_LEAST_QPS, math.ceil(given.creates_per_s(batches) / given.used))
-    workers = max(_LEAST_WORKERS, math.ceil(asked_per_s * capacity.get_s() / given.used))
+    workers = max(_LEAST_WORKERS, math.ceil(checks_per_s * capacity.get_s() / given.used))
     quota = math.ceil(batches / given.used)
     return f"""For {batches:,} batches in flight:
 
@@ -250,7 +249,7 @@ def _missing(error: NotMeasured) -> str:
 
 
 def _per_minute(per_s: float) -> str:
-    return f"{number(per_s * 60)} a minute"
+    return f"{number(per_s * 60)} per minute"
 
 
 def _bytes(value: float) -> str:

@@ -33,7 +33,7 @@ class Program:
         self.parser.add_argument(
             "--out",
             type=Path,
-            help="write JSON and chart into this folder, and not to where the README has them",
+            help="write JSON and chart into this folder, instead of the committed ones",
         )
         self._options: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: kept as JSON, from which table, chart and README are made."""
+"""What a benchmark found: kept as JSON, from which the tables and charts in docs/ are made."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Where the results are that the README shows.
+#: The results that docs/performance.md shows.
 COMMITTED = Path(__file__).resolve().parent.parent / "results"
 
 #: The sides that most figures compare.
@@ -62,7 +62,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """Which figure the README's chart shows."""
+    """The figure that the chart in docs/performance.md shows."""
 
     figure: str
     title: str
