@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from batchflow.jobs import Job
 from batchflow.states import JobKind, JobState
@@ -26,14 +27,25 @@ _MAX_CHARS: Final = 300
 
 _Text = Annotated[str, Field(max_length=_MAX_CHARS)]
 
+#: A query may repeat a value of a set.
+_REPEATABLE: JsonDict = {"uniqueItems": False}
+
 
 class JobFilter(BaseModel):
     """A filter for jobs; its fields are the parameters of the API. Empty ones match all jobs."""
 
     model_config = ConfigDict(frozen=True)
 
-    state: frozenset[JobState] = Field(default=frozenset(), description="In one of these states.")
-    kind: frozenset[JobKind] = Field(default=frozenset(), description="Of one of these kinds.")
+    state: frozenset[JobState] = Field(
+        default=frozenset(),
+        description="In one of these states.",
+        json_schema_extra=_REPEATABLE,
+    )
+    kind: frozenset[JobKind] = Field(
+        default=frozenset(),
+        description="Of one of these kinds.",
+        json_schema_extra=_REPEATABLE,
+    )
     organization: _Text = Field(default="", description="Of this OpenAI organization.")
     execution: _Text = Field(
         default="",
