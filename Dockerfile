@@ -1,9 +1,9 @@
-# One image per process, picked with --target: connector, worker, beat, gateway, simulator, task.
+# One image per process, selected with --target: connector, worker, beat, gateway, simulator, task.
 #
 #   docker build --target worker --tag flyte-batchflow-worker .
 #
-# The images hold Python, a virtual environment and nothing to build with; they run as user 10001
-# and write nowhere but in /tmp, so a read-only root file system suits them.
+# The images contain Python and a virtual environment, but no build tools. They run as user 10001 and
+# write only to /tmp, so the root file system can be read-only.
 
 FROM python:3.12-slim AS wheel
 WORKDIR /src
@@ -42,42 +42,42 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /home/batchflow
-# By number, so that Kubernetes can tell that it is not root.
+# A number, so that Kubernetes can verify that the user is not root.
 USER 10001:10001
 
 
-# gRPC on 8000, Prometheus metrics of flytekit's server on 9090.
+# gRPC on port 8000, Prometheus metrics of flytekit's server on port 9090.
 FROM runtime AS connector
 COPY --from=connector-venv /opt/venv /opt/venv
 EXPOSE 8000 9090
-# As process 1 flytekit's server ignores SIGTERM; on SIGINT it ends.
+# As process 1, flytekit's server ignores SIGTERM, but stops on SIGINT.
 STOPSIGNAL SIGINT
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s CMD ["python", "-c", "import grpc; from grpc_health.v1 import health_pb2 as pb, health_pb2_grpc as rpc; channel = grpc.insecure_channel('127.0.0.1:8000', [('grpc.enable_http_proxy', 0)]); answer = rpc.HealthStub(channel).Check(pb.HealthCheckRequest(), timeout=5); raise SystemExit(answer.status != pb.HealthCheckResponse.SERVING)"]
 ENTRYPOINT ["pyflyte", "serve", "connector"]
 CMD ["--port", "8000", "--modules", "batchflow_connector"]
 
 
-# All queues, in threads; `-Q batchflow.submit` (or .poll, .files), `--concurrency` and other options
-# of `celery worker` as arguments. On SIGTERM the steps in hand have 30 seconds to end, and what is
-# left goes back to its queue: give the container 60 (docker stop --time 60,
-# terminationGracePeriodSeconds: 60).
+# Consumes all queues, in threads. Arguments are options of `celery worker`, such as
+# `-Q batchflow.submit` (.poll, .files) and `--concurrency`. After SIGTERM, running steps have 30
+# seconds to end; then they return to their queue. Give the container 60 seconds
+# (docker stop --time 60, terminationGracePeriodSeconds: 60).
 FROM runtime AS worker
 COPY --from=workers-venv /opt/venv /opt/venv
-# Without it Celery waits for its tasks without end on SIGTERM, and is then killed.
+# Otherwise Celery waits for its tasks without a limit after SIGTERM, until it is killed.
 ENV REMAP_SIGTERM=SIGQUIT
 HEALTHCHECK --interval=60s --timeout=30s --start-period=60s CMD ["sh", "-c", "exec celery -A batchflow_workers inspect ping -d celery@$HOSTNAME --timeout 10"]
 ENTRYPOINT ["celery", "-A", "batchflow_workers", "worker", "--pool", "threads"]
 
 
-# The schedule is kept in memory, so there is no file to mount, and nothing here to ask for its
-# health: when beat ends, so does its container.
+# The schedule is kept in memory, so no volume is needed. There is no health check, because the
+# container stops when beat does.
 FROM runtime AS beat
 COPY --from=workers-venv /opt/venv /opt/venv
 ENTRYPOINT ["celery", "-A", "batchflow_workers", "beat"]
 
 
-# Webhooks, status page, API and metrics on 8080. A container is reached from elsewhere, so it needs
-# BATCHFLOW_API_TOKEN.
+# Webhooks, status page, API and metrics on port 8080. It requires BATCHFLOW_API_TOKEN, because it does
+# not listen on the loopback only.
 FROM runtime AS gateway
 COPY --from=gateway-venv /opt/venv /opt/venv
 EXPOSE 8080
@@ -86,7 +86,7 @@ ENTRYPOINT ["batchflow", "gateway"]
 CMD ["--host", "0.0.0.0", "--port", "8080"]
 
 
-# A stand-in for OpenAI on 8080, for demonstrations and tests.
+# An emulator of OpenAI's API on port 8080, for demonstrations and tests.
 FROM runtime AS simulator
 COPY --from=simulator-venv /opt/venv /opt/venv
 EXPOSE 8080
@@ -95,6 +95,6 @@ ENTRYPOINT ["batchflow", "simulate"]
 CMD ["--host", "0.0.0.0", "--port", "8080"]
 
 
-# For pods that run a transfer task's container form; Flyte gives the command.
+# For transfer tasks that run as pods; Flyte sets the command.
 FROM runtime AS task
 COPY --from=task-venv /opt/venv /opt/venv
