@@ -70,7 +70,7 @@ def _assumed(given: Assumptions) -> str:
         ("average duration of a batch", f"{given.lifetime_h:g} hours"),
         ("starts at peak", f"{given.peak:g} times the average"),
         ("jobs per batch, one after the other", f"{given.jobs_per_batch}"),
-        ("memory of an ended job", "as an active one"),
+        ("memory of an ended job", "as a live one"),
         ("`BATCHFLOW_RETENTION_S`", f"{given.retention_days:g} days"),
         ("input, result of a batch", f"{given.input_mb:g} MB, {given.result_mb:g} MB"),
     ]
@@ -107,7 +107,7 @@ def _measured(capacity: Capacity) -> str:
             partial(capacity.transfer_mb_per_s, "download"),
         ),
         ("its peak memory", "MB", "files", capacity.files_mb),
-        ("Redis, one active job", "bytes", "size", capacity.bytes_per_job),
+        ("Redis, one live job", "bytes", "size", capacity.bytes_per_job),
     ]
     return _table(
         ("measured", "", "by"),
@@ -136,8 +136,8 @@ def _sizes(capacity: Capacity, given: Assumptions) -> str:
         ("workers, `files`, 1 transfer each", lambda n: f"{_movers(capacity, given, n):,}"),
         ("calls to OpenAI per minute, polling only", lambda n: _calls(capacity, n, webhooks=False)),
         ("calls to OpenAI per minute, with webhooks", lambda n: _calls(capacity, n, webhooks=True)),
-        ("Redis, active jobs", lambda n: _bytes(n * capacity.bytes_per_job())),
-        ("Redis, active and ended jobs", lambda n: _bytes(_redis(capacity, given, n))),
+        ("Redis, live jobs", lambda n: _bytes(n * capacity.bytes_per_job())),
+        ("Redis, live and ended jobs", lambda n: _bytes(_redis(capacity, given, n))),
         ("Redis, `maxmemory`", lambda n: _bytes(_redis(capacity, given, n) / given.used)),
     ]
     return _table(
@@ -179,7 +179,7 @@ def _calls(capacity: Capacity, batches: int, *, webhooks: bool) -> str:
 
 
 def _redis(capacity: Capacity, given: Assumptions, batches: int) -> float:
-    """Bytes of active and ended jobs."""
+    """Bytes of live and ended jobs."""
     ended = given.starts_per_s(batches) * given.retention_days * _DAY_S * given.jobs_per_batch
     return (batches + ended) * capacity.bytes_per_job()
 
