@@ -1,9 +1,8 @@
-"""6 Knowing: from a batch's end at OpenAI to SUCCEEDED from ``GetTask``.
+"""Measure the time from a batch's end at OpenAI to SUCCEEDED from ``GetTask``.
 
-Tasks are created over gRPC and run at the emulator of OpenAI, through real connector, workers, beat
-and gateway. Then their batches are ended one after the other, and each task is asked about, again
-and again, until its answer is SUCCEEDED: once with webhooks, polling being ten minutes away, and
-once with polling alone at its default interval.
+Tasks run through a real connector, worker, beat and gateway, against the emulator of OpenAI. Their
+batches are ended one after the other, and each task is checked until it is SUCCEEDED. One run uses
+webhooks with a polling interval of ten minutes; the other only polls, at the default interval.
 """
 
 import argparse
@@ -18,33 +17,33 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.support.callers import Asker, create_all, get_requests
-from benchmarks.support.orders import request_maker
+from benchmarks.support.callers import StatusClient, create_all, get_requests
+from benchmarks.support.create_requests import request_maker
 from benchmarks.support.program import Program
 from benchmarks.support.results import OURS, Bar, Chart, Measured, Result, percentile
 from benchmarks.support.stack import API_KEY, Stack
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_tasks import requests
 
-_WEBHOOKS, _POLLING = "webhooks", "polling alone"
+_WEBHOOKS, _POLLING = "webhooks", "polling only"
 _MEDIAN = "from OpenAI's end to SUCCEEDED, median"
 _SLOWEST = "from OpenAI's end to SUCCEEDED, 99th percentile"
 _ORGANIZATION = "org-benchmark"
 _SECRET = "whsec_" + base64.b64encode(b"a secret of the benchmark").decode()
-#: Far away, so that a webhook is what tells.
+#: Long, so that only webhooks end the tasks.
 _POLL_INTERVAL_S = 600.0
-#: How often a task is asked about whose batch has ended: what that adds is in the figures.
-_ASK_EVERY_S = {_WEBHOOKS: 0.05, _POLLING: 0.25}
-_PATIENCE_S = 120.0
+#: The interval of the checks after a batch has ended; the results include it.
+_CHECK_INTERVAL_S = {_WEBHOOKS: 0.05, _POLLING: 0.25}
+_TIMEOUT_S = 120.0
 _THREADS = 16
 
-program = Program("completion_latency", "Knowing: how soon an end is known", __doc__)
-program.option("--batches", 200, "batches that end")
-program.option("--within-s", 10.0, "the time over which they do, with webhooks")
+program = Program("completion_latency", "Latency of completion", __doc__)
+program.option("--batches", 200, "number of batches")
+program.option("--within-s", 10.0, "time over which the batches end, with webhooks")
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """One stack after the other: with webhooks, and without."""
+    """Measure with webhooks, then without."""
     measured = []
     for mode in (_WEBHOOKS, _POLLING):
         seconds = _run(mode, options)
@@ -58,7 +57,7 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 def _run(mode: str, options: argparse.Namespace) -> list[float]:
-    program.say(f"{mode}: starting everything")
+    program.say(f"{mode}: starting all processes")
     with Stack(pinned=False) as stack:
         stack.redis()
         env = _start(stack, mode)
@@ -66,7 +65,7 @@ def _run(mode: str, options: argparse.Namespace) -> list[float]:
         emulator = Emulator(env["OPENAI_BASE_URL"], API_KEY)
         try:
             metas = _create(stack, emulator, address, options.batches)
-            # Over a whole interval, when polling: no moment is better than another.
+            # When polling, spread the ends over a whole interval.
             within_s = options.within_s if mode == _WEBHOOKS else stack.settings().poll_interval_s
             program.say(f"{mode}: ending {len(metas)} batches within {within_s:g} s")
             return asyncio.run(_follow(emulator, address, metas, mode, within_s))
@@ -75,7 +74,7 @@ def _run(mode: str, options: argparse.Namespace) -> list[float]:
 
 
 def _start(stack: Stack, mode: str) -> Mapping[str, str]:
-    """Everything but the connector; returns what its environment adds."""
+    """Start all processes except the connector; return its environment."""
     env = {"OPENAI_WEBHOOK_SECRET": _SECRET}
     options: dict[str, object] = {"validating-s": 0, "in-progress-s": 86_000}
     if mode == _WEBHOOKS:
@@ -91,13 +90,13 @@ def _create(stack: Stack, emulator: Emulator, address: str, count: int) -> list[
     """Create the tasks and wait until all their batches are in progress."""
     file_id = emulator.upload(_ORGANIZATION, requests(1))
     make_requests = request_maker(stack.blobs, organization=_ORGANIZATION, input_file_id=file_id)
-    load, metas = asyncio.run(create_all(address, make_requests(count), deadline_s=_PATIENCE_S))
+    load, metas = asyncio.run(create_all(address, make_requests(count), deadline_s=_TIMEOUT_S))
     if load.failed:
         raise RuntimeError(f"{len(load.failed)} creates failed, the first with {load.failed[0]}")
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while len(_running(emulator)) < count:
         if time.monotonic() > deadline:
-            raise RuntimeError("Not all batches were made in time.")
+            raise RuntimeError("Not all batches were created in time.")
         time.sleep(0.2)
     return metas
 
@@ -114,7 +113,7 @@ def _running(emulator: Emulator) -> dict[str, str]:
 async def _follow(
     emulator: Emulator, address: str, metas: Sequence[bytes], mode: str, within_s: float
 ) -> list[float]:
-    """End the batches, evenly over the time, and ask until all are known; returns the seconds."""
+    """End the batches evenly over the time; return the seconds until each task SUCCEEDED."""
     batches = _running(emulator)
     requests = get_requests(metas, "openai-batch")
     pause_s = within_s / len(metas)
@@ -124,15 +123,15 @@ async def _follow(
         batch_id = batches[json.loads(metas[number])["job_id"]]
         ended_at = time.perf_counter()
         ending = asyncio.create_task(asyncio.to_thread(emulator.end, batch_id))
-        while await asker.phase(requests[number]) != "SUCCEEDED":
-            if time.perf_counter() > ended_at + _PATIENCE_S:
-                raise RuntimeError(f"{batch_id} was not known to have ended.")
-            await asyncio.sleep(_ASK_EVERY_S[mode])
-        known_at = time.perf_counter()
+        while await status_client.phase(requests[number]) != "SUCCEEDED":
+            if time.perf_counter() > ended_at + _TIMEOUT_S:
+                raise RuntimeError(f"The task of {batch_id} did not end in time.")
+            await asyncio.sleep(_CHECK_INTERVAL_S[mode])
+        succeeded_at = time.perf_counter()
         await ending
-        return known_at - ended_at
+        return succeeded_at - ended_at
 
-    async with Asker(address) as asker:
+    async with StatusClient(address) as status_client:
         return await asyncio.gather(*(follow(number) for number in range(len(metas))))
 
 
@@ -152,16 +151,16 @@ def _bars(measured: Sequence[Measured]) -> list[Bar]:
 
 def _notes(options: argparse.Namespace) -> list[str]:
     return [
-        "Everything shared the machine's cores: emulator, gateway, worker, beat, connector, Redis "
-        "and client.",
-        f"With webhooks, polling is {_POLL_INTERVAL_S:g} s away and the batches end within "
-        f"{options.within_s:g} s. Polling alone is measured for young batches at the default "
-        "interval, and they end evenly over one interval; an old batch is asked about up to eight "
-        "times less often.",
-        "The clock starts when the order to end a batch goes to the emulator, and stops at the "
-        f"answer; a task is asked about every {_ASK_EVERY_S[_WEBHOOKS]:g} s (webhooks) or "
-        f"{_ASK_EVERY_S[_POLLING]:g} s (polling), and what that adds is in the figures. Flyte asks "
-        "every 30 s.",
+        "All processes shared the cores: emulator, gateway, worker, beat, connector, Redis, "
+        "client.",
+        f"With webhooks, the polling interval is {_POLL_INTERVAL_S:g} s and the batches end within "
+        f"{options.within_s:g} s. Polling only is measured for young batches at the default "
+        "interval, and they end evenly over one interval. Old batches are polled up to eight times "
+        "less often.",
+        "The time starts when the emulator is asked to end a batch. A task is then checked every "
+        f"{_CHECK_INTERVAL_S[_WEBHOOKS]:g} s (webhooks) or "
+        f"{_CHECK_INTERVAL_S[_POLLING]:g} s (polling), which the results include. Flyte's "
+        "interval is 30 s.",
     ]
 
 

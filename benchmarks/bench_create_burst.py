@@ -1,8 +1,8 @@
-"""2 Starting: many ``CreateTask`` at once, as when a fan-out begins.
+"""Measure many concurrent ``CreateTask`` calls, as at the start of a fan-out.
 
-All calls go out together over one channel, each with Flyte's deadline: to this connector, with real
-Redis and broker, to the old plugin in front of a stub of OpenAI that answers at once, and to a
-connector that answers with a constant. Flyte fails the attempt whose call misses the deadline.
+All calls are sent at once over one channel with Flyte's deadline: to Batchflow's connector with a
+real Redis and broker, to the old plugin with a stub of OpenAI that responds immediately, and to a
+connector with a constant response. Flyte fails a task attempt if its call exceeds the deadline.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from batchflow.states import JobKind
 from batchflow.store import index
 from benchmarks.support import cores
 from benchmarks.support.callers import Load, create_all
-from benchmarks.support.orders import request_maker
+from benchmarks.support.create_requests import request_maker
 from benchmarks.support.program import Program
 from benchmarks.support.results import OLD, OURS, Bar, Chart, Measured, Result, percentile
 from benchmarks.support.rounds import alternate
@@ -35,28 +35,28 @@ CONSTANT = "constant connector"
 _IN_TIME = "created in time"
 _REFUSED = "refused by the server"
 _PER_SECOND = "CreateTask per second"
-_SLOWEST = "99th percentile of an answer"
+_SLOWEST = "99th percentile of the response time"
 
 _LATE = grpc.StatusCode.DEADLINE_EXCEEDED.name
 _WARM_UP, _WARM_UP_S = 20, 60.0
 
-program = Program("create_burst", "Starting: CreateTask, all at once", __doc__)
-program.option("--tasks", 2_000, "how many are created at once")
-program.option("--deadline-s", 10.0, "how long Flyte waits for each")
-program.option("--rounds", 3, "how often each side is measured")
-program.option("--workers", 0, "Celery processes that submit at the same time, on the other cores")
+program = Program("create_burst", "Concurrent CreateTask calls", __doc__)
+program.option("--tasks", 2_000, "number of concurrent calls")
+program.option("--deadline-s", 10.0, "deadline of each call")
+program.option("--rounds", 3, "rounds of each measurement")
+program.option("--workers", 0, "Celery processes that submit meanwhile, on the other cores")
 
 
 @dataclass(frozen=True)
 class Burst:
-    """What came of one burst."""
+    """The result of one burst."""
 
     tasks: int
     load: Load
 
     @property
     def in_time(self) -> int:
-        """How many were answered within the deadline."""
+        """The number of calls that succeeded within the deadline."""
         return len(self.load.latencies_s)
 
     @property
@@ -123,7 +123,7 @@ def _burst(
     stack.await_idle()
     requests = make_requests(options.tasks)
     with cores.on(measured=False):
-        # Connects, and lets the server import what it imports late.
+        # Connect, and let the server finish its lazy imports.
         asyncio.run(create_all(address, make_requests(_WARM_UP), deadline_s=_WARM_UP_S))
         load, metas = asyncio.run(create_all(address, requests, deadline_s=options.deadline_s))
     if any(b'"refused"' in meta for meta in metas):
@@ -146,7 +146,7 @@ def _bars(bursts: dict[str, list[Burst]], options: argparse.Namespace) -> list[B
     ours, old = worst[OURS], worst[OLD]
     return [
         Bar(
-            f"{options.tasks:,} creates at once that miss {options.deadline_s:g} s",
+            f"{options.tasks:,} creates at once that exceed {options.deadline_s:g} s",
             ours.tasks - ours.in_time,
             0,
             False,
@@ -159,18 +159,18 @@ def _bars(bursts: dict[str, list[Burst]], options: argparse.Namespace) -> list[B
 
 def _notes(options: argparse.Namespace) -> list[str]:
     workers = (
-        f"{options.workers} Celery processes took the jobs up at the same time."
+        f"{options.workers} Celery processes submitted the jobs meanwhile."
         if options.workers
-        else "No worker ran: in production they have machines of their own."
+        else "No worker ran. In production, workers run on other machines."
     )
     return [
         cores.note(),
         workers,
-        "All calls went over one channel, as FlytePropeller's do. What is late counts with its "
-        "deadline in the 99th percentile.",
-        "gRPC's server refuses requests, at once and by chance, when more than 1,000 wait to be "
-        "taken; they fail as those do that are late.",
-        "The old plugin's create calls OpenAI; here a stub answered at once.",
+        "All calls used one channel, as FlytePropeller's do. A late call counts with its deadline "
+        "in the 99th percentile.",
+        "gRPC's server refuses random requests when more than 1,000 wait. They count as failures, "
+        "like late calls.",
+        "The old plugin's create calls OpenAI. Here a stub responded immediately.",
     ]
 
 

@@ -1,9 +1,9 @@
-"""5 Files: checking an input, uploading it, downloading a result; time and memory.
+"""Measure time and memory of validation, upload and download.
 
-The check is compared with the least that any check must do, a loop of ``orjson.loads``. Transfers
-go through a fresh Celery worker, from the moment in which the step is sent to the job's end, and
-are compared with what OpenAI's SDK takes for the same file in a process of its own. The other end
-of both is a stub of OpenAI that throws uploads away.
+Validation is compared with a loop of ``orjson.loads``, the minimum that any validation must do.
+Transfers run in a new Celery worker and are measured from the enqueued step to the job's end. They
+are compared with OpenAI's SDK in a separate process. Both talk to a stub of OpenAI that discards
+uploads.
 """
 
 import argparse
@@ -41,28 +41,28 @@ _PEAK = "peak memory, all processes"
 _IDLE = "memory before, all processes"
 _MB = 1_000_000
 _CHUNK_BYTES = 4 << 20
-_MOST_MB = 200.0
+_MAX_MB = 200.0
 _TRANSFER_S = 600
-#: Of the pools, the one that is recommended.
+#: The recommended pool.
 _RECOMMENDED = "threads"
 
 program = Program("files", "Files: validation, upload, download", __doc__)
 program.option("--mb", 200, "size of the input file, in millions of bytes")
-program.option("--lines", 50_000, "its lines")
-program.option("--result-mb", 1_000, "size of the result that is downloaded")
-program.option("--mbit-s", 1_000, "of the line over which the upload is measured a second time")
-program.option("--rounds", 4, "how often each side is measured")
+program.option("--lines", 50_000, "number of lines of the input file")
+program.option("--result-mb", 1_000, "size of the downloaded file, in millions of bytes")
+program.option("--mbit-s", 1_000, "bandwidth of the second upload measurement")
+program.option("--rounds", 4, "rounds of each measurement")
 program.option(
     "--pools",
     [_RECOMMENDED],
-    "Celery's pools to be measured, with one step at a time",
+    "Celery pools, with one step at a time",
     several=True,
 )
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one transfer took."""
+    """Time and memory of one transfer."""
 
     seconds: float
     idle_bytes: int = 0
@@ -70,7 +70,7 @@ class Transfer:
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """Validation in this process, then transfers by fresh processes."""
+    """Measure validation in this process, then transfers in new processes."""
     with Stack() as stack:
         source = stack.blobs / "requests.jsonl"
         program.say(f"Writing {options.mb} MB in {options.lines:,} lines")
@@ -171,19 +171,20 @@ def _transfers(
 
 
 def _results(stack: Stack) -> Path:
-    """The folder to which both sides download."""
+    """The folder for the downloads of both sides."""
     return stack.blobs / "results"
 
 
 def _forget_results(stack: Stack) -> None:
-    """Both sides write a new file, as it is with a new job. Else the SDK would write over its last
-    one, whose memory in the system's cache it can have, and the worker beside its last one."""
+    """Delete earlier downloads, so that both sides write a new file.
+
+    Otherwise the SDK would overwrite a file that is in the page cache."""
     shutil.rmtree(_results(stack), ignore_errors=True)
     _results(stack).mkdir()
 
 
 def _by_worker(stack: Stack, openai: Mapping[str, str], spec: Spec, pool: str) -> Transfer:
-    """A worker of its own takes the step; the clock runs from the sending to the job's end."""
+    """Run the step in a new worker; measure from the enqueued step to the job's end."""
     _forget_results(stack)
     settings, store = stack.settings(), stack.store()
     kind = JobKind(spec.kind)
@@ -223,7 +224,7 @@ def _await_end(redis: Any, events: str, job_id: str, seen: str) -> None:
 
 
 def _entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
-    """What XREAD has found in its one stream: a dict over RESP3, else pairs."""
+    """The entries in an XREAD reply: a dict in RESP3, otherwise pairs."""
     if not answer:
         return []
     if isinstance(answer, dict):
@@ -245,13 +246,13 @@ def _by_sdk(stack: Stack, openai: Mapping[str, str], arguments: Sequence[str]) -
 def _bars(measured: Sequence[Measured], options: argparse.Namespace) -> list[Bar]:
     seconds = {(m.case, m.side): m.median for m in measured if m.figure == _SECONDS}
     case = f"validation of {options.mb} MB"
-    bars = [_times(f"{case} against the bare loop", seconds[case, OURS], seconds[case, _LOOP], 1.5)]
+    bars = [_times(f"{case} against the loop", seconds[case, OURS], seconds[case, _LOOP], 1.5)]
     side = f"{OURS}, {_RECOMMENDED}"
     for case in (_upload_case(options), _line_case(options)):
         title = f"{case} against the SDK's"
         bars.append(_times(title, seconds[case, side], seconds[case, _SDK], 1.3))
     bars += [
-        Bar(f"peak memory, {m.case}", max(m.rounds), _MOST_MB, False, "MB")
+        Bar(f"peak memory, {m.case}", max(m.rounds), _MAX_MB, False, "MB")
         for m in measured
         if (m.figure, m.side) == (_PEAK, side)
     ]
@@ -266,16 +267,15 @@ def _times(title: str, ours_s: float, theirs_s: float, limit: float) -> Bar:
 def _notes() -> list[str]:
     return [
         cores.note(),
-        "The input has chat requests of several sentences with escapes and characters of several "
-        "bytes. It was in the system's cache.",
-        f"The bars are for Celery's pool that is recommended, {_RECOMMENDED}.",
-        "On the loopback the other end is what limits the sending. The line is one that takes so "
-        "many bits a second, and nothing else.",
-        "A transfer by Batchflow is the whole step in a fresh worker: an upload checks every line, "
-        "and the check is ahead of the sending; a download checks the file before it is there "
-        "under its name. Both ends are on a local disk, and each download is to a new file.",
-        "Peak memory is the sum of Linux' VmHWM over the worker and its children: pages that a "
-        "parent and its children share count once for each.",
+        "The input has chat requests of several sentences with escapes and multi-byte characters. "
+        "It was in the page cache.",
+        f"The bars are for the recommended Celery pool, {_RECOMMENDED}.",
+        "On the loopback the stub limits the upload. The second upload is limited to a bandwidth.",
+        "A transfer by Batchflow is a whole step in a new worker: an upload validates every line "
+        "before it is sent, and a download verifies the file before it is published. All files are "
+        "on a local disk, and each download writes a new file.",
+        "Peak memory is the sum of Linux' VmHWM over the worker and its children: shared pages "
+        "count once for each process.",
     ]
 
 

@@ -1,8 +1,9 @@
-"""1 Asking: ``GetTask`` per second, and how long one takes.
+"""Measure ``GetTask`` calls per second and their response times.
 
-Callers ask flytekit's own gRPC server about different live jobs, each again as soon as it has its
-answer: of this connector, of the old plugin in front of a stub of OpenAI that answers at once,
-and of a connector whose answers are constants, which is the most that the server itself allows.
+Concurrent callers send calls for different active jobs to flytekit's gRPC server, each as soon as
+the previous one returned. The server runs Batchflow's connector, the old plugin with a stub of
+OpenAI that responds immediately, or a connector with constant responses, which shows the server's
+own limit.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from batchflow_connector.resource_meta import JobMeta
 from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
 
 from benchmarks.support import cores
-from benchmarks.support.callers import Load, ask_on, get_requests
-from benchmarks.support.constant_connector import BARE_TASK_TYPE
+from benchmarks.support.callers import Load, get_repeatedly, get_requests
+from benchmarks.support.constant_connector import PHASE_ONLY_TASK_TYPE
 from benchmarks.support.live_jobs import LiveJob, make_live
 from benchmarks.support.program import Program
 from benchmarks.support.results import OLD, OURS, Bar, Chart, Measured, Result, percentile
@@ -27,28 +28,26 @@ from benchmarks.support.rounds import alternate
 from benchmarks.support.stack import Stack
 
 CONSTANT = "constant connector"
-BARE = "constant, phase alone"
+PHASE_ONLY = "constant, phase only"
 
 _TASK_TYPE = "openai-batch"
 _ORGANIZATION = "org-benchmark"
 _PER_SECOND = "GetTask per second"
-_MEDIAN = "median time of an answer"
-_SLOWEST = "99th percentile of an answer"
+_MEDIAN = "median response time"
+_SLOWEST = "99th percentile of the response time"
 _FLYTES_DEADLINE_S = 10.0
-#: Long enough to ask about each job once.
+#: Long enough to check each job once.
 _WARM_UP_S = 3.0
 
-program = Program("get_throughput", "Asking: GetTask through flytekit's gRPC server", __doc__)
-program.option("--jobs", 10_000, "different live jobs that are asked about")
-program.option("--callers", [50, 500], "how many ask at once", several=True)
-program.option(
-    "--seconds", 1.5, "for how long new calls are begun, in each round and for each side"
-)
-program.option("--rounds", 4, "how often each side is measured")
+program = Program("get_throughput", "GetTask through flytekit's gRPC server", __doc__)
+program.option("--jobs", 10_000, "number of active jobs")
+program.option("--callers", [50, 500], "numbers of concurrent callers", several=True)
+program.option("--seconds", 1.5, "duration of each measurement")
+program.option("--rounds", 4, "rounds of each measurement")
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """Start the three servers, then measure one after the other, again and again."""
+    """Start the three servers and measure them in alternation."""
     with Stack() as stack:
         program.say("Starting Redis, the stub and the servers")
         stack.redis()
@@ -58,19 +57,24 @@ def measure(options: argparse.Namespace) -> Result:
             OLD: stack.connector("flytekitplugins.openai", name="old-plugin", env=openai),
             CONSTANT: stack.connector("benchmarks.support.constant_connector", name="constant"),
         }
-        addresses[BARE] = addresses[CONSTANT]
-        program.say(f"Recording {options.jobs:,} live jobs")
+        addresses[PHASE_ONLY] = addresses[CONSTANT]
+        program.say(f"Recording {options.jobs:,} active jobs")
         jobs = make_live(stack.store(), stack.settings(), options.jobs, organization=_ORGANIZATION)
         requests = _requests(jobs)
-        program.say("Asking once about each job")
-        for side in (OURS, CONSTANT, BARE):
-            _ask(stack, addresses[side], requests[side], options.callers[0], _WARM_UP_S)
+        program.say("Checking each job once")
+        for side in (OURS, CONSTANT, PHASE_ONLY):
+            _call_connector(stack, addresses[side], requests[side], options.callers[0], _WARM_UP_S)
         measured: list[Measured] = []
         for callers in options.callers:
             program.say(f"{callers} callers, {options.rounds} rounds")
             sides = {
                 side: partial(
-                    _ask, stack, addresses[side], requests[side], callers, options.seconds
+                    _call_connector,
+                    stack,
+                    addresses[side],
+                    requests[side],
+                    callers,
+                    options.seconds,
                 )
                 for side in addresses
             }
@@ -82,21 +86,23 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 def _requests(jobs: list[LiveJob]) -> dict[str, list[bytes]]:
-    """Each server is asked with what it had given Flyte to keep; the constant one with ours."""
+    """Calls with the ResourceMeta of each side; the constant connector receives ours."""
     ours = [JobMeta.of(job.job_request).encode() for job in jobs]
     old = [BatchEndpointMetadata(_ORGANIZATION, job.batch_id).encode() for job in jobs]
     return {
         OURS: get_requests(ours, _TASK_TYPE),
         OLD: get_requests(old, _TASK_TYPE),
         CONSTANT: get_requests(ours, _TASK_TYPE),
-        BARE: get_requests(ours, BARE_TASK_TYPE),
+        PHASE_ONLY: get_requests(ours, PHASE_ONLY_TASK_TYPE),
     }
 
 
-def _ask(stack: Stack, address: str, requests: list[bytes], callers: int, seconds: float) -> Load:
+def _call_connector(
+    stack: Stack, address: str, requests: list[bytes], callers: int, seconds: float
+) -> Load:
     stack.await_idle()
     with cores.on(measured=False):
-        load = asyncio.run(ask_on(address, requests, callers=callers, duration_s=seconds))
+        load = asyncio.run(get_repeatedly(address, requests, callers=callers, duration_s=seconds))
     if load.failed:
         raise RuntimeError(f"{len(load.failed)} calls failed, the first with {load.failed[0]}")
     return load
@@ -127,7 +133,7 @@ def _bars(measured: list[Measured], case: str) -> list[Bar]:
         for what, side, limit in (
             ("the old plugin", OLD, 60.0),
             ("the constant connector", CONSTANT, 0.9),
-            ("the constant that has a phase alone", BARE, 0.9),
+            ("the constant connector with a phase only", PHASE_ONLY, 0.9),
         )
     ]
 
@@ -135,13 +141,12 @@ def _bars(measured: list[Measured], case: str) -> list[Bar]:
 def _notes(options: argparse.Namespace) -> list[str]:
     return [
         cores.note(),
-        f"One server process at a time was asked, over one channel, about {options.jobs:,} jobs.",
-        f"No deadline was set: Flyte's of {_FLYTES_DEADLINE_S:g} s would have failed the answers "
-        "that took longer.",
-        "Each job had been asked about before and no status changed, as between two polls: the "
-        "connector told what it had told before.",
-        f"The {CONSTANT} answers what Batchflow answers for a running batch; "
-        f"'{BARE}' leaves out message, details and link.",
+        f"One server process at a time was called, over one channel, for {options.jobs:,} jobs.",
+        f"No deadline was set. Flyte's deadline is {_FLYTES_DEADLINE_S:g} s.",
+        "Each job had been checked before and no status changed, as between two polls, so the "
+        "connector reused its responses.",
+        f"The {CONSTANT} returns Batchflow's response for a running batch; "
+        f"'{PHASE_ONLY}' omits message, details and link.",
     ]
 
 

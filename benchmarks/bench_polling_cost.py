@@ -1,16 +1,15 @@
-"""3 Watching: calls to OpenAI per minute, and how stale a status is.
+"""Measure the calls to OpenAI per minute, and the age of the cached status.
 
-A real worker and beat watch live batches of several organizations, while a stub of OpenAI
-counts what it is asked. One kind of organization has started all its batches just now, which is
-when they are asked about most often; the other has batches of all ages up to a day, with as many
-ended ones between them in OpenAI's list. Of either kind, one is told of ends by webhooks, so that
-its batches are polled less often.
+A real worker and beat poll the active batches of several organizations. A stub of OpenAI counts
+the calls. Some organizations have just started all their batches, which are polled most often. The
+others have batches of all ages up to a day, with as many ended ones between them in OpenAI's list.
+Half of the organizations receive webhooks, so their batches are polled less often.
 
-Ten thousand batches are polled every few minutes, so all intervals and ages are shortened by the
-same factor, and what is measured is told for the default intervals; ``--faster 1`` is real time.
+Ten thousand batches are polled every few minutes. Therefore all intervals and ages are divided by
+``--faster``, and the results are converted to the default intervals.
 
-The old plugin asks once per task and resync: its calls per ``GetTask`` are counted, and multiplied
-by the tasks and the resyncs of a minute.
+The old plugin calls OpenAI for each task and resync. Its calls per ``GetTask`` are counted and
+multiplied by the tasks and the resyncs per minute.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from batchflow.jobs import Credential
 from batchflow.settings import Settings
 from batchflow.store import JobStore, deliveries, keys
 from benchmarks.support import cores, usage
-from benchmarks.support.callers import ask_each, get_requests
+from benchmarks.support.callers import get_each, get_requests
 from benchmarks.support.live_jobs import LiveJob, batch_of, make_live
 from benchmarks.support.program import Program
 from benchmarks.support.results import OLD, OURS, Bar, Chart, Measured, Result, percentile
@@ -50,23 +49,25 @@ _YOUNG, _AGED = "just started", "of all ages"
 _DAY_S = 86_400.0
 #: Flyte's default.
 _RESYNC_S = 30.0
-#: The old plugin is asked about so many tasks to count its calls.
+#: The number of tasks for which the old plugin's calls are counted.
 _OLD_TASKS = 100
 _SAMPLE_EVERY_S = 2.0
 _SAMPLE = 500
 _BAR_LIVE = 1_000
-_LEAST_SAVED = 100.0
+_MIN_SAVED = 100.0
 
-program = Program("polling_cost", "Watching: what polling costs", __doc__)
-program.option("--live", [1, 100, 1_000, 10_000], "live batches of an organization", several=True)
-program.option("--minutes", 8.0, "for how long is counted, at the default intervals")
-program.option("--warm-up-minutes", 2.0, "for how long before that the worker runs")
-program.option("--faster", 6.0, "by what all intervals are divided")
+program = Program("polling_cost", "Polling: calls to OpenAI and age of the status", __doc__)
+program.option(
+    "--live", [1, 100, 1_000, 10_000], "numbers of active batches of an organization", several=True
+)
+program.option("--minutes", 8.0, "duration of the measurement, at the default intervals")
+program.option("--warm-up-minutes", 2.0, "duration of the warm-up, at the default intervals")
+program.option("--faster", 6.0, "factor by which all intervals are divided")
 
 
 @dataclass
-class Watched:
-    """An organization, its live batches, and what was seen of them."""
+class PolledOrganization:
+    """An organization, its active batches, and the measured ages of their status."""
 
     organization: str
     ages: str
@@ -76,17 +77,17 @@ class Watched:
 
     @property
     def case(self) -> str:
-        """How the tables name it."""
+        """The name of the case in tables."""
         return f"{len(self.jobs):,} {self.ages}"
 
     @property
     def side(self) -> str:
-        """How the tables name what was measured."""
+        """The name of the side in tables."""
         return f"{OURS}, with webhooks" if self.webhooks else OURS
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """Let a worker watch all organizations at once, then ask the old plugin."""
+    """Poll all organizations with one worker, then count the old plugin's calls."""
     with Stack() as stack:
         program.say("Starting Redis and the stub")
         stack.redis()
@@ -94,12 +95,14 @@ def measure(options: argparse.Namespace) -> Result:
         settings = _settings(stack, options.faster)
         store = stack.store()
         program.say("Recording the batches")
-        watched = [
+        organizations = [
             _populate(store, settings, openai["OPENAI_BASE_URL"], group)
             for group in _groups(store, settings, options)
         ]
-        watched.sort(key=lambda group: (len(group.jobs), group.ages != _YOUNG, group.webhooks))
-        for group in watched:
+        organizations.sort(
+            key=lambda group: (len(group.jobs), group.ages != _YOUNG, group.webhooks)
+        )
+        for group in organizations:
             _set_due(store, settings, group)
         program.say("Starting the worker and beat")
         worker = stack.worker(
@@ -115,20 +118,21 @@ def measure(options: argparse.Namespace) -> Result:
         ends_at = begun_at + options.minutes * 60 / options.faster
         while (left_s := ends_at - time.monotonic()) > 0:
             time.sleep(min(left_s, _SAMPLE_EVERY_S))
-            for group in watched:
+            for group in organizations:
                 group.stale_s += _ages_s(store, settings, group, options.faster)
         minutes = (time.monotonic() - begun_at) / 60 * options.faster
         used_s = (usage.cpu_s(worker.pid) - cpu_s) / minutes
-        asked = _calls(openai["OPENAI_BASE_URL"])
+        calls_after = _calls(openai["OPENAI_BASE_URL"])
         per_minute = {
-            group.organization: (asked[group.organization] - calls[group.organization]) / minutes
-            for group in watched
+            group.organization: (calls_after[group.organization] - calls[group.organization])
+            / minutes
+            for group in organizations
         }
         program.say("Counting the old plugin's calls")
         per_get = _calls_per_get(stack, openai)
-    measured = _measured(watched, per_minute, per_get)
-    everything = sum(len(group.jobs) for group in watched)
-    measured.append(Measured(_CPU, f"all {everything:,} together", OURS, "s", (used_s,)))
+    measured = _measured(organizations, per_minute, per_get)
+    everything = sum(len(group.jobs) for group in organizations)
+    measured.append(Measured(_CPU, f"all {everything:,} batches", OURS, "s", (used_s,)))
     chart = Chart(_CALLS, "Calls to OpenAI per minute, by live batches", log=True)
     return program.result(measured, _bars(measured), chart, _notes(options, per_get))
 
@@ -146,8 +150,10 @@ def _settings(stack: Stack, faster: float) -> Settings:
     return stack.settings(**shorter)
 
 
-def _groups(store: JobStore, settings: Settings, options: argparse.Namespace) -> Iterator[Watched]:
-    """Live batches of organizations of their own; those last that are to be young at the start."""
+def _groups(
+    store: JobStore, settings: Settings, options: argparse.Namespace
+) -> Iterator[PolledOrganization]:
+    """Record active batches; the young ones last, so that they are young at the start."""
     for ages in (_AGED, _YOUNG):
         for live in sorted(options.live, reverse=True):
             for webhooks in (False, True):
@@ -155,13 +161,15 @@ def _groups(store: JobStore, settings: Settings, options: argparse.Namespace) ->
                 day_s = _DAY_S / options.faster
                 ages_s = [day_s * (n + 0.5) / live for n in range(live)] if ages == _AGED else [0.0]
                 jobs = make_live(store, settings, live, organization=name, ages_s=ages_s)
-                yield Watched(name, ages, webhooks, jobs)
+                yield PolledOrganization(name, ages, webhooks, jobs)
 
 
-def _populate(store: JobStore, settings: Settings, base_url: str, group: Watched) -> Watched:
-    """Let OpenAI have them, too."""
+def _populate(
+    store: JobStore, settings: Settings, base_url: str, group: PolledOrganization
+) -> PolledOrganization:
+    """Add the batches to the stub."""
     if group.webhooks:
-        # As a webhook does when it has come.
+        # As after a webhook.
         store.run(deliveries.mark_webhooks_active(str(Credential(organization=group.organization))))
     entries = [(j.batch_id, j.job_request.job_id, j.created_at, "in_progress") for j in group.jobs]
     if group.ages == _AGED:
@@ -172,8 +180,8 @@ def _populate(store: JobStore, settings: Settings, base_url: str, group: Watched
     return group
 
 
-def _set_due(store: JobStore, settings: Settings, group: Watched) -> None:
-    """Batches that were just made were just asked about; others when it was their time."""
+def _set_due(store: JobStore, settings: Settings, group: PolledOrganization) -> None:
+    """Set when the batches were polled and are due: just now for young ones."""
     credential = str(Credential(organization=group.organization))
     pipeline: Any = store.redis.pipeline(transaction=False)
     for job in group.jobs:
@@ -194,8 +202,10 @@ def _set_due(store: JobStore, settings: Settings, group: Watched) -> None:
     pipeline.execute()
 
 
-def _ages_s(store: JobStore, settings: Settings, group: Watched, faster: float) -> list[float]:
-    """How long ago OpenAI was last asked about some of the batches, at the default intervals."""
+def _ages_s(
+    store: JobStore, settings: Settings, group: PolledOrganization, faster: float
+) -> list[float]:
+    """The ages of the status of a sample of the batches, at the default intervals."""
     redis: Any = store.redis
     sample = random.sample(group.jobs, min(_SAMPLE, len(group.jobs)))
     pipeline = redis.pipeline(transaction=False)
@@ -208,14 +218,14 @@ def _ages_s(store: JobStore, settings: Settings, group: Watched, faster: float) 
 
 
 def _calls(base_url: str) -> dict[str, int]:
-    """How often each organization has asked."""
+    """Calls by organization."""
     answer = httpx2.get(f"{base_url.removesuffix('/v1')}/stub/calls", timeout=30)
     calls: Mapping[str, Mapping[str, int]] = answer.raise_for_status().json()
     return {name: sum(counts.values()) for name, counts in calls.items()}
 
 
 def _calls_per_get(stack: Stack, openai: Mapping[str, str]) -> float:
-    """How often the old plugin asks OpenAI for one ``GetTask``."""
+    """The old plugin's calls to OpenAI for one ``GetTask``."""
     address = stack.connector("flytekitplugins.openai", name="old-plugin", env=openai)
     organization = "org-old"
     metas = [
@@ -223,17 +233,17 @@ def _calls_per_get(stack: Stack, openai: Mapping[str, str]) -> float:
         for number in range(_OLD_TASKS)
     ]
     with cores.on(measured=False):
-        load = asyncio.run(ask_each(address, get_requests(metas, "openai-batch")))
+        load = asyncio.run(get_each(address, get_requests(metas, "openai-batch")))
     if load.failed:
         raise RuntimeError(f"{len(load.failed)} calls failed, the first with {load.failed[0]}")
     return _calls(openai["OPENAI_BASE_URL"])[organization] / len(metas)
 
 
 def _measured(
-    watched: Sequence[Watched], per_minute: Mapping[str, float], per_get: float
+    organizations: Sequence[PolledOrganization], per_minute: Mapping[str, float], per_get: float
 ) -> list[Measured]:
     measured = []
-    for group in watched:
+    for group in organizations:
         calls, case, side = per_minute[group.organization], group.case, group.side
         measured.append(Measured(_CALLS, case, side, "", (calls,)))
         for figure, share in ((_MEDIAN, 0.5), (_OLDEST, 0.99)):
@@ -258,9 +268,9 @@ def _bars(measured: Sequence[Measured]) -> list[Bar]:
         ours, old = calls[case, OURS], calls[case, OLD]
         bars.append(
             Bar(
-                f"fewer OpenAI calls than the old plugin, polling alone, {case}",
+                f"fewer OpenAI calls than the old plugin, polling only, {case}",
                 old / ours if ours else old,
-                _LEAST_SAVED,
+                _MIN_SAVED,
                 True,
                 "times",
                 f"{ours:,.0f} against {old:,.0f} per minute",
@@ -272,15 +282,14 @@ def _bars(measured: Sequence[Measured]) -> list[Bar]:
 def _notes(options: argparse.Namespace, per_get: float) -> list[str]:
     return [
         f"Default settings, one worker process with 16 threads, counted for {options.minutes:g} "
-        f"minutes after {options.warm_up_minutes:g}. All organizations were watched at once by the "
-        "same worker, each with its own credential.",
-        f"All intervals and ages were divided by {options.faster:g}, and all figures told for the "
-        "whole ones. What doesn't get quicker by that, such as the calls themselves, makes a "
-        "status look older than it is.",
-        f"'{_YOUNG}': all batches were made when the worker started. '{_AGED}': made evenly over "
-        "the last 24 hours, with as many ended batches between them in OpenAI's list.",
-        "With webhooks: one has come for the organization within the last six hours, so batches "
-        "in progress are polled as a safety net.",
+        f"minutes after {options.warm_up_minutes:g}. One worker polled all organizations at once, "
+        "each with its own credential.",
+        f"All intervals and ages were divided by {options.faster:g}, and all results converted "
+        "back. Durations that do not scale, such as those of calls, make a status look older.",
+        f"'{_YOUNG}': all batches were created when the worker started. '{_AGED}': created evenly "
+        "over the last 24 hours, with as many ended batches between them in OpenAI's list.",
+        "With webhooks: one arrived for the organization within the last six hours, so batches in "
+        "progress are polled less often.",
         f"The old plugin's figures are computed: {per_get:g} calls per GetTask, counted for "
         f"{_OLD_TASKS} tasks, and Flyte's resync of {_RESYNC_S:g} s. Flyte adds that resync to the "
         "age of Batchflow's status, too.",

@@ -1,8 +1,8 @@
-"""4 Size: what many live jobs cost Redis, the beat tick and the sweep.
+"""Measure Redis memory, the beat tick and the sweep with many active jobs.
 
-Jobs are recorded by the product's own commands, up to 100,000 in one Redis, and the sweep is the
-workers' own: once with nothing due, then with so many due. Memory is measured with Redis' own
-limit for compact hashes and with the recommended one, with and without an organization.
+The store's commands record up to 100,000 jobs in one Redis. The workers' sweep runs without due
+jobs and with ``--due`` of them. Memory is measured with Redis' default and with the recommended
+limit for compact hashes, with and without an organization.
 """
 
 import argparse
@@ -31,30 +31,32 @@ from benchmarks.support.results import OURS, Bar, Chart, Measured, Result
 from benchmarks.support.rounds import alternate
 from benchmarks.support.stack import Stack
 
-_MEMORY = "Redis memory per live job"
+_MEMORY = "Redis memory per active job"
 _PARTS = "of which"
-_TICK = "beat tick with nothing due"
+_TICK = "beat tick without due jobs"
 _SWEEP = "sweep"
-#: The largest field that Redis keeps in a compact hash: its own default, and what we recommend.
+#: The largest field of a compact hash: Redis' default and the recommended value.
 _DEFAULT, _RECOMMENDED = 64, 2048
 _ORGANIZATION = "org-0123456789abcdefghijklmn"
-#: Jobs of which the parts are measured.
+#: The number of jobs whose keys are measured.
 _SAMPLED = 200
-_MOST_BYTES = 2_048
-_MOST_TICK_MS = 5.0
-#: A sweep whose cost grows with what is due takes as long among many live jobs as among few.
-_MOST_GROWTH = 1.5
+_MAX_BYTES = 2_048
+_MAX_TICK_MS = 5.0
+#: The cost of a sweep must depend on the due jobs, not on the active jobs.
+_MAX_GROWTH = 1.5
 
-program = Program("size", "Size: many live jobs in one Redis", __doc__)
-program.option("--live", [1_000, 10_000, 100_000], "live jobs, ascending", several=True)
-program.option("--due", [1_000], "how many of them are due", several=True)
-program.option("--ticks", 50, "beat ticks with nothing due, in each round")
-program.option("--rounds", 5, "how often each sweep is measured")
+program = Program("size", "Many active jobs in one Redis", __doc__)
+program.option(
+    "--live", [1_000, 10_000, 100_000], "numbers of active jobs, ascending", several=True
+)
+program.option("--due", [1_000], "numbers of due jobs", several=True)
+program.option("--ticks", 50, "beat ticks without due jobs, in each round")
+program.option("--rounds", 5, "rounds of each measurement")
 
 
 @dataclass(frozen=True)
 class Population:
-    """So many live jobs under a key prefix of their own."""
+    """Active jobs under one key prefix."""
 
     settings: Settings
     runtime: Runtime
@@ -62,20 +64,20 @@ class Population:
 
     @property
     def case(self) -> str:
-        """How the tables name it."""
-        return f"{len(self.jobs):,} live"
+        """The name of the case in tables."""
+        return f"{len(self.jobs):,} active"
 
     def key(self, name: str) -> str:
-        """A key as Redis has it."""
+        """Return a key with its prefix."""
         return keys.full(self.settings.key_prefix, name)
 
-    def forget_messages(self) -> None:
-        """Nobody takes what the sweeps send."""
+    def delete_messages(self) -> None:
+        """Delete the messages that the sweeps sent."""
         for queue in all_queues(self.settings):
             self.runtime.store.redis.delete(queue)
 
     def make_due(self, due: int) -> None:
-        """So many jobs are due, spread over all, and the others in a while."""
+        """Make this number of jobs due, evenly spread, and the others due in an hour."""
         redis: Any = self.runtime.store.redis
         later = {job.job_request.job_id: time.time() + 3_600 for job in self.jobs}
         step = len(self.jobs) // due
@@ -85,7 +87,7 @@ class Population:
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """Record the jobs, each population on top of the one before; then tick and sweep."""
+    """Record each population beside the previous ones; then measure ticks and sweeps."""
     measured: list[Measured] = []
     with Stack() as stack, cores.on(measured=True):
         populations = []
@@ -104,7 +106,7 @@ def measure(options: argparse.Namespace) -> Result:
         ):
             _redis(stack, value_bytes, f"redis-{value_bytes}-{bool(organization)}")
             measured += _populate(stack, least, organization, value_bytes)[1]
-    chart = Chart(_MEMORY, "Redis memory per live job, in bytes")
+    chart = Chart(_MEMORY, "Redis memory per active job, in bytes")
     return program.result(measured, _bars(measured, options), chart, _notes())
 
 
@@ -115,14 +117,14 @@ def _redis(stack: Stack, value_bytes: int, name: str) -> None:
 def _populate(
     stack: Stack, live: int, organization: str | None, value_bytes: int
 ) -> tuple[Population, list[Measured]]:
-    """Record so many jobs under a prefix of their own, and see what they take."""
-    whose = "with an organization" if organization else "no organization"
-    case = f"{live:,} live, {whose}, listpack {value_bytes}"
+    """Record jobs under a new key prefix and measure their memory."""
+    scope = "with an organization" if organization else "no organization"
+    case = f"{live:,} active, {scope}, listpack {value_bytes}"
     program.say(f"Recording {case}")
     settings = stack.settings(key_prefix=f"live{live}")
     store = connect(settings)
     redis: Any = store.redis
-    # The commands themselves and the connections are there before the first job.
+    # Load the scripts and open the connections before the measurement.
     make_live(store, settings, 2_000, organization=organization, first=10**9)
     redis.delete(*redis.scan_iter(f"{settings.key_prefix}:*", count=10_000))
     empty_bytes = _used_bytes(redis)
@@ -138,7 +140,7 @@ def _populate(
 
 
 def _used_bytes(redis: Any) -> int:
-    """What the data takes, without buffers for the append-only file and clients."""
+    """Memory of the data, without buffers for the append-only file and clients."""
     info = redis.info("memory")
     buffers = info.get("mem_aof_buffer", 0) + info.get("mem_clients_normal", 0)
     return int(info["used_memory"]) - int(buffers)
@@ -160,7 +162,7 @@ def _parts(redis: Any, settings: Settings, jobs: list[LiveJob]) -> dict[str, flo
 
 
 def _ticks(populations: list[Population], options: argparse.Namespace) -> list[Measured]:
-    program.say("Ticks with nothing due")
+    program.say("Ticks without due jobs")
     for population in populations:
         population.make_due(1)
         sweep(population.runtime)
@@ -170,14 +172,14 @@ def _ticks(populations: list[Population], options: argparse.Namespace) -> list[M
 
 
 def _tick_ms(population: Population, ticks: int) -> float:
-    """What beat does, and what a worker does when it has the message: the median of some."""
+    """The median time of beat's send and the worker's sweep."""
     times = []
     for _ in range(ticks):
         begun_at = time.perf_counter()
         population.runtime.sender.send(Step.SWEEP)
         sweep(population.runtime)
         times.append((time.perf_counter() - begun_at) * 1000)
-    population.forget_messages()
+    population.delete_messages()
     return statistics.median(times)
 
 
@@ -205,7 +207,7 @@ def _sweep_ms(population: Population, due: int) -> float:
     queue = queue_name(population.settings.key_prefix, Queue.POLL)
     if not _length(population.runtime.store, queue):
         raise RuntimeError("The sweep sent no poll.")
-    population.forget_messages()
+    population.delete_messages()
     return took_ms
 
 
@@ -221,20 +223,20 @@ def _bars(measured: list[Measured], options: argparse.Namespace) -> list[Bar]:
         return next(m.median for m in measured if (m.figure, m.case) == (figure, case))
 
     bars = [
-        Bar(f"Redis memory per live job, {m.case}", m.median, _MOST_BYTES, False, "bytes")
+        Bar(f"Redis memory per active job, {m.case}", m.median, _MAX_BYTES, False, "bytes")
         for m in measured
         if m.figure == _MEMORY
-        and m.case.startswith(f"{most:,} live")
+        and m.case.startswith(f"{most:,} active")
         and m.case.endswith(f"listpack {_RECOMMENDED}")
     ]
-    tick = median(_TICK, f"{most:,} live")
-    bars.append(Bar(f"{_TICK}, {most:,} live", tick, _MOST_TICK_MS, False, "ms"))
+    tick = median(_TICK, f"{most:,} active")
+    bars.append(Bar(f"{_TICK}, {most:,} active", tick, _MAX_TICK_MS, False, "ms"))
     if least >= due:
         few, many = (median(_SWEEP, f"{due:,} due of {live:,}") for live in (least, most))
         growth = Bar(
-            f"sweep of {due:,} due: among {most:,} live against among {least:,}",
+            f"sweep of {due:,} due: among {most:,} active against among {least:,}",
             many / few,
-            _MOST_GROWTH,
+            _MAX_GROWTH,
             False,
             "times as long",
             f"{many:,.0f} against {few:,.0f} ms",
@@ -245,14 +247,13 @@ def _bars(measured: list[Measured], options: argparse.Namespace) -> list[Bar]:
 
 def _notes() -> list[str]:
     return [
-        "Live jobs are batches in progress, written by the product's own commands. The memory is "
-        "Redis' used_memory less what it was without them, divided by the jobs; the parts are "
-        "MEMORY USAGE of the keys. 'listpack' is Redis' hash-max-listpack-value: 64 is its own, "
-        f"{_RECOMMENDED} is recommended. The events stream is bounded, and so its share falls: the "
-        "bar is for the most jobs, with what is recommended.",
-        "A tick is beat's send and the worker's sweep, without Celery's own way between them.",
-        "Tick and sweep had a core for themselves, Redis another; nothing took the polls that were "
-        "sent.",
+        "Active jobs are batches in progress, written by the store's commands. The memory is the "
+        "increase of Redis' used_memory, divided by the number of jobs; the parts are MEMORY USAGE "
+        "of the keys. 'listpack' is Redis' hash-max-listpack-value: 64 is the default, "
+        f"{_RECOMMENDED} is recommended. The events stream is bounded, so its share decreases: the "
+        "bar is for the most jobs with the recommended value.",
+        "A tick is beat's send and the worker's sweep, without Celery's delivery.",
+        "Tick and sweep had one core, Redis had the other. No worker received the polls.",
     ]
 
 

@@ -1,8 +1,8 @@
-"""7 Working: how many steps a Celery worker does per second, by pool and concurrency.
+"""Measure the steps per second of a Celery worker, by pool and concurrency.
 
-A fresh worker takes submits from a queue that does not run dry; each makes one call to a stand-in
-for OpenAI, which answers after a latency. Seen from the first finished steps on, for some seconds:
-jobs that got their batch, processor time of the worker with its children, and their memory.
+A new worker runs submit steps from a queue that never becomes empty. Each makes one call to a stub
+of OpenAI, which responds after a latency. After a warm-up, the program measures the submitted
+jobs, the CPU time and the memory of the worker and its children.
 """
 
 import argparse
@@ -29,29 +29,29 @@ from benchmarks.support.rounds import alternate
 from benchmarks.support.stack import Stack
 
 _PER_SECOND = "submits per second"
-_CPU = "processor time per submit"
+_CPU = "CPU time per submit"
 _RSS = "memory, all processes"
 _PSS = "memory, shared pages counted once"
 _MB = 1_000_000
-#: Nothing is due before the benchmark ends: no sweep, and each job has its message.
+#: Long, so that no job becomes due during the measurement.
 _DUE_S = 3_600
-#: So many steps for each thread or child are not counted: they import, and connect to OpenAI.
+#: The number of uncounted steps per thread or child: they import modules and connect.
 _WARM_UP = 2
 _WARM_UP_S = 120.0
-_LOOK_S = 0.05
+_POLL_S = 0.05
 
-program = Program("submit_throughput", "Working: submits by one Celery worker", __doc__)
-program.option("--pools", ["threads", "prefork"], "Celery's pools that are measured", several=True)
-program.option("--concurrency", [4, 16], "steps at the same time", several=True)
-program.option("--latency-ms", 100.0, "how long OpenAI takes for an answer")
-program.option("--seconds", 2.0, "for how long steps are counted, in each round and for each side")
-program.option("--most", 500, "more submits than this per second would empty the queue")
-program.option("--rounds", 2, "how often each side is measured")
+program = Program("submit_throughput", "Submits by one Celery worker", __doc__)
+program.option("--pools", ["threads", "prefork"], "Celery pools", several=True)
+program.option("--concurrency", [4, 16], "numbers of concurrent steps", several=True)
+program.option("--latency-ms", 100.0, "latency of OpenAI")
+program.option("--seconds", 2.0, "duration of each measurement")
+program.option("--most", 500, "maximum submits per second, for the length of the queue")
+program.option("--rounds", 2, "rounds of each measurement")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one worker did."""
+    """The work of one worker."""
 
     steps: int
     elapsed_s: float
@@ -61,7 +61,7 @@ class Work:
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """A worker after the other, each on the same core."""
+    """Measure one worker at a time, each on the same core."""
     measured: list[Measured] = []
     with Stack() as stack:
         program.say("Starting Redis and the stub")
@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace) -> Result:
         for concurrency, pool in sides:
             works = found[f"{concurrency} {pool}"]
             measured += _measured(f"{concurrency} at once", f"{OURS}, {pool}", works)
-    chart = Chart(_PER_SECOND, f"Submits per second, OpenAI answers in {options.latency_ms:g} ms")
+    chart = Chart(_PER_SECOND, f"Submits per second, with a latency of {options.latency_ms:g} ms")
     return program.result(measured, [], chart, _notes(options))
 
 
@@ -107,14 +107,14 @@ def _work(
         steps, elapsed_s = _made(store) - steps, time.perf_counter() - begun_at
         cpu_s = usage.cpu_s(pid) - cpu_s
         if not _length(store, queue):
-            raise RuntimeError(f"{pool}, {concurrency}: the queue ran dry. Raise --most.")
+            raise RuntimeError(f"{pool}, {concurrency}: the queue became empty. Increase --most.")
         return Work(steps, elapsed_s, cpu_s, usage.now_bytes(pid), usage.shared_once_bytes(pid))
     finally:
         stack.kill(worker)
 
 
 def _fill(stack: Stack, store: JobStore, queue: str, wanted: int) -> None:
-    """Record jobs and send their submits, as the connector does, until so many wait."""
+    """Record jobs and enqueue their submits until this number of messages waits."""
     credential = credential_of("org-benchmark")
     spec = BatchSpec(credential=credential, input_file_id="file-0123456789abcdef", config=CONFIG)
     missing = wanted - _length(store, queue)
@@ -126,7 +126,7 @@ def _fill(stack: Stack, store: JobStore, queue: str, wanted: int) -> None:
 
 
 def _made(store: JobStore) -> int:
-    """How many jobs have their batch."""
+    """The number of submitted jobs."""
     return store.run(index.counts()).get((JobKind.BATCH, JobState.RUNNING), 0)
 
 
@@ -134,8 +134,8 @@ def _await(store: JobStore, made: int) -> None:
     deadline = time.monotonic() + _WARM_UP_S
     while _made(store) < made:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"The worker did not make {made} batches within {_WARM_UP_S:g} s.")
-        time.sleep(_LOOK_S)
+            raise RuntimeError(f"The worker did not submit {made} batches within {_WARM_UP_S:g} s.")
+        time.sleep(_POLL_S)
 
 
 def _length(store: JobStore, queue: str) -> int:
@@ -155,9 +155,9 @@ def _measured(case: str, side: str, works: list[Work]) -> list[Measured]:
 def _notes(options: argparse.Namespace) -> list[str]:
     return [
         cores.note(),
-        f"One worker at a time, all its processes on that one core; the stub answered each "
-        f"call after {options.latency_ms:g} ms.",
-        f"Each side's first {_WARM_UP} steps for each thread or child are not counted.",
+        f"One worker at a time ran, all its processes on one core. The stub responded to each call "
+        f"after {options.latency_ms:g} ms.",
+        f"The first {_WARM_UP} steps of each thread or child are not counted.",
         "Memory: the sum of Linux' VmRSS over the worker and its children, and the sum of their "
         "Pss, while they work.",
     ]

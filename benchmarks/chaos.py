@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.chaos_chains import Chain, make_plans, run_chain
-from benchmarks.chaos_count import Bad, count
+from benchmarks.chaos_count import ErrorCounts, count
 from benchmarks.chaos_faults import Breaker, make_schedule
 from benchmarks.chaos_stack import ChaosStack
 from tests.kit.flyte_backend import FlyteBackend
@@ -42,7 +42,7 @@ class Report:
     jobs: int
     faults: dict[str, int]
     lasted_s: float
-    bad: Bad
+    bad: ErrorCounts
     told: list[str] = field(default_factory=list)
     attempts: int = 0
     failed_gets: int = 0
@@ -165,7 +165,7 @@ def main() -> int:
 
 
 def _sum_up(reports: list[Report], options: argparse.Namespace) -> int:
-    bad = sum((report.bad for report in reports), Bad())
+    bad = sum((report.bad for report in reports), ErrorCounts())
     kinds: dict[str, int] = {}
     for report in reports:
         for kind, times in report.faults.items():

@@ -1,4 +1,4 @@
-"""What a run comes to: counted from the emulator's records and the files that were downloaded."""
+"""Count the errors of a run in the emulator's records and the downloaded files."""
 
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
@@ -13,8 +13,8 @@ _TOKEN_LIMIT = "token_limit_exceeded"
 
 
 @dataclass
-class Bad:
-    """How often happened what must not happen."""
+class ErrorCounts:
+    """The number of errors by kind; all must be 0."""
 
     lost: int = 0
     failed: int = 0
@@ -25,60 +25,64 @@ class Bad:
     phases_back: int = 0
     killed_by_flyte: int = 0
 
-    def __add__(self, other: "Bad") -> "Bad":
-        return Bad(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(
+            **{name: value + getattr(other, name) for name, value in asdict(self).items()}
+        )
 
     @property
     def total(self) -> int:
-        """0 if all is well."""
+        """The number of all errors."""
         return sum(asdict(self).values())
 
 
-def count(chains: list[Chain], batches: list[Json], files: list[Json]) -> tuple[Bad, list[str]]:
-    """The counts, and a line about each thing that is bad."""
-    told: list[str] = []
-    bad = Bad()
+def count(
+    chains: list[Chain], batches: list[Json], files: list[Json]
+) -> tuple[ErrorCounts, list[str]]:
+    """Return the counts, and a line about each error."""
+    details: list[str] = []
+    bad = ErrorCounts()
     for chain in chains:
-        _count_chain(bad, told, chain)
-    _count_batches(bad, told, batches)
-    _count_files(bad, told, files, chains)
-    return bad, told
+        _count_chain(bad, details, chain)
+    _count_batches(bad, details, batches)
+    _count_files(bad, details, files, chains)
+    return bad, details
 
 
-def _count_chain(bad: Bad, told: list[str], chain: Chain) -> None:
+def _count_chain(bad: ErrorCounts, details: list[str], chain: Chain) -> None:
     name = chain.plan.name
     for history in chain.histories:
-        _count_history(bad, told, history)
+        _count_history(bad, details, history)
     if chain.error:
         bad.lost += TASKS - len(chain.histories)
-        told.append(f"{name}: {chain.error}")
+        details.append(f"{name}: {chain.error}")
     bad.lines_missing += len(chain.missing)
     bad.lines_doubled += len(chain.doubled)
     for what, lines in (("missing", chain.missing), ("doubled", chain.doubled)):
         if lines:
-            told.append(f"{name}: lines {what}: {', '.join(lines)}")
+            details.append(f"{name}: lines {what}: {', '.join(lines)}")
 
 
-def _count_history(bad: Bad, told: list[str], history: History) -> None:
+def _count_history(bad: ErrorCounts, details: list[str], history: History) -> None:
     about = f"{history.name} ({history.job_id})"
     if history.killed:
         bad.killed_by_flyte += 1
-        told.append(f"{about}: Flyte gave it up: {history.failed_gets}")
+        details.append(f"{about}: Flyte gave it up: {history.failed_gets}")
     elif history.phase == "UNFINISHED":
         bad.lost += 1
-        told.append(f"{about}: did not end; last seen: {history.seen[-1:]}")
+        details.append(f"{about}: did not end; last seen: {history.seen[-1:]}")
     elif not history.succeeded:
         bad.failed += 1
-        told.append(f"{about}: {history.phase}: {history.message}")
+        details.append(f"{about}: {history.phase}: {history.message}")
     for message in history.retryable_failures:
         bad.failed += 1
-        told.append(f"{about}: RETRYABLE_FAILED: {message}")
+        details.append(f"{about}: RETRYABLE_FAILED: {message}")
     for change in history.regressions:
         bad.phases_back += 1
-        told.append(f"{about}: {change}")
+        details.append(f"{about}: {change}")
 
 
-def _count_batches(bad: Bad, told: list[str], batches: list[Json]) -> None:
+def _count_batches(bad: ErrorCounts, details: list[str], batches: list[Json]) -> None:
     """Each job and each chain has one batch, besides those that failed for the token limit."""
     of_job: defaultdict[str, list[Json]] = defaultdict(list)
     of_chain: defaultdict[str, list[Json]] = defaultdict(list)
@@ -100,7 +104,7 @@ def _count_batches(bad: Bad, told: list[str], batches: list[Json]) -> None:
                 f"{b['metadata'].get('batchflow_job')}"
                 for b in group
             )
-            told.append(f"{by} {name}: {len(group)} batches: {made}")
+            details.append(f"{by} {name}: {len(group)} batches: {made}")
 
 
 def _failed_for_tokens(batch: Json) -> bool:
@@ -108,14 +112,16 @@ def _failed_for_tokens(batch: Json) -> bool:
     return batch["status"] == "failed" and any(e["code"] == _TOKEN_LIMIT for e in errors)
 
 
-def _count_files(bad: Bad, told: list[str], files: list[Json], chains: list[Chain]) -> None:
+def _count_files(
+    bad: ErrorCounts, details: list[str], files: list[Json], chains: list[Chain]
+) -> None:
     uploads = [file for file in files if file["purpose"] == "batch"]
     for name, times in Counter(file["filename"] for file in uploads).items():
         if times > 1:
             bad.files_doubled += times - 1
-            told.append(f"file {name}: uploaded {times} times")
+            details.append(f"file {name}: uploaded {times} times")
     # Under another name is twice, too.
     more = len({file["filename"] for file in uploads}) - len(chains)
     if more > 0:
         bad.files_doubled += more
-        told.append(f"{more} more files than chains")
+        details.append(f"{more} more files than chains")

@@ -1,4 +1,4 @@
-"""Callers of a connector over gRPC, from one process over one channel, as FlytePropeller calls."""
+"""Call a connector over one gRPC channel, as FlytePropeller does."""
 
 import asyncio
 import itertools
@@ -24,30 +24,30 @@ M = TypeVar("M", bound=Message)
 _GET = "/flyteidl.service.AsyncAgentService/GetTask"
 _CREATE = "/flyteidl.service.AsyncAgentService/CreateTask"
 _CONNECT_S = 20.0
-_ANSWER_S = 10.0
+_RESPONSE_S = 10.0
 
 
 @dataclass
 class Load:
-    """What came of many calls."""
+    """The results of many calls."""
 
-    #: How long all of it took, the last answer included.
+    #: From the first call to the last response.
     elapsed_s: float = 0.0
-    #: Of the calls that were answered, seconds.
+    #: Response times of the successful calls, in seconds.
     latencies_s: list[float] = field(default_factory=list)
-    #: The others, by gRPC's status.
+    #: The gRPC status codes of the failed calls.
     failed: list[str] = field(default_factory=list)
-    #: After which a call was given up; None for never.
+    #: The deadline of each call; None for no deadline.
     deadline_s: float | None = None
 
     @property
     def per_second(self) -> float:
-        """Answers per second."""
+        """Successful calls per second."""
         return len(self.latencies_s) / self.elapsed_s if self.elapsed_s else 0.0
 
 
-class Asker:
-    """Asks about one task at a time."""
+class StatusClient:
+    """Checks one task at a time."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address)
@@ -65,13 +65,13 @@ class Asker:
         await self._channel.close()
 
     async def phase(self, request: bytes) -> str:
-        """The phase that the connector answers, such as ``RUNNING``."""
-        answer = await self._call(request, timeout=_ANSWER_S)
+        """Return the phase of a task, such as ``RUNNING``."""
+        answer = await self._call(request, timeout=_RESPONSE_S)
         return str(TaskExecution.Phase.Name(answer.resource.phase))
 
 
 def get_requests(metas: Sequence[bytes], task_type: str) -> list[bytes]:
-    """A ``GetTask`` for each task."""
+    """Return a serialized ``GetTask`` for each task."""
     return [
         GetTaskRequest(
             task_type=task_type, task_category={"name": task_type}, resource_meta=meta
@@ -80,18 +80,18 @@ def get_requests(metas: Sequence[bytes], task_type: str) -> list[bytes]:
     ]
 
 
-async def ask_on(
+async def get_repeatedly(
     address: str, requests: Sequence[bytes], *, callers: int, duration_s: float
 ) -> Load:
-    """``GetTask`` by so many callers at once, each asking again when it has its answer.
+    """Send ``GetTask`` with concurrent callers, each as soon as its previous call returned.
 
-    They begin no call after ``duration_s`` and wait for those that are out.
+    They start no call after ``duration_s`` and wait for the open ones.
     """
     load = Load()
     async with grpc.aio.insecure_channel(address) as channel:
         call = _prepared(channel, _GET, GetTaskResponse)
         following = itertools.cycle(requests)
-        # Connects, and lets the server import what it imports late.
+        # Connect, and let the server finish its lazy imports.
         await call(next(following), timeout=_CONNECT_S, wait_for_ready=True)
         begun_at = time.perf_counter()
 
@@ -104,8 +104,8 @@ async def ask_on(
     return load
 
 
-async def ask_each(address: str, requests: Sequence[bytes]) -> Load:
-    """One ``GetTask`` for each of the tasks, all at once."""
+async def get_each(address: str, requests: Sequence[bytes]) -> Load:
+    """Send one ``GetTask`` for each task, all at once."""
     load = Load()
     async with grpc.aio.insecure_channel(address) as channel:
         call = _prepared(channel, _GET, GetTaskResponse)
@@ -119,7 +119,7 @@ async def ask_each(address: str, requests: Sequence[bytes]) -> Load:
 async def create_all(
     address: str, requests: Sequence[CreateTaskRequest], *, deadline_s: float
 ) -> tuple[Load, list[bytes]]:
-    """``CreateTask`` for all of them at once; also returns what Flyte would keep of each."""
+    """Send all ``CreateTask`` at once; also return the ResourceMeta of each."""
     load, metas = Load(deadline_s=deadline_s), []
     messages = [request.SerializeToString() for request in requests]
     async with grpc.aio.insecure_channel(address) as channel:
@@ -140,7 +140,7 @@ async def create_all(
 def _prepared(
     channel: grpc.aio.Channel, method: str, answer: type[M]
 ) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, M]":
-    """A call whose request is serialized already: the callers share the machine."""
+    """A call with a serialized request, which costs the callers less CPU."""
     return channel.unary_unary(method, response_deserializer=answer.FromString)
 
 

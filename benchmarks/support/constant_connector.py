@@ -1,4 +1,4 @@
-"""A connector whose answers are constants: what is left is the cost of flytekit's gRPC server.
+"""A connector with constant responses: it shows the cost of flytekit's gRPC server.
 
 ``pyflyte serve connector --modules benchmarks.support.constant_connector``. `create` answers with
 bytes of the length that Batchflow's have; `get` with a Resource like that of a running batch.
@@ -46,7 +46,7 @@ class _Meta(ResourceMeta):  # type: ignore[misc]  # flytekit is untyped
 
 
 class _Constant(AsyncConnectorBase):  # type: ignore[misc]  # flytekit is untyped
-    """Answers always the same."""
+    """Always returns the same response."""
 
     def __init__(self, task_type: str, answer: Resource) -> None:
         super().__init__(task_type_name=task_type, metadata_type=_Meta)
@@ -63,8 +63,8 @@ class _Constant(AsyncConnectorBase):  # type: ignore[misc]  # flytekit is untype
         pass
 
 
-#: Answers with the phase alone.
-BARE_TASK_TYPE = "constant-bare"
+#: Returns a phase only.
+PHASE_ONLY_TASK_TYPE = "constant-bare"
 
 ConnectorRegistry.register(_Constant("openai-batch", _RUNNING), override=True)
-ConnectorRegistry.register(_Constant(BARE_TASK_TYPE, _BARE))
+ConnectorRegistry.register(_Constant(PHASE_ONLY_TASK_TYPE, _BARE))

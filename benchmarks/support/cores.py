@@ -14,7 +14,7 @@ _ALL = _available()
 
 
 def separable() -> bool:
-    """Whether there are enough cores to give the measured process one of its own."""
+    """Whether there are enough cores to reserve one for the measured process."""
     return len(_ALL) > 1
 
 

@@ -20,7 +20,7 @@ _SENTENCES = (
 
 
 def write(path: Path, *, lines: int, size_bytes: int) -> None:
-    """Write so many valid lines, about so many bytes in all; always the same ones."""
+    """Write valid lines with about this total size; the content is always the same."""
     rng = random.Random(lines)
     wanted_bytes = size_bytes // lines
     sentences = [orjson.dumps(sentence)[1:-1] for sentence in _SENTENCES]
@@ -31,7 +31,7 @@ def write(path: Path, *, lines: int, size_bytes: int) -> None:
             text = b""
             while len(text) < room_bytes:
                 text += rng.choice(sentences) + b" "
-            # A backslash or a character of several bytes must not be cut in two.
+            # Do not split an escape sequence or a multi-byte character.
             kept = text[:room_bytes].decode("utf-8", "ignore").rstrip("\\").encode()
             file.write(head + kept + tail)
 

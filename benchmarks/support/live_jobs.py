@@ -1,4 +1,4 @@
-"""Live jobs in Redis, written by the product's own commands as connector and workers do."""
+"""Active jobs in Redis, written with the store's commands."""
 
 import hashlib
 import time
@@ -57,13 +57,13 @@ def make_live(
     Their ages are taken from ``ages_s`` in turn; ``first`` is the number of the first one.
     """
     now_s = store.run(records.time())
-    # The store has been there for long, and so knows of every job that there ever was.
+    # An old store, so that new records are not treated as rebuilt ones.
     store.redis.set(keys.full(settings.key_prefix, keys.BORN), "0", nx=True)
     jobs = [
         _job(number, organization, int(now_s - ages_s[number % len(ages_s)]))
         for number in range(first, first + count)
     ]
-    # Redis and this process work at the same time.
+    # Redis and this process work concurrently.
     with ThreadPoolExecutor(_THREADS) as pool:
         for written in [
             pool.submit(_write, store, settings, chunk) for chunk in _chunks(jobs, _CHUNK)
@@ -136,7 +136,7 @@ def _job(number: int, organization: str | None, created_at: int) -> LiveJob:
 
 
 def batch_of(live: LiveJob, status: str) -> Batch:
-    """Its batch as OpenAI shows it."""
+    """Its batch as OpenAI returns it."""
     shown = batch_json(live.batch_id, live.job_request.job_id, live.created_at, status)
     return Batch.model_validate(shown | {"model": MODEL})
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine on which a figure was measured."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-#: Whose versions decide a figure.
+#: Packages whose versions affect the figures.
 _PACKAGES = (
     "flyte-batchflow",
     "flytekitplugins-openai",
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def describe() -> dict[str, str]:
-    """Cores, memory, and the versions of everything that matters."""
+    """Cores, memory and versions."""
     found = {
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),

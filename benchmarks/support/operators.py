@@ -187,7 +187,7 @@ def _redis(capacity: Capacity, given: Assumptions, batches: int) -> float:
 def _pools(capacity: Capacity) -> str:
     figures = {
         "submits per second": "/s",
-        "processor time per submit": "ms",
+        "CPU time per submit": "ms",
         "memory, shared pages counted once": "MB",
     }
     try:

@@ -1,4 +1,4 @@
-"""What the programs have in common: options, signals, and what becomes of a result."""
+"""The common parts of the programs: options, signals, and output of the result."""
 
 import argparse
 import shlex
@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.support import chart, machine, results, tables
 from benchmarks.support.results import Bar, Chart, Measured, Result
 
-#: Rich takes 80 columns where there is no terminal, in which the tables are unreadable.
+#: Rich's default without a terminal is 80 columns, too few for the tables.
 _COLUMNS = 140
 _IMAGES = Path(__file__).resolve().parent.parent.parent / "docs" / "images"
 
@@ -38,13 +38,13 @@ class Program:
         self._options: dict[str, Any] = {}
 
     def option(self, name: str, default: Any, text: str, *, several: bool = False) -> None:
-        """An option whose type is that of its default; of the first one, if it takes several."""
+        """Add an option with the type of its default, or of the first default."""
         kind = type(default[0] if several else default)
         nargs = "+" if several else None
         self.parser.add_argument(name, type=kind, default=default, help=text, nargs=nargs)
 
     def say(self, text: str) -> None:
-        """What is being done just now."""
+        """Print what the program does."""
         self.console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}[/] {text}", highlight=False)
 
     def result(
@@ -54,7 +54,7 @@ class Program:
         drawn: Chart,
         notes: list[str],
     ) -> Result:
-        """What was found, with all that is needed to repeat it."""
+        """Return the result, with what is needed to repeat it."""
         return Result(
             name=self.name,
             title=self.title,
@@ -69,13 +69,13 @@ class Program:
         )
 
     def run(self, measure: Callable[[argparse.Namespace], Result]) -> int:
-        """Measure, show, keep, draw. A bar that is missed is no failure of the program."""
+        """Measure, then print, write and draw the result. A missed goal is not an error."""
         options = self.parser.parse_args()
         self._options = {
             name: value for name, value in sorted(vars(options).items()) if name != "out"
         }
         signal.signal(signal.SIGTERM, _leave)
-        # flytekit has taken it for itself.
+        # flytekit replaces the handler.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             result = measure(options)
@@ -90,5 +90,5 @@ class Program:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """End in order, so that what was started is stopped."""
+    """Exit normally, so that all processes are stopped."""
     raise SystemExit(128 + number)

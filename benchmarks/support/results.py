@@ -1,4 +1,4 @@
-"""What a benchmark found: kept as JSON, from which the tables and charts in docs/ are made."""
+"""Results of benchmarks, in JSON; the tables and charts in docs/ are generated from them."""
 
 import json
 import math
@@ -20,38 +20,38 @@ OLD = "flytekitplugins-openai"
 class Measured:
     """One quantity of one side, once per round."""
 
-    #: What was measured, such as ``GetTask per second``.
+    #: The quantity, such as ``GetTask per second``.
     figure: str
-    #: Under which circumstances, such as ``50 callers``.
+    #: The circumstances, such as ``50 callers``.
     case: str
     side: str
     unit: str
     rounds: tuple[float, ...]
-    #: Not measured itself: worked out from what was. The notes say how.
+    #: Calculated from measurements; the notes say how.
     computed: bool = False
 
     @property
     def median(self) -> float:
-        """The middle of the rounds."""
+        """The median of the rounds."""
         return statistics.median(self.rounds)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure must reach, and what it came to."""
+    """A goal and the measured value."""
 
     figure: str
     value: float
     limit: float
-    #: Whether the limit is the least or the most.
+    #: Whether the limit is a minimum.
     at_least: bool
     unit: str
-    #: What the value was made of, such as ``1,800 against 40 per second``.
+    #: How the value was calculated, such as ``1,800 against 40 per second``.
     detail: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether it is reached."""
+        """Whether the goal is met."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     @property
@@ -96,7 +96,7 @@ class Result:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """Keep a result."""
+    """Write a result."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.name}.json"
     path.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -104,7 +104,7 @@ def write(result: Result, folder: Path) -> Path:
 
 
 def read(path: Path) -> Result:
-    """A result that was kept."""
+    """Read a result."""
     fields = json.loads(path.read_text("utf-8"))
     measured = [
         Measured(**entry | {"rounds": tuple(entry["rounds"])}) for entry in fields["measured"]
@@ -127,7 +127,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def number(value: float) -> str:
-    """A number for people: three digits that matter, thousands apart."""
+    """Format a number with three significant digits and thousands separators."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))

@@ -1,4 +1,4 @@
-"""Measuring several sides in alternation, so that what changes on the machine hits all of them."""
+"""Measure several sides in alternation, so that changes of the machine affect all of them."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def alternate(rounds: int, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
-    """Measure each side once per round; who begins changes from round to round."""
+    """Measure each side once per round; the first side changes with each round."""
     found: dict[str, list[T]] = {side: [] for side in sides}
     order = list(sides)
     for number in range(rounds):

@@ -1,5 +1,7 @@
-"""What OpenAI's own SDK does with the same file: ``python -m benchmarks.support.sdk_transfers``
-``upload FILE`` or ``download FILE-ID FILE``, in a process of its own; it prints the seconds."""
+"""Transfer a file with OpenAI's SDK and print the seconds.
+
+Run ``python -m benchmarks.support.sdk_transfers upload FILE`` or ``download FILE-ID FILE``.
+"""
 
 import sys
 import time

@@ -36,7 +36,7 @@ _IDLE_TIMEOUT_S = 120.0
 
 
 class Stack(StackBase):
-    """Starts processes: what is measured on a core of its own, the rest on the others."""
+    """Starts processes: measured ones on a reserved core, the others on the other cores."""
 
     log_level = "WARNING"
 

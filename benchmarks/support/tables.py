@@ -1,4 +1,4 @@
-"""A result as people see it in a terminal."""
+"""Print a result in a terminal."""
 
 from rich.console import Console
 from rich.table import Table
@@ -7,7 +7,7 @@ from benchmarks.support.results import OURS, Measured, Result, number
 
 
 def show(result: Result, console: Console) -> None:
-    """All quantities with their spread and how ours compares; then the bars, if there are any."""
+    """Print all quantities with their spread and ratios, then the goals."""
     console.print(_quantities(result))
     if result.bars:
         console.print(_bars(result))

@@ -1,4 +1,4 @@
-"""What a process and its children use."""
+"""CPU time and memory of a process and its children."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process and its living children so far, in seconds."""
+    """CPU time of a process and its running children, in seconds."""
     return sum(sum(process.cpu_times()[:2]) for process in family(pid))
 
 
@@ -20,17 +20,17 @@ def peak_bytes(pid: int) -> int:
 
 
 def now_bytes(pid: int) -> int:
-    """The memory that they have now, summed in the same way."""
+    """Their current memory, summed in the same way."""
     return sum(_bytes(process.pid, "status", "VmRSS") for process in family(pid))
 
 
 def shared_once_bytes(pid: int) -> int:
-    """The memory that they have now, with what they share counted once: the sum of their Pss."""
+    """Their current memory with shared pages counted once: the sum of their Pss."""
     return sum(_bytes(process.pid, "smaps_rollup", "Pss") for process in family(pid))
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and all that it has started, directly or not."""
+    """A process and all its descendants."""
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
 

@@ -10,349 +10,38 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import httpx2
 import pytest
 
-from batchflow.jobs import (
-    BatchSpec,
-    Credential,
-    DownloadSpec,
-    Job,
-    JobRequest,
-    Spec,
-    UploadSpec,
-    random_job_id,
+from batchflow.store import records
+from tests.kit.kill_point_stack import (
+    ALL_END_S,
+    BATCH_S,
+    LEASE_S,
+    SETTLE_S,
+    Case,
+    KillPointStack,
+    a_batch_job,
+    a_download_job,
+    a_lost_reply,
+    a_lost_request,
+    a_lost_upload,
+    a_lost_upload_reply,
+    a_submitted_job,
+    an_upload_job,
+    has_all_lines,
+    has_one_batch,
+    has_one_file,
+    is_cancelled,
+    jobs_for_the_sweep,
+    to_be_cancelled,
+    two_submitted_jobs,
+    was_all_attended_to,
+    was_never_made,
 )
-from batchflow.settings import Settings
-from batchflow.states import JobState
-from batchflow.store import JobStore, connect, records
-from batchflow.store.command import Command
-from tests.kit.emulator import Emulator, EmulatorServer
-from tests.kit.flyte_tasks import custom_ids, jsonl, put, request_line, requests
-from tests.kit.killing_worker import KillingWorker
-from tests.kit.processes import BIN, Process, clean_environment, until
-from tests.kit.stack import KEY_VARIABLES
 
 pytestmark = pytest.mark.timeout(400)
-
-#: Long enough for one step, so that nothing depends on the clock.
-LEASE_S = 2.0
-SETTLE_S = 0.5
-POLL_S = 0.5
-#: A batch takes this long at the emulator, at most.
-BATCH_S = 1.5
-EMULATOR_OPTIONS = {
-    "validating-s": 0.2,
-    "in-progress-s": 0.5,
-    "per-request-s": 0,
-    "finalizing-s": 0.2,
-    "cancelling-s": 0.2,
-}
-API_KEY = "sk-kill-points"
-#: The time in which healthy workers must finish all jobs.
-ALL_END_S = 120.0
-
-
-class World:
-    """Redis, the emulator, and the process whose children die."""
-
-    def __init__(self, redis_url: str, folder: Path) -> None:
-        self.folder = folder
-        self.blobs = folder / "blobs"
-        self.blobs.mkdir()
-        self.prefix = f"kill-{uuid.uuid4().hex[:8]}"
-        emulator = EmulatorServer(folder, EMULATOR_OPTIONS, clean_environment())
-        self.processes: list[Process] = [emulator]
-        emulator.start()
-        emulator.await_ready()
-        base_url = emulator.base_url
-        self.emulator = Emulator(base_url, API_KEY)
-        self.http = httpx2.Client(base_url=base_url, timeout=15)
-        self.env = {
-            **clean_environment(),
-            **dict.fromkeys(KEY_VARIABLES, API_KEY),
-            "OPENAI_BASE_URL": base_url,
-            "BATCHFLOW_REDIS_URL": redis_url,
-            "BATCHFLOW_KEY_PREFIX": self.prefix,
-            "BATCHFLOW_ALLOWED_URIS": f"{self.blobs}/",
-            "BATCHFLOW_LEASE_S": str(LEASE_S),
-            "BATCHFLOW_SETTLE_S": str(SETTLE_S),
-            "BATCHFLOW_POLL_INTERVAL_S": str(POLL_S),
-            "BATCHFLOW_SWEEP_INTERVAL_S": "0.3",
-            "BATCHFLOW_OPENAI_TIMEOUT_S": "10",
-            "PYTHONUNBUFFERED": "1",
-        }
-        self.killing = KillingWorker(self.env, folder / "killing.log")
-        self._redis_url = redis_url
-        self._stores: dict[str, JobStore] = {}
-
-    def stop(self) -> None:
-        """End everything."""
-        self.killing.stop()
-        for process in reversed(self.processes):
-            process.kill()
-        self.emulator.close()
-        self.http.close()
-
-    def start_healthy_workers(self) -> None:
-        """Real ones, with beat."""
-        celery: list[str | Path] = [BIN / "celery", "-A", "batchflow_workers"]
-        options = ["--concurrency", "4", "--loglevel", "INFO"]
-        self.processes.append(self._process("worker", [*celery, "worker", *options], self.env))
-        self.processes.append(self._process("beat", [*celery, "beat", "--pidfile", ""], self.env))
-        for process in self.processes[1:]:
-            process.start()
-
-    def run(self, command: Command[Any], prefix: str = "") -> Any:
-        """A command of the store."""
-        return self._store(prefix or self.prefix).run(command)
-
-    def run_all(self, many: list[Command[Any]]) -> list[Any]:
-        """Many commands of the store."""
-        return list(self._store(self.prefix).run_all(many))
-
-    def job(self, job_id: str, prefix: str = "") -> Job:
-        """A job's record."""
-        job: Job | None = self.run(records.get(job_id), prefix)
-        assert job is not None
-        return job
-
-    def _store(self, prefix: str) -> JobStore:
-        if prefix not in self._stores:
-            values = {"redis_url": self._redis_url, "key_prefix": prefix}
-            self._stores[prefix] = connect(Settings.model_validate(values))
-        return self._stores[prefix]
-
-    def _process(self, name: str, command: list[str | Path], env: dict[str, str]) -> Process:
-        return Process(name, command, env or clean_environment(), self.folder / f"{name}.log")
-
-    # -- what is there before a step
-
-    def job_request(self, spec: Spec, prefix: str = "", due_in_s: float = 0) -> str:
-        """A new job."""
-        job_request = JobRequest(job_id=random_job_id(), spec=spec)
-        self.run(records.create(job_request, due_in_s=due_in_s), prefix)
-        return job_request.job_id
-
-    def upload(self, org: str, name: str = "given.jsonl", content: bytes = b"") -> str:
-        """A file at OpenAI."""
-        answer = self.http.post(
-            "/files",
-            headers=_headers(org),
-            data={"purpose": "batch"},
-            files={"file": (name, content or requests())},
-        )
-        return str(answer.raise_for_status().json()["id"])
-
-    def make_batch(self, org: str, job_id: str, file_id: str) -> str:
-        """A batch at OpenAI."""
-        answer = self.http.post(
-            "/batches",
-            headers=_headers(org),
-            json={
-                "input_file_id": file_id,
-                "endpoint": "/v1/chat/completions",
-                "completion_window": "24h",
-                "metadata": {"batchflow_job": job_id},
-            },
-        )
-        return str(answer.raise_for_status().json()["id"])
-
-
-def _headers(org: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {API_KEY}", "OpenAI-Organization": org}
-
-
-@dataclass
-class Case:
-    """Jobs for one death."""
-
-    org: str = field(default_factory=lambda: f"org-{uuid.uuid4().hex}")
-    ids: list[str] = field(default_factory=list)
-    prefix: str = ""
-    #: How the child that took the step ended.
-    status: int | None = None
-
-    @property
-    def credential(self) -> Credential:
-        """Its own, so that no other case is in the way."""
-        return Credential(organization=self.org)
-
-
-# -- situations: what there is before a step ------------------------------------------------------
-
-
-def a_batch_job(world: World, case: Case, *, due_in_s: float = 0) -> str:
-    """Nothing has been done."""
-    spec = BatchSpec(credential=case.credential, input_file_id=world.upload(case.org), config={})
-    case.ids.append(world.job_request(spec, case.prefix, due_in_s))
-    return case.ids[-1]
-
-
-def a_lost_request(world: World, case: Case) -> str:
-    """A try has begun, and has not reached OpenAI."""
-    job_id = a_batch_job(world, case)
-    world.run(records.begin(job_id), case.prefix)
-    return job_id
-
-
-def a_lost_reply(world: World, case: Case) -> str:
-    """A try has begun, and has made the batch."""
-    job_id = a_lost_request(world, case)
-    file_id = world.job(job_id, case.prefix).input_file_id
-    assert file_id
-    world.make_batch(case.org, job_id, file_id)
-    return job_id
-
-
-def a_submitted_job(world: World, case: Case) -> str:
-    """Its batch is at OpenAI, and the job knows it."""
-    job_id = a_batch_job(world, case)
-    status, _ = world.killing.step("submit", [job_id], prefix=case.prefix)
-    assert status == 0
-    return job_id
-
-
-def two_submitted_jobs(world: World, case: Case) -> None:
-    """Of one credential."""
-    for _ in range(2):
-        a_submitted_job(world, case)
-
-
-def to_be_cancelled(before: Callable[[World, Case], str]) -> Callable[[World, Case], None]:
-    """A job as before, which runs for hours and whose cancellation was requested."""
-
-    def setup(world: World, case: Case) -> None:
-        world.emulator.configure(in_progress_s=3_600)
-        job_id = before(world, case)
-        world.emulator.heal()
-        cancel = records.cancel(job_id, message="Cancelled.", source="delete")
-        assert world.run(cancel) is records.CancelResult.REQUESTED
-
-    return setup
-
-
-def an_upload_job(world: World, case: Case) -> str:
-    """Nothing has been done."""
-    uri = put(world.blobs, requests(), f"{uuid.uuid4().hex}.jsonl")
-    case.ids.append(world.job_request(UploadSpec(credential=case.credential, uri=uri), case.prefix))
-    return case.ids[-1]
-
-
-def a_lost_upload(world: World, case: Case) -> str:
-    """A try has begun, and has not reached OpenAI."""
-    job_id = an_upload_job(world, case)
-    world.run(records.begin(job_id), case.prefix)
-    return job_id
-
-
-def a_lost_upload_reply(world: World, case: Case) -> None:
-    """A try has begun, and has sent the file."""
-    job_id = a_lost_upload(world, case)
-    world.upload(case.org, f"{job_id}.jsonl")
-
-
-def a_download_job(world: World, case: Case) -> None:
-    """Nothing has been done."""
-    batch = _batch_with_both_files(world)
-    case.org = batch["organization"]
-    spec = DownloadSpec(
-        credential=case.credential,
-        output_file_id=batch["output_file_id"],
-        error_file_id=batch["error_file_id"],
-        destination=f"{world.blobs}/{uuid.uuid4().hex}/0",
-    )
-    case.ids.append(world.job_request(spec))
-
-
-def _batch_with_both_files(world: World) -> dict[str, Any]:
-    org = "org-with-both-files"
-    if not world.emulator.batches(org):
-        lines = [request_line("good-0"), request_line("bad-0", temperature=3)]
-        world.make_batch(org, "none", world.upload(org, content=jsonl(lines)))
-    until(lambda: world.emulator.batches(org)[0]["status"] == "completed", "the batch's end")
-    return world.emulator.batches(org)[0]
-
-
-def jobs_for_the_sweep(world: World, case: Case) -> None:
-    """One for each thing that a sweep can ask for; in Redis they are by themselves."""
-    case.prefix = f"{world.prefix}-{uuid.uuid4().hex[:8]}"
-    a_submitted_job(world, case)
-    a_batch_job(world, case, due_in_s=0)
-    world.emulator.configure(in_progress_s=3_600)
-    unwanted = a_lost_reply(world, case)
-    world.emulator.heal()
-    cancel = records.cancel(unwanted, message="Cancelled.", source="delete")
-    assert world.run(cancel, case.prefix) is records.CancelResult.REQUESTED
-
-
-# -- what must have become of it ------------------------------------------------------------------
-
-
-def has_one_batch(world: World, case: Case) -> None:
-    """Each job has one batch, which ended well."""
-    for job_id in case.ids:
-        job = world.job(job_id, case.prefix)
-        assert job.state is JobState.SUCCEEDED, job
-        [batch] = _batches_of(world, case, job_id)
-        assert batch["id"] == job.batch_id
-        assert job.result
-        assert job.result["output_file_id"] == batch["output_file_id"]
-
-
-def is_cancelled(world: World, case: Case) -> None:
-    """The batch is cancelled at OpenAI."""
-    [job_id] = case.ids
-    job = world.job(job_id)
-    assert job.state is JobState.CANCELLED, job
-    assert [batch["status"] for batch in _batches_of(world, case, job_id)] == ["cancelled"]
-
-
-def was_never_made(world: World, case: Case) -> None:
-    """It was cancelled before it reached OpenAI."""
-    [job_id] = case.ids
-    assert world.job(job_id).state is JobState.CANCELLED
-    assert _batches_of(world, case, job_id) == []
-
-
-def has_one_file(world: World, case: Case) -> None:
-    """The file is at OpenAI, once."""
-    [job_id] = case.ids
-    job = world.job(job_id, case.prefix)
-    assert job.state is JobState.SUCCEEDED, job
-    [file] = world.emulator.uploads(case.org)
-    assert file["filename"] == f"{job_id}.jsonl"
-    assert job.result == {"file_id": file["id"]}
-
-
-def has_all_lines(world: World, case: Case) -> None:
-    """Both files are where Flyte wants them, whole, and nothing else is."""
-    [job_id] = case.ids
-    job = world.job(job_id)
-    assert job.state is JobState.SUCCEEDED, job
-    assert job.result
-    assert custom_ids(job.result["output_file"]) == ["good-0"]
-    assert custom_ids(job.result["error_file"]) == ["bad-0"]
-    there = {str(path) for path in Path(job.result["output_file"]).parent.iterdir()}
-    assert there == set(job.result.values())
-
-
-def was_all_attended_to(world: World, case: Case) -> None:
-    """Each job ended as it should, however the sweep did."""
-    *good, unwanted = case.ids
-    has_one_batch(world, Case(case.org, good, case.prefix))
-    assert world.job(unwanted, case.prefix).state is JobState.CANCELLED
-    assert [b["status"] for b in _batches_of(world, case, unwanted)] == ["cancelled"]
-
-
-def _batches_of(world: World, case: Case, job_id: str) -> list[dict[str, Any]]:
-    found = world.emulator.batches(case.org)
-    return [batch for batch in found if batch["metadata"]["batchflow_job"] == job_id]
-
 
 # -- the points -----------------------------------------------------------------------------------
 
@@ -362,8 +51,8 @@ class Situation:
     """A step, what there is before it, and all that it does outside its own process, in order."""
 
     step: str
-    setup: Callable[[World, Case], object]
-    check: Callable[[World, Case], None]
+    setup: Callable[[KillPointStack, Case], object]
+    check: Callable[[KillPointStack, Case], None]
     does: tuple[str, ...]
 
     @property
@@ -632,15 +321,15 @@ WHOLE_WORKER_POINTS = [
 
 
 @pytest.fixture(scope="module")
-def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillPointStack]:
     """Redis, the emulator and the killing worker, without healthy workers."""
-    world = World(redis_url, tmp_path_factory.mktemp("kill-points"))
+    world = KillPointStack(redis_url, tmp_path_factory.mktemp("kill-points"))
     yield world
     world.stop()
 
 
 @pytest.fixture(scope="module")
-def recorded(world: World) -> dict[str, list[str]]:
+def recorded(world: KillPointStack) -> dict[str, list[str]]:
     """The points of each step that is not killed."""
     cases = {name: Case() for name in SITUATIONS}
     for name, case in cases.items():
@@ -649,7 +338,7 @@ def recorded(world: World) -> dict[str, list[str]]:
     return {name: _take(world, name, case)[1] for name, case in cases.items()}
 
 
-def _take(world: World, name: str, case: Case, kill_at: str = "") -> tuple[int, list[str]]:
+def _take(world: KillPointStack, name: str, case: Case, kill_at: str = "") -> tuple[int, list[str]]:
     step = SITUATIONS[name].step
     return world.killing.step(step, case.ids, kill_at=kill_at, prefix=case.prefix)
 
@@ -661,7 +350,7 @@ def test_the_list_of_points_is_complete(recorded: dict[str, list[str]], name: st
 
 
 @pytest.fixture(scope="module")
-def cases(world: World) -> dict[tuple[str, str], Case]:
+def cases(world: KillPointStack) -> dict[tuple[str, str], Case]:
     """A child has died at each point, and then healthy workers have done the rest."""
     cases = {(name, point): Case() for name, point in POINTS}
     cases |= {(f"whole {name}", point): Case() for name, point in WHOLE_WORKER_POINTS}
@@ -684,14 +373,14 @@ def cases(world: World) -> dict[tuple[str, str], Case]:
     return cases
 
 
-def _all_ended(world: World, ids: list[str]) -> bool:
+def _all_ended(world: KillPointStack, ids: list[str]) -> bool:
     jobs = world.run_all([records.get(job_id) for job_id in ids])
     return all(job is not None and job.terminal for job in jobs)
 
 
 @pytest.mark.parametrize(("name", "point"), POINTS)
 def test_a_worker_dies(
-    world: World, cases: dict[tuple[str, str], Case], name: str, point: str
+    world: KillPointStack, cases: dict[tuple[str, str], Case], name: str, point: str
 ) -> None:
     case = cases[name, point]
     assert case.status == -signal.SIGKILL
@@ -700,7 +389,7 @@ def test_a_worker_dies(
 
 @pytest.mark.parametrize(("name", "point"), WHOLE_WORKER_POINTS)
 def test_a_whole_celery_worker_dies(
-    world: World, cases: dict[tuple[str, str], Case], name: str, point: str
+    world: KillPointStack, cases: dict[tuple[str, str], Case], name: str, point: str
 ) -> None:
     case = cases[f"whole {name}", point]
     assert case.status == -signal.SIGKILL
@@ -710,7 +399,9 @@ def test_a_whole_celery_worker_dies(
 @pytest.mark.parametrize(
     "name", ["submit", "submit after a lost request", "upload", "upload after a lost request"]
 )
-def test_a_worker_stands_still_until_another_has_done_its_work(world: World, name: str) -> None:
+def test_a_worker_stands_still_until_another_has_done_its_work(
+    world: KillPointStack, name: str
+) -> None:
     situation = SITUATIONS[name]
     case = Case(prefix=f"{world.prefix}-{uuid.uuid4().hex[:8]}")
     situation.setup(world, case)

@@ -14,7 +14,7 @@ from tests.kit.flyte_client import Node, inputs_of, template_of
 def request_maker(
     folder: Path, *, organization: str, input_file_id: str
 ) -> Callable[[int], list[CreateTaskRequest]]:
-    """Makes requests for so many new tasks of a new execution, no two of them the same."""
+    """Return a function that makes requests for new tasks of a new execution."""
     task = BatchEndpointTask(name="batch", config=dict(CONFIG), openai_organization=organization)
     template, inputs = template_of(task), inputs_of(input_file_id=input_file_id)
 
