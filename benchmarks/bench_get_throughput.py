@@ -1,6 +1,6 @@
 """Measure ``GetTask`` calls per second and their response times.
 
-Concurrent callers send calls for different active jobs to flytekit's gRPC server, each as soon as
+Concurrent callers send calls for different live jobs to flytekit's gRPC server, each as soon as
 the previous one returned. The server runs Batchflow's connector, the old plugin with a stub of
 OpenAI that responds immediately, or a connector with constant responses, which shows the server's
 own limit.
@@ -40,7 +40,7 @@ _FLYTES_DEADLINE_S = 10.0
 _WARM_UP_S = 3.0
 
 program = Program("get_throughput", "GetTask through flytekit's gRPC server", __doc__)
-program.option("--jobs", 10_000, "number of active jobs")
+program.option("--jobs", 10_000, "number of live jobs")
 program.option("--callers", [50, 500], "numbers of concurrent callers", several=True)
 program.option("--seconds", 1.5, "duration of each measurement")
 program.option("--rounds", 4, "rounds of each measurement")
@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace) -> Result:
             CONSTANT: stack.connector("benchmarks.support.constant_connector", name="constant"),
         }
         addresses[PHASE_ONLY] = addresses[CONSTANT]
-        program.say(f"Recording {options.jobs:,} active jobs")
+        program.say(f"Recording {options.jobs:,} live jobs")
         jobs = make_live(stack.store(), stack.settings(), options.jobs, organization=_ORGANIZATION)
         requests = _requests(jobs)
         program.say("Checking each job once")

@@ -1,6 +1,6 @@
 """Measure the calls to OpenAI per minute, and the age of the cached status.
 
-A real worker and beat poll the active batches of several organizations. A stub of OpenAI counts
+A real worker and beat poll the live batches of several organizations. A stub of OpenAI counts
 the calls. Some organizations have just started all their batches, which are polled most often. The
 others have batches of all ages up to a day, with as many ended ones between them in OpenAI's list.
 Half of the organizations receive webhooks, so their batches are polled less often.
@@ -58,7 +58,7 @@ _MIN_SAVED = 100.0
 
 program = Program("polling_cost", "Polling: calls to OpenAI and age of the status", __doc__)
 program.option(
-    "--live", [1, 100, 1_000, 10_000], "numbers of active batches of an organization", several=True
+    "--live", [1, 100, 1_000, 10_000], "numbers of live batches of an organization", several=True
 )
 program.option("--minutes", 8.0, "duration of the measurement, at the default intervals")
 program.option("--warm-up-minutes", 2.0, "duration of the warm-up, at the default intervals")
@@ -67,7 +67,7 @@ program.option("--faster", 6.0, "factor by which all intervals are divided")
 
 @dataclass
 class PolledOrganization:
-    """An organization, its active batches, and the measured ages of their status."""
+    """An organization, its live batches, and the measured ages of their status."""
 
     organization: str
     ages: str
@@ -153,7 +153,7 @@ def _settings(stack: Stack, faster: float) -> Settings:
 def _groups(
     store: JobStore, settings: Settings, options: argparse.Namespace
 ) -> Iterator[PolledOrganization]:
-    """Record active batches; the young ones last, so that they are young at the start."""
+    """Record live batches; the young ones last, so that they are young at the start."""
     for ages in (_AGED, _YOUNG):
         for live in sorted(options.live, reverse=True):
             for webhooks in (False, True):

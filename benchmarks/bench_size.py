@@ -1,4 +1,4 @@
-"""Measure Redis memory, the beat tick and the sweep with many active jobs.
+"""Measure Redis memory, the beat tick and the sweep with many live jobs.
 
 The store's commands record up to 100,000 jobs in one Redis. The workers' sweep runs without due
 jobs and with ``--due`` of them. Memory is measured with Redis' default and with the recommended
@@ -31,7 +31,7 @@ from benchmarks.support.results import OURS, Bar, Chart, Measured, Result
 from benchmarks.support.rounds import alternate
 from benchmarks.support.stack import Stack
 
-_MEMORY = "Redis memory per active job"
+_MEMORY = "Redis memory per live job"
 _PARTS = "of which"
 _TICK = "beat tick without due jobs"
 _SWEEP = "sweep"
@@ -42,13 +42,11 @@ _ORGANIZATION = "org-0123456789abcdefghijklmn"
 _SAMPLED = 200
 _MAX_BYTES = 2_048
 _MAX_TICK_MS = 5.0
-#: The cost of a sweep must depend on the due jobs, not on the active jobs.
+#: The cost of a sweep must depend on the due jobs, not on the live jobs.
 _MAX_GROWTH = 1.5
 
-program = Program("size", "Many active jobs in one Redis", __doc__)
-program.option(
-    "--live", [1_000, 10_000, 100_000], "numbers of active jobs, ascending", several=True
-)
+program = Program("size", "Many live jobs in one Redis", __doc__)
+program.option("--live", [1_000, 10_000, 100_000], "numbers of live jobs, ascending", several=True)
 program.option("--due", [1_000], "numbers of due jobs", several=True)
 program.option("--ticks", 50, "beat ticks without due jobs, in each round")
 program.option("--rounds", 5, "rounds of each measurement")
@@ -65,7 +63,7 @@ class Population:
     @property
     def case(self) -> str:
         """The name of the case in tables."""
-        return f"{len(self.jobs):,} active"
+        return f"{len(self.jobs):,} live"
 
     def key(self, name: str) -> str:
         """Return a key with its prefix."""
@@ -106,7 +104,7 @@ def measure(options: argparse.Namespace) -> Result:
         ):
             _redis(stack, value_bytes, f"redis-{value_bytes}-{bool(organization)}")
             measured += _populate(stack, least, organization, value_bytes)[1]
-    chart = Chart(_MEMORY, "Redis memory per active job, in bytes")
+    chart = Chart(_MEMORY, "Redis memory per live job, in bytes")
     return program.result(measured, _bars(measured, options), chart, _notes())
 
 
@@ -119,7 +117,7 @@ def _populate(
 ) -> tuple[Population, list[Measured]]:
     """Record jobs under a new key prefix and measure their memory."""
     scope = "with an organization" if organization else "no organization"
-    case = f"{live:,} active, {scope}, listpack {value_bytes}"
+    case = f"{live:,} live, {scope}, listpack {value_bytes}"
     program.say(f"Recording {case}")
     settings = stack.settings(key_prefix=f"live{live}")
     store = connect(settings)
@@ -223,18 +221,18 @@ def _bars(measured: list[Measured], options: argparse.Namespace) -> list[Bar]:
         return next(m.median for m in measured if (m.figure, m.case) == (figure, case))
 
     bars = [
-        Bar(f"Redis memory per active job, {m.case}", m.median, _MAX_BYTES, False, "bytes")
+        Bar(f"Redis memory per live job, {m.case}", m.median, _MAX_BYTES, False, "bytes")
         for m in measured
         if m.figure == _MEMORY
-        and m.case.startswith(f"{most:,} active")
+        and m.case.startswith(f"{most:,} live")
         and m.case.endswith(f"listpack {_RECOMMENDED}")
     ]
-    tick = median(_TICK, f"{most:,} active")
-    bars.append(Bar(f"{_TICK}, {most:,} active", tick, _MAX_TICK_MS, False, "ms"))
+    tick = median(_TICK, f"{most:,} live")
+    bars.append(Bar(f"{_TICK}, {most:,} live", tick, _MAX_TICK_MS, False, "ms"))
     if least >= due:
         few, many = (median(_SWEEP, f"{due:,} due of {live:,}") for live in (least, most))
         growth = Bar(
-            f"sweep of {due:,} due: among {most:,} active against among {least:,}",
+            f"sweep of {due:,} due: among {most:,} live against among {least:,}",
             many / few,
             _MAX_GROWTH,
             False,

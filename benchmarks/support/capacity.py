@@ -42,7 +42,7 @@ class Capacity:
         return self._submitter("memory, all processes").median
 
     def polling_share(self) -> float:
-        """The average share of a core that polling one active batch takes."""
+        """The average share of a core that polling one live batch takes."""
         found = self.all("polling_cost", "worker's CPU per minute")[-1]
         return found.median / 60 / _number_in(found.case)
 
@@ -74,10 +74,10 @@ class Capacity:
         return max(max(m.rounds) for m in self.all("files", "peak memory, all", _THREADS))
 
     def bytes_per_job(self) -> float:
-        """Redis memory of an active job, as configured in docker-compose.yml."""
+        """Redis memory of a live job, as configured in docker-compose.yml."""
         found = [
             m
-            for m in self.all("size", "Redis memory per active job")
+            for m in self.all("size", "Redis memory per live job")
             if "with an organization, listpack 2048" in m.case
         ]
         if not found:
