@@ -178,8 +178,9 @@ class TestLogin:
         names = {log_in(secured, host=f"localhost:{port}").partition("=")[0] for port in (80, 81)}
         assert len(names) == 2
 
-    def test_gateways_with_the_same_token_share_sessions(self) -> None:
-        with InProcess(app(api_token=TOKEN)) as one, InProcess(app(api_token=TOKEN)) as other:
+    @pytest.mark.parametrize("same", [TOKEN, f"{TOKEN}\n"], ids=["equal", "from a file"])
+    def test_gateways_with_the_same_token_share_sessions(self, same: str) -> None:
+        with InProcess(app(api_token=TOKEN)) as one, InProcess(app(api_token=same)) as other:
             assert other.get("/api/openapi.json", cookie=log_in(one)).status == 200
 
     def test_a_new_token_ends_all_sessions(self, secured: InProcess) -> None:

@@ -63,7 +63,7 @@ class Access:
         # A token from a file may end with a newline.
         self._token = _digest(token.get_secret_value().strip()) if token else None
         self._public_url = settings.public_url
-        key = token.get_secret_value().encode() if token else secrets.token_bytes(32)
+        key = self._token or secrets.token_bytes(32)
         self._cookies = TimestampSigner(
             key, "batchflow session", key_derivation="hmac", digest_method=hashlib.sha256
         )
@@ -124,7 +124,7 @@ class Access:
         return self._csrf_tokens.get_signature(session).decode()
 
     def is_csrf_token(self, session: str, token: str) -> bool:
-        """Whether a form is from a page of this session."""
+        """Whether a form's token belongs to this session."""
         return self._csrf_tokens.verify_signature(session, token)
 
     def set_session_cookie(
