@@ -24,7 +24,9 @@ _COMMANDS = {
         "Run the webhook receiver and status page.",
     ),
     "simulate": LazyCommand(
-        "batchflow.simulator.command:simulate", "simulator", "Run an emulator of OpenAI's APIs."
+        "batchflow.simulator.simulate_command:simulate",
+        "simulator",
+        "Run an emulator of OpenAI's APIs.",
     ),
 }
 

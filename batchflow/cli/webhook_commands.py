@@ -156,7 +156,7 @@ def delete(id_: str, credential: Credential, as_json: bool) -> None:
 
 
 def _connect(credential: Credential) -> WebhooksApi:
-    # The InvalidSettings message about OPENAI_BASE_URL offers the emulator, which is no help here.
+    # The message about OPENAI_BASE_URL suggests the emulator, which cannot manage real endpoints.
     with contextlib.suppress(InvalidSettings):
         if export_api_key(credential):
             return connect_webhooks(credential, load_settings().openai_timeout_s)

@@ -37,7 +37,7 @@ async def cancel_job(
     job = await find_job(store, text)
     result = await store.run(records.cancel(job.id, message=message, source=source))
     if result is None:
-        raise JobNotFound(f"There is no longer a job {job.id}.")
+        raise JobNotFound(f"Job {job.id} no longer exists.")
     delayed = False
     if result is CancelResult.REQUESTED:
         try:

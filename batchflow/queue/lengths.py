@@ -60,7 +60,7 @@ def _timeouts(seconds: float) -> dict[str, float]:
 def _length(connection: Any, queue: str) -> QueueLength:
     if connection.transport.driver_type == _REDIS:
         return _length_of_list(connection.default_channel.client, queue)
-    # A channel of its own: the reply that there is no such queue closes it.
+    # Use a separate channel: a reply of NOT_FOUND closes it.
     with connection.channel() as channel:
         try:
             return QueueLength(channel.queue_declare(queue=queue, passive=True).message_count)

@@ -24,7 +24,7 @@ class Joined(StrEnum):
 
     #: The job waits, or it ended because its cancellation was requested.
     APPLIED = "applied"
-    #: No job to wait behind; nothing changed.
+    #: No job to wait behind; only the job's place in the queue is recorded.
     FIRST = "first"
     #: The job has a batch by now; nothing changed.
     STALE = "stale"

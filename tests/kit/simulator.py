@@ -15,7 +15,7 @@ from openai.types import Batch, FileObject
 from tests.kit.processes import until
 
 CHAT: Final = "/v1/chat/completions"
-PROGRAM = "from batchflow.simulator.command import simulate; simulate()"
+PROGRAM = "from batchflow.simulator.simulate_command import simulate; simulate()"
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cw=="
 READY = "OpenAI emulator ready: OPENAI_BASE_URL="
 ENDED = ("completed", "failed", "expired", "cancelled")

@@ -128,8 +128,8 @@ async def stream(
     """The data of each `transition` event is a `Transition` in JSON. Without an id to continue
     after, the stream begins with the next transition.
 
-    `reset` says that transitions were missed and are no longer available: read the jobs again. The
-    stream continues after it. It stays open while Redis is unavailable.
+    `reset` means that the stream missed transitions that Redis has deleted: read the jobs again.
+    The stream continues after it. It stays open while Redis is unavailable.
     """
     given = last_event_id if last_event_id is not None else query.last_event_id
     position = EntryId.parse(given) if given is not None else None

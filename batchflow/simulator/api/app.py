@@ -13,9 +13,9 @@ from starlette.routing import Mount, Route
 
 from batchflow.simulator.api import batches, control, files, webhook_endpoints
 from batchflow.simulator.api.operation import ApiOperation, Handler
+from batchflow.simulator.api_error import ApiError
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.engine.state import SimulatorState
-from batchflow.simulator.errors import ApiError
 
 _FILE = "/files/{file_id}"
 _BATCH = "/batches/{batch_id}"

@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse, Response
 
 from batchflow.simulator.api.paging import list_page
 from batchflow.simulator.api.request_reading import read_json
+from batchflow.simulator.api_error import ApiError, not_found
 from batchflow.simulator.engine import ids
 from batchflow.simulator.engine.batches import Batch, ScriptedEnd
 from batchflow.simulator.engine.state import SimulatorState
-from batchflow.simulator.errors import ApiError, not_found
 from batchflow.simulator.statuses import ENDED
 
 _Key = Annotated[str, StringConstraints(max_length=64)]

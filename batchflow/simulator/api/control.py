@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batchflow.simulator.api.request_reading import read_body, read_json, read_object
+from batchflow.simulator.api_error import ApiError, from_validation, not_found
 from batchflow.simulator.config import MAX_DURATION_S, SimulatorConfig
 from batchflow.simulator.engine.batches import ScriptedEnd
 from batchflow.simulator.engine.state import SimulatorState
-from batchflow.simulator.errors import ApiError, from_validation, not_found
 from batchflow.simulator.faults.outages import Outage
 from batchflow.simulator.statuses import ENDED, LIVE
 

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from batchflow.simulator.api.paging import list_page
+from batchflow.simulator.api_error import ApiError, not_found
 from batchflow.simulator.engine.files import StoredFile
 from batchflow.simulator.engine.state import SimulatorState
-from batchflow.simulator.errors import ApiError, not_found
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 #: The most bytes that form fields and part headers add to an upload.

@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from batchflow.simulator.api.request_reading import authenticate
+from batchflow.simulator.api_error import ApiError
 from batchflow.simulator.engine import ids
 from batchflow.simulator.engine.state import SimulatorState
-from batchflow.simulator.errors import ApiError
 from batchflow.simulator.faults.outages import Outage
 from batchflow.simulator.faults.responses import (
     drop_connection,

@@ -6,8 +6,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from batchflow.simulator.api_error import ApiError, not_found
 from batchflow.simulator.engine.paged_collection import PagedCollection, T
-from batchflow.simulator.errors import ApiError, not_found
 
 
 def list_page(

@@ -6,8 +6,8 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from batchflow.simulator.api_error import ApiError, from_validation
 from batchflow.simulator.config import SimulatorConfig
-from batchflow.simulator.errors import ApiError, from_validation
 
 #: The largest JSON body, in bytes.
 MAX_JSON_BYTES = 1_000_000

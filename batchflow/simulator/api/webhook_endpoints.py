@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse, Response
 
 from batchflow.simulator.api.paging import list_page
 from batchflow.simulator.api.request_reading import read_json
+from batchflow.simulator.api_error import ApiError, not_found
 from batchflow.simulator.config import HttpUrl
 from batchflow.simulator.engine import ids
 from batchflow.simulator.engine.state import SimulatorState
-from batchflow.simulator.engine.webhook_sender import OLD_SECRET_LIFETIME_S, WebhookEndpoint
-from batchflow.simulator.errors import ApiError, not_found
+from batchflow.simulator.engine.webhook_sender import OLD_SECRET_LIFETIME_S, StoredWebhookEndpoint
 
 EventType = Literal[
     "batch.completed",
@@ -91,7 +91,7 @@ async def create(state: SimulatorState, request: Request, organization: str) -> 
     """`POST /v1/webhook_endpoints`; the response contains the secret."""
     params = await read_json(request, CreateEndpoint)
     now = int(time.time())
-    endpoint = WebhookEndpoint(
+    endpoint = StoredWebhookEndpoint(
         id=ids.new_id("we"),
         name=params.name,
         url=params.url,
@@ -107,7 +107,7 @@ async def create(state: SimulatorState, request: Request, organization: str) -> 
 async def list_(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/webhook_endpoints`, newest first."""
     endpoints = state.webhooks.of(organization)
-    return list_page(request, endpoints, WebhookEndpoint.to_json, kind="webhook endpoint")
+    return list_page(request, endpoints, StoredWebhookEndpoint.to_json, kind="webhook endpoint")
 
 
 async def retrieve(state: SimulatorState, request: Request, organization: str) -> Response:
@@ -181,7 +181,7 @@ async def event_types(state: SimulatorState, request: Request, organization: str
     return JSONResponse({"object": "list", "data": list(get_args(EventType))})
 
 
-def _find(state: SimulatorState, request: Request, organization: str) -> WebhookEndpoint:
+def _find(state: SimulatorState, request: Request, organization: str) -> StoredWebhookEndpoint:
     endpoint_id: str = request.path_params["endpoint_id"]
     endpoint = state.webhooks.of(organization).get(endpoint_id)
     if endpoint is None:
@@ -193,6 +193,6 @@ def _new_secret() -> SecretStr:
     return SecretStr("whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode())
 
 
-def _response_with_secret(endpoint: WebhookEndpoint) -> Response:
+def _response_with_secret(endpoint: StoredWebhookEndpoint) -> Response:
     secret = endpoint.secret.get_secret_value()
     return JSONResponse({**endpoint.to_json(), "signing_secret": secret})

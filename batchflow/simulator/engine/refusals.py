@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from batchflow.simulator.api_error import ApiError
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.engine import ids
-from batchflow.simulator.errors import ApiError
 
 #: Models whose name begins so don't exist.
 MISSING_MODEL_PREFIX = "no-such"

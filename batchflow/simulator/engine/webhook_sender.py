@@ -30,7 +30,7 @@ _MAX_BACKOFF_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookEndpoint:
+class StoredWebhookEndpoint:
     """A webhook endpoint of an organization."""
 
     id: str
@@ -87,14 +87,14 @@ class WebhookSender:
     """The webhook endpoints of all organizations, and the deliveries in progress."""
 
     def __init__(self, *, seed: int) -> None:
-        self._endpoints: dict[str, PagedCollection[WebhookEndpoint]] = {}
+        self._endpoints: dict[str, PagedCollection[StoredWebhookEndpoint]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._client = httpx2.AsyncClient(timeout=_TIMEOUT_S)
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
         #: Counts of events, attempts and their outcomes.
         self.counts: Counter[str] = Counter()
 
-    def of(self, organization: str) -> PagedCollection[WebhookEndpoint]:
+    def of(self, organization: str) -> PagedCollection[StoredWebhookEndpoint]:
         """Return the endpoints of an organization."""
         return self._endpoints.setdefault(organization, PagedCollection())
 
@@ -111,7 +111,7 @@ class WebhookSender:
             if event_type in endpoint.event_types:
                 self._start_delivery(endpoint.url, body, endpoint.secrets, config)
 
-    async def test(self, endpoint: WebhookEndpoint, event_type: str) -> int:
+    async def test(self, endpoint: StoredWebhookEndpoint, event_type: str) -> int:
         """Deliver a sample event once and return the status code of the response.
 
         Raises:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Send
 
-from batchflow.simulator.errors import ApiError
+from batchflow.simulator.api_error import ApiError
 from batchflow.simulator.faults.outages import Outage
 
 _GARBAGE = b"<html><body><h1>upstream connect error</h1></body></html>"

@@ -9,7 +9,8 @@
 --          [13] OpenAI's status of the batch, '' to keep it  [14] model, '' to keep it
 --          [15] '1' if a batch was over the limit: it is forgotten; '0' if the job has none and only
 --          waits behind others
--- returns  [1] applied | stale | refused | missing | first (no job to wait behind; nothing changed)
+-- returns  [1] applied | stale | refused | missing | first (no job to wait behind; only its place in
+--          the queue is recorded)
 --          [2] the state now  [3] cancel_requested
 local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'cancel_requested', 'openai_status',
   'message', 'batch_id', 'organization', 'execution', 'created_at', 'waiting_since')

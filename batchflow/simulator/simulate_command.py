@@ -9,8 +9,8 @@ import click
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from batchflow.simulator.api_error import from_validation
 from batchflow.simulator.config import SimulatorConfig
-from batchflow.simulator.errors import from_validation
 from batchflow.simulator.faults.outages import Outage
 from batchflow.simulator.server import serve
 

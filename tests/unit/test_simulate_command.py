@@ -2,8 +2,8 @@ from pathlib import Path
 
 import click
 
-from batchflow.simulator.command import simulate
 from batchflow.simulator.config import SimulatorConfig
+from batchflow.simulator.simulate_command import simulate
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "simulator.md"
 
