@@ -12,8 +12,9 @@ _ROUNDED_FROM: Final = 10_000
 _ID_CHARS: Final = len("bf-") + 8
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
-#: humanize's units, and their symbols: a table has no room for words.
+#: humanize's words, and their symbols: a table has no room for words.
 _SYMBOLS: Final = {"second": "s", "minute": "min", "hour": "h", "day": "d"}
+_MAGNITUDES: Final = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}
 _UNIT: Final = re.compile(rf"({'|'.join(_SYMBOLS)})s?( and|,)?")
 
 
@@ -63,8 +64,11 @@ def count(value: int, noun: str, plural: str = "") -> str:
 
 
 def short_number(value: int) -> str:
-    """``9,999``, then ``12.3 thousand``, ``1.2 million``."""
-    return number(value) if value < _ROUNDED_FROM else humanize.intword(value)
+    """``9,999``, then ``12.3 k``, ``1.2 M``."""
+    if value < _ROUNDED_FROM:
+        return number(value)
+    rounded, _, magnitude = humanize.intword(value).partition(" ")
+    return f"{rounded} {_MAGNITUDES.get(magnitude, magnitude)}"
 
 
 def percent(part: int, whole: int) -> str:

@@ -35,7 +35,14 @@ def test_the_time_left() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0"), (9_999, "9,999"), (12_345, "12.3 thousand"), (1_234_567, "1.2 million")],
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (12_345, "12.3 k"),
+        (1_234_567, "1.2 M"),
+        (3 * 10**9, "3.0 B"),
+        (10**12, "1.0 T"),
+    ],
 )
 def test_a_rounded_number(value: int, shown: str) -> None:
     assert formatting.short_number(value) == shown

@@ -150,7 +150,7 @@ def test_numbers_say_what_they_count_and_lead_there() -> None:
     assert figure("Running", of).note == "1,900 batches, 1 upload"
     assert figure("Running", of).href == "/?state=running"
     assert figure("Succeeded, last hour", of).note == "700 in total"
-    assert figure("Tokens", of).value == "1.3 million"
+    assert figure("Tokens", of).value == "1.3 M"
     assert figure("Tokens", of).note == "since 1 Jul 2026"
     assert "1,000,000 input, 300,000 output" in figure("Tokens", of).title
     assert figure("Oldest live batch", of).value == "21 h 4 min"
