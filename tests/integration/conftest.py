@@ -12,7 +12,7 @@ from batchflow.openai_client import client
 from batchflow.settings import Settings
 from batchflow.store import connect
 from tests.kit.emulator import Emulator, running_emulator
-from tests.kit.rigs import Rig, over_fakeredis, over_redis
+from tests.kit.stores import StoreHarness, over_fakeredis, over_redis
 from tests.kit.workers import KEY, OTHER_KEY, MakeWorkers, RecordingSender, Workers
 
 
@@ -71,12 +71,12 @@ def remote(make_workers: MakeWorkers, key_prefix: str) -> tuple[Workers, str, An
 @pytest.fixture(
     params=["fakeredis-blocking", "fakeredis-asyncio", "redis-blocking", "redis-asyncio"]
 )
-def rig(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[Rig]:
-    server, _, face = request.param.partition("-")
-    blocking = face == "blocking"
+def store(request: pytest.FixtureRequest, key_prefix: str) -> Iterator[StoreHarness]:
+    server, _, client = request.param.partition("-")
+    blocking = client == "blocking"
     if server == "fakeredis":
-        with over_fakeredis(key_prefix, blocking) as rig:
-            yield rig
+        with over_fakeredis(key_prefix, blocking) as store:
+            yield store
     else:
-        with over_redis(key_prefix, blocking, request.getfixturevalue("redis_url")) as rig:
-            yield rig
+        with over_redis(key_prefix, blocking, request.getfixturevalue("redis_url")) as store:
+            yield store

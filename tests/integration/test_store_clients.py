@@ -24,7 +24,7 @@ from batchflow.store import (
 from batchflow.store.command import Command
 from batchflow.store.job_store import script_names, script_source
 from tests.kit.job_requests import a_job_request
-from tests.kit.rigs import LATER_S, Rig, loop
+from tests.kit.stores import LATER_S, StoreHarness, blocking_async_store
 
 EARLIER_S = -1_000
 
@@ -71,8 +71,8 @@ def test_every_key_of_a_script_is_declared(name: str) -> None:
     assert "redis.pcall" not in code
 
 
-def test_time_is_redis_time(rig: Rig) -> None:
-    assert rig.run(records.time()) == pytest.approx(time.time(), abs=5)
+def test_time_is_redis_time(store: StoreHarness) -> None:
+    assert store.run(records.time()) == pytest.approx(time.time(), abs=5)
 
 
 def test_an_unavailable_redis_is_one_error(key_prefix: str, redis_url: str) -> None:
@@ -82,10 +82,10 @@ def test_an_unavailable_redis_is_one_error(key_prefix: str, redis_url: str) -> N
     assert isinstance(caught.value.__cause__, RedisConnectionError)
     assert "hunter2" not in str(caught.value)
     with (
-        loop(AsyncRedis.from_url("redis://127.0.0.1:1/0"), key_prefix) as face,
+        blocking_async_store(AsyncRedis.from_url("redis://127.0.0.1:1/0"), key_prefix) as commands,
         pytest.raises(StoreUnavailable),
     ):
-        face.run(records.create(a_job_request(), due_in_s=0))
+        commands.run(records.create(a_job_request(), due_in_s=0))
 
 
 def test_many_commands_share_a_round_trip(redis_url: str, key_prefix: str) -> None:

@@ -13,7 +13,7 @@ from batchflow.store.command import Command
 from batchflow.store.records import Begun, CancelResult, UpdateOutcome
 from tests.kit.job_requests import a_job_request
 from tests.kit.processes import until
-from tests.kit.rigs import LATER_S, Rig
+from tests.kit.stores import LATER_S, StoreHarness
 
 TERMINAL = sorted(set(JobState) - LIVE)
 EARLIER_S = -1_000
@@ -22,66 +22,66 @@ EARLIER_S = -1_000
 # Create
 
 
-def test_create_records_a_new_job(rig: Rig) -> None:
+def test_create_records_a_new_job(store: StoreHarness) -> None:
     job_request = a_job_request(execution="p/d/e/n", attempt=2)
-    now_s = rig.run(records.time())
-    created = rig.run(records.create(job_request, due_in_s=30))
+    now_s = store.run(records.time())
+    created = store.run(records.create(job_request, due_in_s=30))
     assert created.new
     job = created.job
     assert job is not None
-    assert job == rig.job(job_request)
+    assert job == store.job(job_request)
     assert (job.id, job.kind, job.state) == (job_request.job_id, JobKind.BATCH, JobState.QUEUED)
     assert (job.spec, job.execution, job.attempt) == (job_request.spec, "p/d/e/n", 2)
     assert (job.source, job.tries, job.stage, job.message) == ("create", 1, Stage.NONE, "")
     assert job.created_at == job.updated_at
     assert job.created_at.timestamp() == pytest.approx(now_s, abs=5)
-    assert rig.due()[job.id] == pytest.approx(now_s + 30, abs=5)
-    assert rig.run(index.recent(10)) == [job.id]
+    assert store.due()[job.id] == pytest.approx(now_s + 30, abs=5)
+    assert store.run(index.recent(10)) == [job.id]
 
 
-def test_create_finds_an_existing_job_and_changes_nothing(rig: Rig) -> None:
-    job_request = rig.in_state(JobState.RUNNING)
-    before = rig.everything()
+def test_create_finds_an_existing_job_and_changes_nothing(store: StoreHarness) -> None:
+    job_request = store.in_state(JobState.RUNNING)
+    before = store.everything()
     other = job_request.model_copy(update={"attempt": 7, "execution": "other"})
     for rebuilt in (False, True):
-        created = rig.run(records.create(other, due_in_s=0, rebuilt=rebuilt))
+        created = store.run(records.create(other, due_in_s=0, rebuilt=rebuilt))
         assert not created.new
-        assert created.job == rig.job(job_request)
+        assert created.job == store.job(job_request)
         assert created.job is not None
         assert created.job.attempt == 0
-    assert rig.everything() == before
+    assert store.everything() == before
 
 
-def test_a_rebuilt_record_may_have_something_at_openai(rig: Rig) -> None:
+def test_a_rebuilt_record_may_have_something_at_openai(store: StoreHarness) -> None:
     job_request = a_job_request()
-    assert rig.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True)).new
-    job = rig.job(job_request)
+    assert store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True)).new
+    job = store.job(job_request)
     assert (job.state, job.stage, job.tries) == (JobState.RUNNING, Stage.IN_PROGRESS, 1)
     assert (job.source, job.batch_id) == ("get", None)
     assert job.message.startswith("Redis lost this job's record")
-    assert rig.run(records.claim_due(10, hold_s=10)) == [job_request.job_id]
+    assert store.run(records.claim_due(10, hold_s=10)) == [job_request.job_id]
 
 
-def test_a_young_store_may_have_been_emptied(rig: Rig) -> None:
+def test_a_young_store_may_have_been_emptied(store: StoreHarness) -> None:
     identified = a_job_request(execution="p/d/e/n")
-    job = rig.run(records.create(identified, due_in_s=0)).job
+    job = store.run(records.create(identified, due_in_s=0)).job
     assert job is not None
     assert (job.tries, job.tried_at) == (1, datetime.fromtimestamp(0, UTC))
-    unidentified = rig.run(records.create(a_job_request(), due_in_s=0)).job
+    unidentified = store.run(records.create(a_job_request(), due_in_s=0)).job
     assert unidentified is not None
     assert unidentified.tries == 0
 
 
-def test_an_old_store_has_every_job(rig: Rig) -> None:
-    rig.run(Command("SET", [keys.BORN], [rig.run(records.time()) - 3_600], bool))
-    job = rig.run(records.create(a_job_request(execution="p/d/e/n"), due_in_s=0)).job
+def test_an_old_store_has_every_job(store: StoreHarness) -> None:
+    store.run(Command("SET", [keys.BORN], [store.run(records.time()) - 3_600], bool))
+    job = store.run(records.create(a_job_request(execution="p/d/e/n"), due_in_s=0)).job
     assert job is not None
     assert (job.tries, job.tried_at) == (0, None)
 
 
-def test_a_record_is_plain_to_read(rig: Rig) -> None:
-    job_request = rig.created()
-    rig.run(records.begin(job_request.job_id))
+def test_a_record_is_plain_to_read(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.run(records.begin(job_request.job_id))
     observed = {
         "batch_id": "batch_1",
         "openai_status": "completed",
@@ -95,8 +95,8 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
         "message": "Done.",
         "result": "{}",
     }
-    rig.changed(job_request, to=JobState.SUCCEEDED, stage=Stage.ENDED, fields=observed)
-    record = rig.raw(keys.job(job_request.job_id))
+    store.changed(job_request, to=JobState.SUCCEEDED, stage=Stage.ENDED, fields=observed)
+    record = store.raw(keys.job(job_request.job_id))
     history = record.pop("history").split("\n")
     assert [line.split("\t")[1:] for line in history] == [
         ["queued", "", "create", ""],
@@ -117,23 +117,23 @@ def test_a_record_is_plain_to_read(rig: Rig) -> None:
     }
 
 
-def test_get_without_a_record(rig: Rig) -> None:
-    assert rig.run(records.get(random_job_id())) is None
+def test_get_without_a_record(store: StoreHarness) -> None:
+    assert store.run(records.get(random_job_id())) is None
 
 
-def test_job_statuses_are_read_in_one_round_trip(rig: Rig) -> None:
-    running, done = rig.created(), rig.created(JobKind.UPLOAD)
+def test_job_statuses_are_read_in_one_round_trip(store: StoreHarness) -> None:
+    running, done = store.created(), store.created(JobKind.UPLOAD)
     seen = {"batch_id": "batch_1", "openai_status": "in_progress", "total": 3, "completed": 1}
-    rig.changed(running, to=JobState.RUNNING, stage=Stage.IN_PROGRESS, fields=seen)
-    rig.changed(done, to=JobState.SUCCEEDED, fields={"result": '{"file_id": "file-9"}'})
-    broken = rig.created()
-    rig.redis.hset(f"{rig.prefix}:{keys.job(broken.job_id)}", "state", "of-the-future")
+    store.changed(running, to=JobState.RUNNING, stage=Stage.IN_PROGRESS, fields=seen)
+    store.changed(done, to=JobState.SUCCEEDED, fields={"result": '{"file_id": "file-9"}'})
+    broken = store.created()
+    store.redis.hset(f"{store.prefix}:{keys.job(broken.job_id)}", "state", "of-the-future")
     ids = [running.job_id, random_job_id(), done.job_id, broken.job_id]
-    first, unknown, second, invalid = rig.run(records.job_statuses(ids))
+    first, unknown, second, invalid = store.run(records.job_statuses(ids))
     assert (unknown, invalid) == (None, None)
     for status, job_request in ((first, running), (second, done)):
         assert status is not None
-        job = rig.job(job_request).model_dump() | {"result": status.result}
+        job = store.job(job_request).model_dump() | {"result": status.result}
         expected = {name: "" if job[name] is None else job[name] for name in status._fields}
         assert status._asdict() == expected
     assert second is not None
@@ -143,24 +143,26 @@ def test_job_statuses_are_read_in_one_round_trip(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("state", "of-the-future"), ("spec", "{"), ("total", "x")]
 )
-def test_an_invalid_record_is_none_and_is_not_overwritten(rig: Rig, field: str, value: str) -> None:
-    job_request = rig.created()
-    rig.redis.hset(f"{rig.prefix}:{keys.job(job_request.job_id)}", field, value)
-    assert rig.run(records.get(job_request.job_id)) is None
-    created = rig.run(records.create(job_request, due_in_s=0, rebuilt=True))
+def test_an_invalid_record_is_none_and_is_not_overwritten(
+    store: StoreHarness, field: str, value: str
+) -> None:
+    job_request = store.created()
+    store.redis.hset(f"{store.prefix}:{keys.job(job_request.job_id)}", field, value)
+    assert store.run(records.get(job_request.job_id)) is None
+    created = store.run(records.create(job_request, due_in_s=0, rebuilt=True))
     assert (created.job, created.new) == (None, False)
-    assert rig.raw(keys.job(job_request.job_id))[field] == value
+    assert store.raw(keys.job(job_request.job_id))[field] == value
 
 
 # Update
 
 
 @pytest.mark.parametrize("before", JobState)
-def test_update_follows_the_table_of_transitions(rig: Rig, before: JobState) -> None:
+def test_update_follows_the_table_of_transitions(store: StoreHarness, before: JobState) -> None:
     for after in JobState:
-        job_request = rig.in_state(before)
-        untouched = rig.everything()
-        updated = rig.run(
+        job_request = store.in_state(before)
+        untouched = store.everything()
+        updated = store.run(
             records.update(
                 job_request.job_id,
                 source="test",
@@ -172,54 +174,59 @@ def test_update_follows_the_table_of_transitions(rig: Rig, before: JobState) -> 
         )
         if after in TRANSITIONS[before]:
             assert (updated.outcome, updated.state) == (UpdateOutcome.APPLIED, after)
-            assert (rig.job(job_request).state, rig.job(job_request).message) == (after, "Changed.")
-            assert (job_request.job_id in rig.due()) is not after.terminal
+            assert (store.job(job_request).state, store.job(job_request).message) == (
+                after,
+                "Changed.",
+            )
+            assert (job_request.job_id in store.due()) is not after.terminal
         else:
             assert (updated.outcome, updated.state) == (UpdateOutcome.REFUSED, before)
-            assert rig.everything() == untouched
+            assert store.everything() == untouched
 
 
 @pytest.mark.parametrize("state", TERMINAL)
-def test_a_terminal_state_absorbs_everything(rig: Rig, state: JobState) -> None:
-    job_request = rig.in_state(state)
-    untouched = rig.everything()
+def test_a_terminal_state_absorbs_everything(store: StoreHarness, state: JobState) -> None:
+    job_request = store.in_state(state)
+    untouched = store.everything()
     assert (
-        rig.changed(job_request, fields={"message": "Late."}, due_in_s=0) is UpdateOutcome.REFUSED
+        store.changed(job_request, fields={"message": "Late."}, due_in_s=0) is UpdateOutcome.REFUSED
     )
-    assert rig.changed(job_request, stage=Stage.ENDED, fields={"total": 9}) is UpdateOutcome.REFUSED
-    assert rig.run(records.begin(job_request.job_id)) == (Begun.REFUSED, 0)
+    assert (
+        store.changed(job_request, stage=Stage.ENDED, fields={"total": 9}) is UpdateOutcome.REFUSED
+    )
+    assert store.run(records.begin(job_request.job_id)) == (Begun.REFUSED, 0)
     cancel = records.cancel(job_request.job_id, message="Late.", source="test")
-    assert rig.run(cancel) is CancelResult.ENDED
-    assert not rig.run(records.create(job_request, due_in_s=0, rebuilt=True)).new
-    assert rig.everything() == untouched
+    assert store.run(cancel) is CancelResult.ENDED
+    assert not store.run(records.create(job_request, due_in_s=0, rebuilt=True)).new
+    assert store.everything() == untouched
 
 
-def test_update_without_a_record(rig: Rig) -> None:
+def test_update_without_a_record(store: StoreHarness) -> None:
     change = records.update(random_job_id(), source="test", to=JobState.FAILED, due_in_s=0)
-    updated = rig.run(change)
+    updated = store.run(change)
     assert (updated.outcome, updated.state) == (UpdateOutcome.MISSING, None)
-    assert not rig.everything()
+    assert not store.everything()
 
 
 @pytest.mark.parametrize("known", Stage)
-def test_an_outdated_observation_is_dropped(rig: Rig, known: Stage) -> None:
+def test_an_outdated_observation_is_dropped(store: StoreHarness, known: Stage) -> None:
     for observed in Stage:
-        job_request = rig.created()
-        rig.changed(
+        job_request = store.created()
+        store.changed(
             job_request, to=JobState.RUNNING, stage=known, fields={"openai_status": "known"}
         )
-        events, batch_id = len(rig.events()), f"batch_{observed}"
+        events, batch_id = len(store.events()), f"batch_{observed}"
         seen = {"openai_status": "seen", "message": "Seen.", "total": 5, "batch_id": batch_id}
-        outcome = rig.changed(
+        outcome = store.changed(
             job_request, to=JobState.SUCCEEDED, stage=observed, fields=seen, due_in_s=0
         )
-        job = rig.job(job_request)
+        job = store.job(job_request)
         what = (job.state, job.openai_status, job.message, job.total, job.batch_id)
         if Stage.NONE < observed < known:
             assert outcome is UpdateOutcome.STALE
             assert what == (JobState.RUNNING, "known", "", 0, None)
-            assert rig.run(records.find_job(batch_id)) is None
-            assert len(rig.events()) == events
+            assert store.run(records.find_job(batch_id)) is None
+            assert len(store.events()) == events
         else:
             assert outcome is UpdateOutcome.APPLIED
             assert what == (JobState.SUCCEEDED, "seen", "Seen.", 5, batch_id)
@@ -227,12 +234,12 @@ def test_an_outdated_observation_is_dropped(rig: Rig, known: Stage) -> None:
         assert job.checked_at is not None
 
 
-def test_only_observations_move_checked_at(rig: Rig) -> None:
-    job_request = rig.created()
-    rig.changed(job_request, fields={"message": "Hello."})
-    assert rig.job(job_request).checked_at is None
-    rig.changed(job_request, stage=Stage.NONE)
-    assert rig.job(job_request).checked_at is not None
+def test_only_observations_move_checked_at(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.changed(job_request, fields={"message": "Hello."})
+    assert store.job(job_request).checked_at is None
+    store.changed(job_request, stage=Stage.NONE)
+    assert store.job(job_request).checked_at is not None
 
 
 @pytest.mark.parametrize(
@@ -248,13 +255,13 @@ def test_only_observations_move_checked_at(rig: Rig) -> None:
     ],
 )
 def test_an_update_about_another_batch_is_stale(
-    rig: Rig, known: str | None, of_batch: str, outcome: UpdateOutcome
+    store: StoreHarness, known: str | None, of_batch: str, outcome: UpdateOutcome
 ) -> None:
-    job_request = rig.created()
-    rig.changed(job_request, fields={"batch_id": known})
+    job_request = store.created()
+    store.changed(job_request, fields={"batch_id": known})
     change = {"of_batch": of_batch, "stage": Stage.ENDED, "to": JobState.FAILED}
-    assert rig.changed(job_request, **change, fields={"total": 3}) is outcome
-    job = rig.job(job_request)
+    assert store.changed(job_request, **change, fields={"total": 3}) is outcome
+    job = store.job(job_request)
     applied = outcome is UpdateOutcome.APPLIED
     assert (job.state is JobState.FAILED, job.total, job.stage) == (
         applied,
@@ -268,21 +275,23 @@ def test_an_update_about_another_batch_is_stale(
     ("values", "kept"),
     [([3, 7], 7), ([7, 3], 7), ([0], 0), ([None], 0), ([None, 4], 4), ([1, 10**13], 10**13)],
 )
-def test_counts_only_grow(rig: Rig, name: str, values: list[int | None], kept: int) -> None:
-    job_request = rig.created()
+def test_counts_only_grow(
+    store: StoreHarness, name: str, values: list[int | None], kept: int
+) -> None:
+    job_request = store.created()
     for value in values:
-        assert rig.changed(job_request, fields={name: value}) is UpdateOutcome.APPLIED
-    assert getattr(rig.job(job_request), name) == kept
+        assert store.changed(job_request, fields={name: value}) is UpdateOutcome.APPLIED
+    assert getattr(store.job(job_request), name) == kept
 
 
-def test_none_removes_a_field(rig: Rig) -> None:
-    job_request = rig.created()
-    rig.changed(job_request, fields={"failures": 3, "message": "Broken.", "model": "gpt-test"})
-    rig.changed(job_request, fields={"failures": None, "message": None, "model": "gpt-other"})
-    job = rig.job(job_request)
+def test_none_removes_a_field(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.changed(job_request, fields={"failures": 3, "message": "Broken.", "model": "gpt-test"})
+    store.changed(job_request, fields={"failures": None, "message": None, "model": "gpt-other"})
+    job = store.job(job_request)
     assert (job.failures, job.message, job.model) == (0, "", "gpt-other")
-    assert not {"failures", "message"} & set(rig.raw(keys.job(job_request.job_id)))
-    assert rig.changed(job_request, fields={"error_file_id": None}) is UpdateOutcome.APPLIED
+    assert not {"failures", "message"} & set(store.raw(keys.job(job_request.job_id)))
+    assert store.changed(job_request, fields={"error_file_id": None}) is UpdateOutcome.APPLIED
 
 
 @pytest.mark.parametrize(
@@ -301,80 +310,82 @@ def test_none_removes_a_field(rig: Rig) -> None:
         ({}, False),
     ],
 )
-def test_a_visible_change_is_an_event(rig: Rig, change: dict[str, Any], visible: bool) -> None:
-    job_request = rig.created()
-    rig.changed(
+def test_a_visible_change_is_an_event(
+    store: StoreHarness, change: dict[str, Any], visible: bool
+) -> None:
+    job_request = store.created()
+    store.changed(
         job_request,
         to=JobState.RUNNING,
         stage=Stage.VALIDATING,
         fields={"message": "Old.", "openai_status": "validating"},
         source="before",
     )
-    before, other = rig.job(job_request), rig.created()
-    assert rig.changed(job_request, source="after", **change) is UpdateOutcome.APPLIED
-    job = rig.job(job_request)
+    before, other = store.job(job_request), store.created()
+    assert store.changed(job_request, source="after", **change) is UpdateOutcome.APPLIED
+    job = store.job(job_request)
     assert (job.updated_at > before.updated_at) is visible
     assert job.source == ("after" if visible else "before")
-    assert rig.run(index.recent(1)) == [job_request.job_id if visible else other.job_id]
-    assert [event["source"] for event in rig.events()][3:] == (["after"] if visible else [])
+    assert store.run(index.recent(1)) == [job_request.job_id if visible else other.job_id]
+    assert [event["source"] for event in store.events()][3:] == (["after"] if visible else [])
 
 
-def test_due_time_changes_on_request_and_ends_with_the_job(rig: Rig) -> None:
-    job_request = rig.created(due_in_s=LATER_S)
-    now_s = rig.run(records.time())
-    rig.changed(job_request, to=JobState.RUNNING, fields={"message": "Going."})
-    assert rig.due()[job_request.job_id] == pytest.approx(now_s + LATER_S, abs=5)
-    rig.changed(job_request, due_in_s=0.5)
-    assert rig.due()[job_request.job_id] == pytest.approx(now_s + 0.5, abs=5)
-    rig.changed(job_request, to=JobState.SUCCEEDED, due_in_s=0)
-    assert not rig.due()
+def test_due_time_changes_on_request_and_ends_with_the_job(store: StoreHarness) -> None:
+    job_request = store.created(due_in_s=LATER_S)
+    now_s = store.run(records.time())
+    store.changed(job_request, to=JobState.RUNNING, fields={"message": "Going."})
+    assert store.due()[job_request.job_id] == pytest.approx(now_s + LATER_S, abs=5)
+    store.changed(job_request, due_in_s=0.5)
+    assert store.due()[job_request.job_id] == pytest.approx(now_s + 0.5, abs=5)
+    store.changed(job_request, to=JobState.SUCCEEDED, due_in_s=0)
+    assert not store.due()
 
 
-def test_a_batch_leads_to_its_job(rig: Rig) -> None:
-    job_request = rig.created()
-    rig.changed(job_request, fields={"batch_id": "batch_1"})
-    assert rig.run(records.find_job("batch_1")) == job_request.job_id
-    assert rig.run(records.find_job("batch_2")) is None
-    ttl_s = rig.redis.ttl(f"{rig.prefix}:{keys.openai('batch_1')}")
+def test_a_batch_leads_to_its_job(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.changed(job_request, fields={"batch_id": "batch_1"})
+    assert store.run(records.find_job("batch_1")) == job_request.job_id
+    assert store.run(records.find_job("batch_2")) is None
+    ttl_s = store.redis.ttl(f"{store.prefix}:{keys.openai('batch_1')}")
     assert keys.OPENAI_TTL_S - 60 <= ttl_s <= keys.OPENAI_TTL_S
 
 
-def test_an_update_reports_a_requested_cancellation(rig: Rig) -> None:
-    job_request = rig.created()
+def test_an_update_reports_a_requested_cancellation(store: StoreHarness) -> None:
+    job_request = store.created()
     update = records.update(job_request.job_id, source="test", to=JobState.RUNNING)
-    assert not rig.run(update).cancel_requested
-    rig.run(records.begin(job_request.job_id))
-    rig.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
-    assert rig.run(update).cancel_requested
+    assert not store.run(update).cancel_requested
+    store.run(records.begin(job_request.job_id))
+    store.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
+    assert store.run(update).cancel_requested
 
 
 # Begin
 
 
-def test_begin_counts_attempts(rig: Rig) -> None:
-    job_request = rig.created()
-    now_s = rig.run(records.time())
-    assert [rig.run(records.begin(job_request.job_id)) for _ in range(3)] == [
+def test_begin_counts_attempts(store: StoreHarness) -> None:
+    job_request = store.created()
+    now_s = store.run(records.time())
+    assert [store.run(records.begin(job_request.job_id)) for _ in range(3)] == [
         (Begun.BEGUN, n) for n in (1, 2, 3)
     ]
-    job = rig.job(job_request)
+    job = store.job(job_request)
     assert (job.tries, job.state) == (3, JobState.QUEUED)
     assert job.tried_at is not None
     assert job.tried_at.timestamp() == pytest.approx(now_s, abs=5)
 
 
-def test_a_job_to_be_cancelled_does_not_begin(rig: Rig) -> None:
-    job_request = rig.created()
-    rig.run(records.begin(job_request.job_id))
-    rig.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
-    before = rig.everything()
-    assert rig.run(records.begin(job_request.job_id)) == (Begun.CANCELLED, 0)
-    assert rig.everything() == before
+def test_a_job_to_be_cancelled_does_not_begin(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.run(records.begin(job_request.job_id))
+    store.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
+    before = store.everything()
+    assert store.run(records.begin(job_request.job_id)) == (Begun.CANCELLED, 0)
+    assert store.everything() == before
 
 
-def test_begin_without_a_record(rig: Rig) -> None:
-    assert rig.run(records.begin(random_job_id())) == (Begun.MISSING, 0)
-    assert not rig.everything()
+def test_begin_without_a_record(store: StoreHarness) -> None:
+    assert store.run(records.begin(random_job_id())) == (Begun.MISSING, 0)
+    assert not store.everything()
 
 
 # Cancel
@@ -384,64 +395,64 @@ def test_begin_without_a_record(rig: Rig) -> None:
 @pytest.mark.parametrize("tries", [0, 1])
 @pytest.mark.parametrize("kind", JobKind)
 def test_cancel_ends_a_job_at_once_unless_openai_may_work_on_it(
-    rig: Rig, kind: JobKind, tries: int, state: JobState
+    store: StoreHarness, kind: JobKind, tries: int, state: JobState
 ) -> None:
-    job_request = rig.in_state(state, kind)
+    job_request = store.in_state(state, kind)
     for _ in range(tries):
-        rig.run(records.begin(job_request.job_id))
-    what = rig.run(
+        store.run(records.begin(job_request.job_id))
+    what = store.run(
         records.cancel(job_request.job_id, message="Cancelled by Flyte.", source="delete")
     )
-    job = rig.job(job_request)
+    job = store.job(job_request)
     assert (job.message, job.source) == ("Cancelled by Flyte.", "delete")
     assert job.cancel_requested
-    event = rig.events()[-1]
+    event = store.events()[-1]
     assert (event["before"], event["state"], event["source"]) == (state, job.state, "delete")
     if kind is JobKind.BATCH and tries:
         assert (what, job.state) == (CancelResult.REQUESTED, state)
-        assert rig.run(records.claim_due(10, hold_s=10)) == [job_request.job_id]
+        assert store.run(records.claim_due(10, hold_s=10)) == [job_request.job_id]
     else:
         assert (what, job.state) == (CancelResult.CANCELLED, JobState.CANCELLED)
-        assert not rig.due()
+        assert not store.due()
 
 
-def test_cancel_can_be_repeated(rig: Rig) -> None:
-    job_request = rig.created()
-    rig.run(records.begin(job_request.job_id))
+def test_cancel_can_be_repeated(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.run(records.begin(job_request.job_id))
     cancel = records.cancel(job_request.job_id, message="Cancelled.", source="test")
-    assert [rig.run(cancel), rig.run(cancel)] == [CancelResult.REQUESTED] * 2
-    rig.changed(job_request, to=JobState.CANCELLED)
-    assert rig.run(cancel) is CancelResult.ENDED
+    assert [store.run(cancel), store.run(cancel)] == [CancelResult.REQUESTED] * 2
+    store.changed(job_request, to=JobState.CANCELLED)
+    assert store.run(cancel) is CancelResult.ENDED
 
 
-def test_cancel_without_a_record(rig: Rig) -> None:
+def test_cancel_without_a_record(store: StoreHarness) -> None:
     cancel = records.cancel(random_job_id(), message="Cancelled.", source="test")
-    assert rig.run(cancel) is None
-    assert not rig.everything()
+    assert store.run(cancel) is None
+    assert not store.everything()
 
 
 # Due jobs
 
 
-def test_a_due_job_is_claimed_once(rig: Rig) -> None:
-    job_request, later = rig.created(due_in_s=0), rig.created(due_in_s=LATER_S)
-    assert rig.run(records.claim_due(10, hold_s=LATER_S)) == [job_request.job_id]
-    assert rig.run(records.claim_due(10, hold_s=LATER_S)) == []
-    assert set(rig.due()) == {job_request.job_id, later.job_id}
+def test_a_due_job_is_claimed_once(store: StoreHarness) -> None:
+    job_request, later = store.created(due_in_s=0), store.created(due_in_s=LATER_S)
+    assert store.run(records.claim_due(10, hold_s=LATER_S)) == [job_request.job_id]
+    assert store.run(records.claim_due(10, hold_s=LATER_S)) == []
+    assert set(store.due()) == {job_request.job_id, later.job_id}
 
 
-def test_a_claimed_job_is_due_again_after_its_hold(rig: Rig) -> None:
-    job_request = rig.created(due_in_s=0)
+def test_a_claimed_job_is_due_again_after_its_hold(store: StoreHarness) -> None:
+    job_request = store.created(due_in_s=0)
     claim = records.claim_due(10, hold_s=0.05)
-    assert rig.run(claim) == [job_request.job_id]
-    until(lambda: rig.run(claim) == [job_request.job_id], "the end of the hold")
+    assert store.run(claim) == [job_request.job_id]
+    until(lambda: store.run(claim) == [job_request.job_id], "the end of the hold")
 
 
-def test_the_longest_overdue_are_claimed_first_up_to_the_limit(rig: Rig) -> None:
-    job_requests = [rig.created(due_in_s=-age_s) for age_s in (10, 40, 20, 30)]
+def test_the_longest_overdue_are_claimed_first_up_to_the_limit(store: StoreHarness) -> None:
+    job_requests = [store.created(due_in_s=-age_s) for age_s in (10, 40, 20, 30)]
     ids = [job_requests[n].job_id for n in (1, 3, 2, 0)]
     claim = records.claim_due(3, hold_s=LATER_S)
-    assert [rig.run(claim), rig.run(claim), rig.run(claim)] == [ids[:3], ids[3:], []]
+    assert [store.run(claim), store.run(claim), store.run(claim)] == [ids[:3], ids[3:], []]
 
 
 # Purge
@@ -456,56 +467,56 @@ def test_the_longest_overdue_are_claimed_first_up_to_the_limit(rig: Rig) -> None
     ],
 )
 def test_purge_deletes_jobs_that_ended_long_ago(
-    rig: Rig, state: JobState, retention_s: float, gone: bool
+    store: StoreHarness, state: JobState, retention_s: float, gone: bool
 ) -> None:
-    job_request = rig.in_state(state)
+    job_request = store.in_state(state)
     # A negative retention time stands for a clock that has advanced.
-    assert rig.run(records.purge(job_request.job_id, retention_s=retention_s)) is gone
-    assert (rig.run(records.get(job_request.job_id)) is None) is gone
-    assert rig.run(index.recent(10)) == ([] if gone else [job_request.job_id])
-    assert rig.run(index.counts())[JobKind.BATCH, state] == (0 if gone else 1)
+    assert store.run(records.purge(job_request.job_id, retention_s=retention_s)) is gone
+    assert (store.run(records.get(job_request.job_id)) is None) is gone
+    assert store.run(index.recent(10)) == ([] if gone else [job_request.job_id])
+    assert store.run(index.counts())[JobKind.BATCH, state] == (0 if gone else 1)
 
 
-def test_purge_cleans_up_after_a_deleted_record(rig: Rig) -> None:
-    job_request = rig.created(due_in_s=0)
-    rig.redis.delete(f"{rig.prefix}:{keys.job(job_request.job_id)}")
-    assert rig.run(records.purge(job_request.job_id, retention_s=LATER_S))
-    assert not rig.due()
-    assert not rig.run(index.recent(10))
+def test_purge_cleans_up_after_a_deleted_record(store: StoreHarness) -> None:
+    job_request = store.created(due_in_s=0)
+    store.redis.delete(f"{store.prefix}:{keys.job(job_request.job_id)}")
+    assert store.run(records.purge(job_request.job_id, retention_s=LATER_S))
+    assert not store.due()
+    assert not store.run(index.recent(10))
 
 
-def test_a_purged_job_can_be_created_again(rig: Rig) -> None:
-    job_request = rig.in_state(JobState.FAILED)
-    rig.run(records.purge(job_request.job_id, retention_s=EARLIER_S))
-    assert rig.run(records.create(job_request, due_in_s=0)).new
-    assert rig.job(job_request).state is JobState.QUEUED
-    assert rig.job(job_request).message == ""
+def test_a_purged_job_can_be_created_again(store: StoreHarness) -> None:
+    job_request = store.in_state(JobState.FAILED)
+    store.run(records.purge(job_request.job_id, retention_s=EARLIER_S))
+    assert store.run(records.create(job_request, due_in_s=0)).new
+    assert store.job(job_request).state is JobState.QUEUED
+    assert store.job(job_request).message == ""
 
 
 # History
 
 
-def test_a_long_history_keeps_the_first_and_the_last_changes(rig: Rig) -> None:
-    job_request = rig.created()
+def test_a_long_history_keeps_the_first_and_the_last_changes(store: StoreHarness) -> None:
+    job_request = store.created()
     for number in range(200):
-        rig.changed(job_request, fields={"message": f"Change {number}. " + "ü" * 250})
-    entries = rig.job(job_request).history.split("\n")
+        store.changed(job_request, fields={"message": f"Change {number}. " + "ü" * 250})
+    entries = store.job(job_request).history.split("\n")
     assert entries[0].split("\t")[3] == "create"
     assert entries[-1].split("\t")[4].startswith("Change 199.")
     assert 5 < len(entries) < 50
     assert all(len(entry.split("\t")) == 5 for entry in entries)
 
 
-def test_a_change_is_one_line_of_history_whatever_its_message(rig: Rig) -> None:
-    job_request = rig.created()
-    rig.changed(job_request, fields={"message": "One\ttwo\nthree\x00."})
-    assert len(rig.job(job_request).history.split("\n")) == 2
+def test_a_change_is_one_line_of_history_whatever_its_message(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.changed(job_request, fields={"message": "One\ttwo\nthree\x00."})
+    assert len(store.job(job_request).history.split("\n")) == 2
 
 
-def test_an_annotation_changes_nothing_else(rig: Rig) -> None:
-    job_request = rig.in_state(JobState.SUCCEEDED)
-    before, events = rig.job(job_request), len(rig.events())
-    assert rig.run(records.annotate(job_request.job_id, {"top_error": "3 x 429"}))
-    assert rig.job(job_request) == before.model_copy(update={"top_error": "3 x 429"})
-    assert len(rig.events()) == events
-    assert not rig.run(records.annotate(random_job_id(), {"top_error": "3 x 429"}))
+def test_an_annotation_changes_nothing_else(store: StoreHarness) -> None:
+    job_request = store.in_state(JobState.SUCCEEDED)
+    before, events = store.job(job_request), len(store.events())
+    assert store.run(records.annotate(job_request.job_id, {"top_error": "3 x 429"}))
+    assert store.job(job_request) == before.model_copy(update={"top_error": "3 x 429"})
+    assert len(store.events()) == events
+    assert not store.run(records.annotate(random_job_id(), {"top_error": "3 x 429"}))

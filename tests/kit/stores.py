@@ -1,4 +1,4 @@
-"""Every job store there is, with one face: over fakeredis and a real Redis, blocking or not."""
+"""The blocking and the asyncio store, over fakeredis and a real Redis, behind one interface."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -19,19 +19,19 @@ from tests.kit.job_requests import a_job_request
 
 T = TypeVar("T")
 
-#: Not soon.
+#: Far enough in the future that it does not come during a test.
 LATER_S = 1_000
 
 
-class Face(Protocol):
-    """A store that blocks."""
+class CommandRunner(Protocol):
+    """Runs a command and waits for its result."""
 
     def run(self, command: Command[T]) -> T: ...
 
 
 @dataclass(frozen=True)
-class Blocking:
-    """The asyncio store, for tests that know of no loop."""
+class BlockingAsyncStore:
+    """The asyncio store for tests that have no event loop."""
 
     store: AsyncJobStore
     runner: asyncio.Runner
@@ -41,15 +41,15 @@ class Blocking:
 
 
 @dataclass(frozen=True)
-class Rig:
-    """A store, and a look past it at what Redis has."""
+class StoreHarness:
+    """A store under test, shortcuts for its commands, and direct access to its keys in Redis."""
 
-    store: Face
+    commands: CommandRunner
     redis: Redis
     prefix: str
 
     def run(self, command: Command[T]) -> T:
-        return self.store.run(command)
+        return self.commands.run(command)
 
     def job(self, job_request: JobRequest) -> Job:
         job = self.run(records.get(job_request.job_id))
@@ -93,14 +93,14 @@ class Rig:
 
 
 @contextmanager
-def loop(redis: AsyncRedis, prefix: str) -> Iterator[Blocking]:
+def blocking_async_store(redis: AsyncRedis, prefix: str) -> Iterator[BlockingAsyncStore]:
     with asyncio.Runner() as runner:
-        yield Blocking(AsyncJobStore(redis, prefix), runner)
+        yield BlockingAsyncStore(AsyncJobStore(redis, prefix), runner)
         runner.run(redis.aclose())
 
 
 @contextmanager
-def over_fakeredis(prefix: str, blocking: bool) -> Iterator[Rig]:
+def over_fakeredis(prefix: str, blocking: bool) -> Iterator[StoreHarness]:
     server = fakeredis.FakeServer()
 
     def client(kind: Callable[..., Any]) -> Any:
@@ -108,15 +108,15 @@ def over_fakeredis(prefix: str, blocking: bool) -> Iterator[Rig]:
 
     with closing(cast(Redis, client(fakeredis.FakeRedis))) as redis:
         if blocking:
-            yield Rig(JobStore(redis, prefix), redis, prefix)
+            yield StoreHarness(JobStore(redis, prefix), redis, prefix)
         else:
-            with loop(client(fakeredis.FakeAsyncRedis), prefix) as face:
-                yield Rig(face, redis, prefix)
+            with blocking_async_store(client(fakeredis.FakeAsyncRedis), prefix) as commands:
+                yield StoreHarness(commands, redis, prefix)
         assert all(str(key).startswith(f"{prefix}:") for key in redis.scan_iter())
 
 
 @contextmanager
-def over_redis(prefix: str, blocking: bool, url: str) -> Iterator[Rig]:
+def over_redis(prefix: str, blocking: bool, url: str) -> Iterator[StoreHarness]:
     # The store's user may touch no key outside of its namespace.
     user: dict[str, Any] = {"username": prefix, "password": "secret", "decode_responses": True}
     with closing(Redis.from_url(url, decode_responses=True)) as redis:
@@ -129,8 +129,8 @@ def over_redis(prefix: str, blocking: bool, url: str) -> Iterator[Rig]:
         )
         if blocking:
             with closing(Redis.from_url(url, **user)) as own:
-                yield Rig(JobStore(own, prefix), redis, prefix)
+                yield StoreHarness(JobStore(own, prefix), redis, prefix)
         else:
-            with loop(AsyncRedis.from_url(url, **user), prefix) as face:
-                yield Rig(face, redis, prefix)
+            with blocking_async_store(AsyncRedis.from_url(url, **user), prefix) as commands:
+                yield StoreHarness(commands, redis, prefix)
         redis.acl_deluser(prefix)
