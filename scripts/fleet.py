@@ -36,7 +36,7 @@ class PastStore(JobStore):
     ago_s = 0.0
 
     def _send(self, command: Command[Any], client: Any) -> Any:
-        if not command.is_script:
+        if command.name not in self._scripts:
             return super()._send(command, client)
         seconds, _, micros = f"{time.time() - self.ago_s:.6f}".partition(".")
         source = script_source(command.name)

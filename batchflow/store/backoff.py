@@ -28,7 +28,6 @@ def extend(credential: str, *, message: str, retry_after_s: float | None = None)
         [keys.backoff(credential)],
         [FIRST_S, LONGEST_S, retry_after_s or 0, jitter, message],
         float,
-        is_script=True,
     )
 
 

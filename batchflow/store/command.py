@@ -9,17 +9,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command(Generic[T]):
-    """A Lua script of this package or a plain Redis command, with its arguments.
+    """A command with its arguments: of Redis, or one of this package's Lua commands.
 
     ``JobStore.run(get(job_id))`` blocks; ``await AsyncJobStore.run(get(job_id))`` does not.
     """
 
+    #: A Lua command by the name of its file, which is in lower case; or Redis' name.
     name: str
     keys: Sequence[str]
     args: Sequence[str | int | float]
     #: Turns Redis' reply into a value.
     parse: Callable[[Any], T]
-    is_script: bool = False
     #: Arguments before the keys, for the Redis commands that have them.
     options: Sequence[str | int] = ()
 

@@ -26,17 +26,12 @@ _TIMEOUT_S = 5.0
 
 def connect(settings: Settings) -> JobStore:
     """The store for a blocking process. Nothing is sent before the first command."""
-    url = settings.require_redis_url()
-    options = _options() | {"retry": Retry(_backoff(), _RETRIES)}
-    redis = _client(Redis, Sentinel, url, options)
-    return JobStore(redis, settings.key_prefix)
+    return JobStore(_client(settings, Redis, Sentinel, Retry), settings.key_prefix)
 
 
 def connect_async(settings: Settings) -> AsyncJobStore:
     """The store for the running event loop. Nothing is sent before the first command."""
-    url = settings.require_redis_url()
-    options = _options() | {"retry": AsyncRetry(_backoff(), _RETRIES)}
-    redis = _client(AsyncRedis, AsyncSentinel, url, options)
+    redis = _client(settings, AsyncRedis, AsyncSentinel, AsyncRetry)
     return AsyncJobStore(redis, settings.key_prefix)
 
 
@@ -51,35 +46,25 @@ def warn_of_eviction(store: JobStore) -> None:
         )
 
 
-def _options() -> dict[str, Any]:
-    return {
+def _client(settings: Settings, redis_class: Any, sentinel_class: Any, retry_class: Any) -> Any:
+    url = settings.require_redis_url()
+    check_redis_url(url)
+    options = {
         "decode_responses": True,
         "socket_timeout": _TIMEOUT_S,
         "socket_connect_timeout": _TIMEOUT_S,
         "health_check_interval": 30,
         "client_name": "batchflow",
+        "retry": retry_class(ExponentialWithJitterBackoff(cap=0.5, base=0.05), _RETRIES),
     }
-
-
-def _backoff() -> ExponentialWithJitterBackoff:
-    return ExponentialWithJitterBackoff(cap=0.5, base=0.05)
-
-
-def _client(redis_class: Any, sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:
-    check_redis_url(url)
-    if is_sentinel(url):
-        return _master(sentinel_class, url, options)
-    try:
-        return redis_class.from_url(url, **options)
-    except ValueError as error:
-        # The message contains the option's name, and not its value.
-        raise InvalidSettings(f"BATCHFLOW_REDIS_URL can't be used. {error}") from None
-
-
-def _master(sentinel_class: Any, url: str, options: dict[str, Any]) -> Any:
-    """A client that asks the Sentinels for the master whenever it connects."""
+    if not is_sentinel(url):
+        try:
+            return redis_class.from_url(url, **options)
+        except ValueError as error:
+            # The message contains the option's name, and not its value.
+            raise InvalidSettings(f"BATCHFLOW_REDIS_URL can't be used. {error}") from None
+    # This client asks the Sentinels for the master whenever it connects.
     address = parse_sentinel(url)
-    retry_class = type(options["retry"])
     sentinel_options = address.sentinel_options | {"retry": retry_class(NoBackoff(), 0)}
     sentinel = sentinel_class(address.sentinels, sentinel_kwargs=sentinel_options)
     login = {"db": address.db, "username": address.username, "password": address.password}

@@ -28,7 +28,7 @@ def record_event(*events: str, **measured: float) -> Command[float]:
         values += [name, "now"]
     for name, value in measured.items():
         values += [name, value]
-    return Command("record_event", [keys.PULSE], values, float, is_script=True)
+    return Command("record_event", [keys.PULSE], values, float)
 
 
 def last_seen() -> Command[dict[str, float]]:
@@ -38,9 +38,7 @@ def last_seen() -> Command[dict[str, float]]:
 
 def beat(worker: str, queues: Sequence[str]) -> Command[int]:
     """Write a worker's heartbeat."""
-    return Command(
-        "heartbeat", [keys.WORKERS], [_member(worker, queues), _FORGOTTEN_S], int, is_script=True
-    )
+    return Command("heartbeat", [keys.WORKERS], [_member(worker, queues), _FORGOTTEN_S], int)
 
 
 def remove(worker: str, queues: Sequence[str]) -> Command[int]:

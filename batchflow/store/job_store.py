@@ -82,15 +82,28 @@ def _no_answer() -> StoreUnavailable:
     return StoreUnavailable(f"Redis can't be reached: no reply within {REPLY_TIMEOUT_S:g} s.")
 
 
-class JobStore:
-    """The blocking job store, for workers and the command line."""
+class _Sender:
+    """Sends commands to a client of Redis; with an asyncio client, the reply is to be awaited."""
 
-    def __init__(self, redis: "Redis", prefix: str) -> None:
-        self.redis = redis
+    def __init__(self, redis: Any, prefix: str) -> None:
         self._prefix = prefix
         self._scripts = {
             name: redis.register_script(script_source(name)) for name in script_names()
         }
+
+    def _send(self, command: Command[Any], client: Any) -> Any:
+        names = [keys.full(self._prefix, name) for name in command.keys]
+        if script := self._scripts.get(command.name):
+            return script(keys=names, args=list(command.args), client=client)
+        return client.execute_command(command.name, *command.options, *names, *command.args)
+
+
+class JobStore(_Sender):
+    """The blocking job store, for workers and the command line."""
+
+    def __init__(self, redis: Redis, prefix: str) -> None:
+        super().__init__(redis, prefix)
+        self.redis = redis
 
     def run(self, command: Command[T]) -> T:
         """Run a command."""
@@ -105,22 +118,13 @@ class JobStore:
             answers = pipeline.execute()
         return [command.parse(raw) for command, raw in zip(commands, answers, strict=True)]
 
-    def _send(self, command: Command[T], client: Any) -> Any:
-        names = [keys.full(self._prefix, name) for name in command.keys]
-        if command.is_script:
-            return self._scripts[command.name](keys=names, args=list(command.args), client=client)
-        return client.execute_command(command.name, *command.options, *names, *command.args)
 
-
-class AsyncJobStore:
+class AsyncJobStore(_Sender):
     """The job store of an event loop, for the connector and the gateway."""
 
-    def __init__(self, redis: "AsyncRedis", prefix: str) -> None:
+    def __init__(self, redis: AsyncRedis, prefix: str) -> None:
+        super().__init__(redis, prefix)
         self.redis = redis
-        self._prefix = prefix
-        self._scripts = {
-            name: redis.register_script(script_source(name)) for name in script_names()
-        }
         self._commands: DataLoader[Command[Any], Any] = DataLoader(self._run_each)
         self._job_statuses: DataLoader[str, JobStatus | None] = DataLoader(
             lambda job_ids: self.run_alone(job_statuses(job_ids))
@@ -163,10 +167,3 @@ class AsyncJobStore:
             for command in commands:
                 await self._send(command, pipeline)
             return await pipeline.execute(raise_on_error=raise_on_error)
-
-    async def _send(self, command: Command[T], client: Any) -> Any:
-        names = [keys.full(self._prefix, name) for name in command.keys]
-        if command.is_script:
-            script = self._scripts[command.name]
-            return await script(keys=names, args=list(command.args), client=client)
-        return await client.execute_command(command.name, *command.options, *names, *command.args)

@@ -15,9 +15,9 @@ def acquire(name: str, token: str, *, ttl_s: float) -> Command[bool]:
 
 def renew(name: str, token: str, *, ttl_s: float) -> Command[bool]:
     """Extend a lease; False if it is no longer held with this token."""
-    return Command("renew", [keys.lease(name)], [token, int(ttl_s * 1000)], bool, is_script=True)
+    return Command("renew", [keys.lease(name)], [token, int(ttl_s * 1000)], bool)
 
 
 def release(name: str, token: str) -> Command[bool]:
     """Release a lease that is held with this token."""
-    return Command("release", [keys.lease(name)], [token], bool, is_script=True)
+    return Command("release", [keys.lease(name)], [token], bool)

@@ -4,8 +4,6 @@ A queue is named ``<credential>|<model>``. It holds job ids in the order in whic
 created.
 """
 
-from collections.abc import Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
 from batchflow.states import LIVE, STAGE_OF_STATUS, JobState, Stage
@@ -17,20 +15,6 @@ _LIVE = ",".join(sorted(LIVE))
 _ADMITTED = ",".join(
     status for status, stage in STAGE_OF_STATUS.items() if stage >= Stage.IN_PROGRESS
 )
-
-
-class Joined(StrEnum):
-    """The result of :func:`join`."""
-
-    #: The job waits, or it ended because its cancellation was requested.
-    APPLIED = "applied"
-    #: No job to wait behind; only the job's place in the queue is recorded.
-    FIRST = "first"
-    #: The job has a batch by now; nothing changed.
-    STALE = "stale"
-    #: The job has ended; nothing changed.
-    REFUSED = "refused"
-    MISSING = "missing"
 
 
 class Advanced(NamedTuple):
@@ -60,40 +44,19 @@ def requeue(
     has waited for ``longest_wait_s``, it fails with the message ``waited_too_long``; if its
     cancellation was requested, it ends as cancelled.
     """
-    return Command(
-        "requeue",
-        _keys(queue, job_id),
-        [
-            *_requeue_args(queue, job_id, of_batch, source, message, retry_in_s),
-            waited_too_long,
-            longest_wait_s,
-            openai_status,
-            model,
-            "1",
-        ],
-        Updated.parse,
-        is_script=True,
-    )
+    refused_batch = (waited_too_long, longest_wait_s, openai_status, model, "1")
+    return _requeue(queue, job_id, source, of_batch, retry_in_s, message, *refused_batch)
 
 
 def join(
     queue: str, job_id: str, *, source: str, message: str, retry_in_s: float
-) -> Command[Joined]:
-    """Let a job wait that has no batch, if there are jobs to wait behind."""
-    return Command(
-        "requeue",
-        _keys(queue, job_id),
-        [
-            *_requeue_args(queue, job_id, NO_BATCH, source, message, retry_in_s),
-            "",
-            "",
-            "",
-            "",
-            "0",
-        ],
-        lambda raw: Joined(raw[0]),
-        is_script=True,
-    )
+) -> Command[Updated]:
+    """Let a job wait that has no batch, if there are jobs to wait behind.
+
+    Otherwise the outcome is FIRST, and only the job's place in the queue is recorded.
+    """
+    no_batch = ("", "", "", "", "0")
+    return _requeue(queue, job_id, source, NO_BATCH, retry_in_s, message, *no_batch)
 
 
 def advance(queue: str, job_id: str, batch_ended: bool, *, first: str = "") -> Command[Advanced]:
@@ -120,25 +83,24 @@ def length(queue: str) -> Command[int]:
     return Command("ZCARD", [keys.waiting(queue)], [], int)
 
 
-def _keys(queue: str, job_id: str) -> list[str]:
-    return [*job_keys(job_id), keys.waiting(queue), keys.LINES]
-
-
-def _requeue_args(
-    queue: str, job_id: str, of_batch: str, source: str, message: str, retry_in_s: float
-) -> Sequence[str | float]:
-    return [
-        job_id,
-        _LIVE,
-        keys.MAX_EVENTS,
-        source,
-        of_batch,
-        queue,
-        retry_in_s,
-        message,
-        JobState.CANCELLED,
-        JobState.FAILED,
-    ]
+def _requeue(
+    queue: str,
+    job_id: str,
+    source: str,
+    of_batch: str,
+    retry_in_s: float,
+    message: str,
+    *batch: str | float,
+) -> Command[Updated]:
+    """``batch`` is what requeue.lua takes last."""
+    job = (job_id, _LIVE, keys.MAX_EVENTS, source, of_batch)
+    wait = (queue, retry_in_s, message, JobState.CANCELLED, JobState.FAILED)
+    return Command(
+        "requeue",
+        [*job_keys(job_id), keys.waiting(queue), keys.LINES],
+        [*job, *wait, *batch],
+        Updated.parse,
+    )
 
 
 def _advance(
@@ -149,5 +111,4 @@ def _advance(
         [keys.waiting(queue), keys.LINES, keys.DUE, keys.job(first)],
         [job_id, int(regardless), first, _LIVE, _ADMITTED, queue, int(make_due)],
         lambda raw: Advanced(bool(raw[0]), raw[1] or None),
-        is_script=True,
     )

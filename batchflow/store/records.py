@@ -31,11 +31,13 @@ REBUILDING = "Redis lost this job's record; Batchflow is searching for its batch
 
 
 class UpdateOutcome(StrEnum):
-    """The outcome of :func:`update`."""
+    """The outcome of :func:`update`, and of the commands of ``quota_queues`` that change a job."""
 
     APPLIED = "applied"
     #: The observation is older than what is known; only ``checked_at`` changed.
     STALE = "stale"
+    #: The job has no other to wait behind; only from ``quota_queues.join``.
+    FIRST = "first"
     #: The state does not allow the change; nothing changed.
     REFUSED = "refused"
     #: There is no such record.
@@ -44,7 +46,7 @@ class UpdateOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class Updated:
-    """The result of :func:`update`."""
+    """The result of :func:`update`, ``quota_queues.requeue`` and ``quota_queues.join``."""
 
     outcome: UpdateOutcome
     #: The state now.
@@ -122,7 +124,6 @@ def create(
             *_flat(fields),
         ],
         lambda raw: Created(_job(job_request.job_id, _pairs(raw[1])), bool(raw[0])),
-        is_script=True,
     )
 
 
@@ -145,7 +146,6 @@ def job_statuses(job_ids: Sequence[str]) -> Command[list[JobStatus | None]]:
         [keys.job(job_id) for job_id in job_ids],
         JobStatus._fields,
         lambda raw: [_job_status(values) for values in raw],
-        is_script=True,
     )
 
 
@@ -186,7 +186,6 @@ def update(
             *_flat({name: "" if value is None else str(value) for name, value in fields.items()}),
         ],
         Updated.parse,
-        is_script=True,
     )
 
 
@@ -201,7 +200,6 @@ def begin(job_id: str, *, tries: int | None = None) -> Command[tuple[Begun, int]
         [keys.job(job_id)],
         [_LIVE, "" if tries is None else tries],
         lambda raw: (Begun(raw[0]), int(raw[1])),
-        is_script=True,
     )
 
 
@@ -213,18 +211,17 @@ def cancel(job_id: str, *, message: str, source: str) -> Command[CancelResult | 
         job_keys(job_id),
         [job_id, _LIVE, JobState.CANCELLED, JobKind.BATCH, message, keys.MAX_EVENTS, source],
         lambda raw: CancelResult(raw[0]) if raw[0] else None,
-        is_script=True,
     )
 
 
 def claim_due(limit: int, *, hold_s: float) -> Command[list[str]]:
     """Claim up to ``limit`` jobs that are due; they are due again after ``hold_s``."""
-    return Command("claim", [keys.DUE], [limit, hold_s], list, is_script=True)
+    return Command("claim", [keys.DUE], [limit, hold_s], list)
 
 
 def purge(job_id: str, *, retention_s: float) -> Command[bool]:
     """Delete a job that ended longer ago than the retention time."""
-    return Command("purge", job_keys(job_id), [job_id, _LIVE, retention_s], bool, is_script=True)
+    return Command("purge", job_keys(job_id), [job_id, _LIVE, retention_s], bool)
 
 
 def find_job(openai_id: str) -> Command[str | None]:
@@ -234,7 +231,7 @@ def find_job(openai_id: str) -> Command[str | None]:
 
 def annotate(job_id: str, fields: Mapping[str, str]) -> Command[bool]:
     """Add fields to a record whatever its state; False if there is no record."""
-    return Command("annotate", [keys.job(job_id)], _flat(fields), bool, is_script=True)
+    return Command("annotate", [keys.job(job_id)], _flat(fields), bool)
 
 
 def live(job_ids: Sequence[str]) -> Command[list[bool]]:

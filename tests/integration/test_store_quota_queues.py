@@ -28,12 +28,9 @@ def requeue(
     return store.run(command).outcome
 
 
-def join(store: StoreHarness, job_request: JobRequest) -> quota_queues.Joined:
-    return store.run(
-        quota_queues.join(
-            QUEUE, job_request.job_id, source="test", message="Waiting", retry_in_s=LATER_S
-        )
-    )
+def join(store: StoreHarness, job_id: str) -> UpdateOutcome:
+    command = quota_queues.join(QUEUE, job_id, source="test", message="Waiting", retry_in_s=LATER_S)
+    return store.run(command).outcome
 
 
 def leave(store: StoreHarness, job_request: JobRequest, *, batch_ended: bool = False) -> str | None:
@@ -104,15 +101,13 @@ def test_a_refusal_ends_a_job_whose_cancellation_was_requested(store: StoreHarne
 
 def test_a_job_without_a_batch_waits_only_behind_others(store: StoreHarness) -> None:
     first, second = store.created(), store.created()
-    assert join(store, first) is quota_queues.Joined.FIRST
+    assert join(store, first.job_id) is UpdateOutcome.FIRST
     assert store.job(first).waiting_since is None
-    assert join(store, second) is quota_queues.Joined.APPLIED
+    assert join(store, second.job_id) is UpdateOutcome.APPLIED
     assert store.job(second).message == "Waiting; 1 job is ahead of it"
     store.changed(second, fields={"batch_id": "batch_1"})
-    assert join(store, second) is quota_queues.Joined.STALE
-    assert store.run(quota_queues.join("q", "bf-none", source="", message="", retry_in_s=1)) is (
-        quota_queues.Joined.MISSING
-    )
+    assert join(store, second.job_id) is UpdateOutcome.STALE
+    assert join(store, "bf-none") is UpdateOutcome.MISSING
 
 
 def test_the_first_that_still_waits_is_made_due(store: StoreHarness) -> None:

@@ -54,7 +54,7 @@ def has_to_wait(runtime: Runtime, job: Job, source: str) -> bool:
             retry_in_s=_retry_in_s(runtime.settings, runtime.policy),
         )
     )
-    return joined is not quota_queues.Joined.FIRST
+    return joined.outcome is not records.UpdateOutcome.FIRST
 
 
 def requeue(
