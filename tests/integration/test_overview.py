@@ -187,14 +187,15 @@ def is_wanted(job: Job, wanted: JobFilter) -> bool:
 
 
 def a_filter(**values: Any) -> JobFilter:
+    assert values.keys() <= JobFilter.model_fields.keys()
     return JobFilter(**values)
 
 
 def some_filters() -> list[JobFilter]:
     """Each value of each filter alone, and random combinations."""
     choices: dict[str, list[Any]] = {
-        "states": STATES,
-        "kinds": KINDS,
+        "state": STATES,
+        "kind": KINDS,
         "organization": ORGANIZATIONS,
         "execution": EXECUTIONS,
         "text": TEXTS,
