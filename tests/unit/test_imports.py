@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -93,15 +93,18 @@ def test_every_public_name_can_be_imported() -> None:
     assert all(getattr(batchflow, name).__name__ == name for name in batchflow.__all__)
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    for package, folder in SOURCES.items():
-        for path in sorted(folder.rglob("*.py")):
-            parts = path.relative_to(folder).with_suffix("").parts
-            yield ".".join((package, *(part for part in parts if part != "__init__"))), path
+@cache
+def modules() -> dict[str, frozenset[str]]:
+    """What each module imports, also inside functions: ``a.b`` for ``from a import b``."""
+    return {
+        ".".join((package, *(part for part in parts if part != "__init__"))): imports_of(path)
+        for package, folder in SOURCES.items()
+        for path in sorted(folder.rglob("*.py"))
+        for parts in [path.relative_to(folder).with_suffix("").parts]
+    }
 
 
-def imported(path: Path) -> set[str]:
-    """The names in Batchflow that a file imports, also inside functions."""
+def imports_of(path: Path) -> frozenset[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -109,13 +112,22 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.partition(".")[0] in SOURCES}
+    return frozenset(names)
 
 
-def imported_modules(path: Path) -> set[str]:
-    """The modules that a file imports: for ``from a import b``, ``a.b`` if it is one, or ``a``."""
-    known = {module for module, _ in modules()}
-    return {name if name in known else name.rpartition(".")[0] for name in imported(path)}
+def imported(module: str) -> set[str]:
+    """The names in Batchflow that a module imports."""
+    return {name for name in modules()[module] if top_level(name) in SOURCES}
+
+
+def imported_modules(module: str) -> set[str]:
+    """The modules that a module imports: for the name ``a.b``, ``a.b`` if it is one, or ``a``."""
+    known = modules()
+    return {name if name in known else name.rpartition(".")[0] for name in imported(module)}
+
+
+def top_level(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def package_of(module: str) -> str:
@@ -136,12 +148,12 @@ def within(name: str, package: str) -> bool:
 
 @pytest.mark.parametrize("layer", MAY_IMPORT)
 def test_imports_go_one_way(layer: str) -> None:
-    for module, path in modules():
+    for module in modules():
         if not within(module, layer):
             continue
         forbidden = {
             name
-            for name in imported(path)
+            for name in imported(module)
             if not any(within(name, allowed) for allowed in MAY_IMPORT[layer] | {layer})
         }
         assert not forbidden, f"{module} imports {forbidden}"
@@ -151,14 +163,14 @@ def test_every_package_has_a_row_in_the_table() -> None:
     rows = set(MAY_IMPORT) | SOURCES.keys()
     missing = {
         package_of(module)
-        for module, _ in modules()
-        if not rows & {package_of(module), module.partition(".")[0]} - {"batchflow"}
+        for module in modules()
+        if not rows & {package_of(module), top_level(module)} - {"batchflow"}
     }
     assert missing <= {"batchflow"}
 
 
 def test_there_are_no_circular_imports() -> None:
-    graph = {module: imported_modules(path) for module, path in modules()}
+    graph = {module: imported_modules(module) for module in modules()}
     assert_no_circle(graph)
     packages: dict[str, set[str]] = {}
     for module, names in graph.items():
@@ -172,21 +184,14 @@ def test_there_are_no_circular_imports() -> None:
 
 
 def test_connector_and_workers_do_not_import_each_other() -> None:
-    for module, path in modules():
-        names = {name.partition(".")[0] for name in imported(path)}
+    for module in modules():
+        names = set(map(top_level, imported(module)))
         assert not (module.startswith("batchflow_workers") and "batchflow_connector" in names)
         assert not (module.startswith("batchflow_connector") and "batchflow_workers" in names)
 
 
 def test_only_the_openai_client_workers_and_simulator_import_openai() -> None:
-    allowed = (
-        "batchflow_workers",
-        "batchflow.openai_client",
-        "batchflow.simulator",
-    )
-    for module, path in modules():
-        tree = ast.parse(path.read_text("utf-8"))
-        names = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-        names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
-        if any(name.partition(".")[0] == "openai" for name in names):
+    allowed = ("batchflow_workers", "batchflow.openai_client", "batchflow.simulator")
+    for module, names in modules().items():
+        if "openai" in map(top_level, names):
             assert module.startswith(allowed), f"{module} imports openai"
