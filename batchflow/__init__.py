@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchflow.flyte1.executors import DownloadJSONFilesExecutor as DownloadJSONFilesExecutor
+    from batchflow.flyte1.executors import OpenAIFileDefaultImages as OpenAIFileDefaultImages
     from batchflow.flyte1.executors import UploadJSONLFileExecutor as UploadJSONLFileExecutor
-    from batchflow.flyte1.images import OpenAIFileDefaultImages as OpenAIFileDefaultImages
     from batchflow.flyte1.results import BatchResult as BatchResult
     from batchflow.flyte1.tasks import BatchEndpointTask as BatchEndpointTask
     from batchflow.flyte1.tasks import DownloadJSONFilesTask as DownloadJSONFilesTask
@@ -24,7 +24,7 @@ _MODULE_OF = {
     "DownloadJSONFilesExecutor": "batchflow.flyte1.executors",
     "DownloadJSONFilesTask": "batchflow.flyte1.tasks",
     "OpenAIFileConfig": "batchflow.flyte1.tasks",
-    "OpenAIFileDefaultImages": "batchflow.flyte1.images",
+    "OpenAIFileDefaultImages": "batchflow.flyte1.executors",
     "UploadJSONLFileExecutor": "batchflow.flyte1.executors",
     "UploadJSONLFileTask": "batchflow.flyte1.tasks",
     "create_batch": "batchflow.flyte1.workflow",

@@ -303,27 +303,10 @@ class JobStatus(NamedTuple):
     def parse(cls, values: Sequence[str | None]) -> "JobStatus":
         """Parse the record's fields of the same names; raises ValueError."""
         kind, state, stage, *rest = [value or "" for value in values]
-        message, status, model, batch, given, output, error, organization, *numbers, result = rest
-        total, completed, failed, done, size = [int(number or 0) for number in numbers]
-        return cls(
-            JobKind(kind),
-            JobState(state),
-            Stage(int(stage or 0)),
-            message,
-            status,
-            model,
-            batch,
-            given,
-            output,
-            error,
-            organization,
-            total,
-            completed,
-            failed,
-            done,
-            size,
-            result,
-        )
+        *texts, total, completed, failed, done, size, result = rest
+        numbers = [int(number or 0) for number in (total, completed, failed, done, size)]
+        checked = (JobKind(kind), JobState(state), Stage(int(stage or 0)))
+        return cls._make((*checked, *texts, *numbers, result))
 
 
 def is_job_id(text: str) -> bool:

@@ -1,14 +1,16 @@
-"""The container form of the transfer tasks: the pod enqueues a job and waits for its end.
+"""The container form of the transfer tasks, and its images.
 
-It runs where a platform does not route the task types to the connector. Its dependencies beyond
-flytekit are those of the ``task`` extra, which declaring a workflow must not need; hence they are
-imported in functions.
+A platform that does not route the task types to the connector runs it: the pod enqueues a job and
+waits for its end. It needs the packages of the ``task`` extra. Declaring a workflow must not need
+them, so functions import them.
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flytekit
 from flytekit import FlyteContextManager
+from flytekit.configuration.default_images import DefaultImages, PythonVersion
 from flytekit.core.shim_task import ShimTaskExecutor
 from flytekit.exceptions.user import (
     FlyteRecoverableException,
@@ -23,10 +25,25 @@ from batchflow.flyte1.results import BatchResult
 if TYPE_CHECKING:
     from batchflow.jobs import Job, Spec
 
+_IMAGE = "flyte-batchflow-task"
 _POLL_INTERVAL_S = 2.0
 
 
-class UploadJSONLFileExecutor(ShimTaskExecutor):  # type: ignore[misc]  # flytekit is untyped
+class OpenAIFileDefaultImages(DefaultImages):  # type: ignore[misc]  # flytekit is untyped
+    """Default images of the transfer tasks: the Dockerfile's ``task`` target."""
+
+    _DEFAULT_IMAGE_PREFIXES: ClassVar[dict[PythonVersion, str]] = {
+        PythonVersion.PYTHON_3_11: f"{_IMAGE}:py3.11-",
+        PythonVersion.PYTHON_3_12: f"{_IMAGE}:py3.12-",
+    }
+
+    @classmethod
+    def get_version_suffix(cls) -> str:
+        """The version of Batchflow in the image."""
+        return version("flyte-batchflow")
+
+
+class UploadJSONLFileExecutor(ShimTaskExecutor):  # type: ignore[misc]  # as above
     """Has a worker upload the file, and returns OpenAI's file id."""
 
     def execute_from_model(self, tt: TaskTemplate, **kwargs: Any) -> str:

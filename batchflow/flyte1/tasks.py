@@ -1,7 +1,7 @@
 """The flytekit tasks, with the names, arguments and outputs of Flyte's OpenAI plugin."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from flytekit import Resources, kwtypes
 from flytekit.configuration import SerializationSettings
@@ -13,8 +13,11 @@ from flytekit.models.literals import LiteralMap
 from flytekit.models.security import Secret
 from flytekit.types.file import JSONLFile
 
-from batchflow.flyte1.executors import DownloadJSONFilesExecutor, UploadJSONLFileExecutor
-from batchflow.flyte1.images import OpenAIFileDefaultImages
+from batchflow.flyte1.executors import (
+    DownloadJSONFilesExecutor,
+    OpenAIFileDefaultImages,
+    UploadJSONLFileExecutor,
+)
 from batchflow.flyte1.local import prepare
 from batchflow.flyte1.results import BatchResult
 from batchflow.job_requests.batch_config import check_batch_config
@@ -108,18 +111,26 @@ class _TransferTask(
     _ThroughConnector,
     PythonCustomizedContainerTask[OpenAIFileConfig],  # type: ignore[misc]  # as above
 ):
+    _TYPE: ClassVar[str]
+    _EXECUTOR: ClassVar[type]
+    _INPUTS: ClassVar[dict[str, type]]
+    _RESULT: ClassVar[type]
+
     def __init__(
         self,
         name: str,
         task_config: OpenAIFileConfig,
-        container_image: str,
+        container_image: str = OpenAIFileDefaultImages.find_image_for(),
         **kwargs: Any,
     ) -> None:
         # The container is used where a platform does not route the task type to the connector.
         super().__init__(
             name=name,
+            task_type=self._TYPE,
             task_config=task_config,
             container_image=container_image,
+            executor_type=self._EXECUTOR,
+            interface=Interface(inputs=self._INPUTS, outputs=kwtypes(result=self._RESULT)),
             requests=Resources(mem="700Mi"),
             secret_requests=[task_config.secret],
             **kwargs,
@@ -142,24 +153,10 @@ class UploadJSONLFileTask(_TransferTask):
     Input ``jsonl_in: JSONLFile`` (or an ``Iterator[JSON]``), output ``result: str``.
     """
 
-    _UPLOAD_JSONL_FILE_TASK_TYPE = UPLOAD_TASK_TYPE
-
-    def __init__(
-        self,
-        name: str,
-        task_config: OpenAIFileConfig,
-        container_image: str = OpenAIFileDefaultImages.find_image_for(),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            name=name,
-            task_config=task_config,
-            container_image=container_image,
-            task_type=self._UPLOAD_JSONL_FILE_TASK_TYPE,
-            executor_type=UploadJSONLFileExecutor,
-            interface=Interface(inputs=kwtypes(jsonl_in=JSONLFile), outputs=kwtypes(result=str)),
-            **kwargs,
-        )
+    _TYPE = _UPLOAD_JSONL_FILE_TASK_TYPE = UPLOAD_TASK_TYPE
+    _EXECUTOR = UploadJSONLFileExecutor
+    _INPUTS = kwtypes(jsonl_in=JSONLFile)
+    _RESULT = str
 
 
 class DownloadJSONFilesTask(_TransferTask):
@@ -168,23 +165,7 @@ class DownloadJSONFilesTask(_TransferTask):
     Input ``batch_endpoint_result: dict``, output ``result: BatchResult``.
     """
 
-    _DOWNLOAD_JSON_FILES_TASK_TYPE = DOWNLOAD_TASK_TYPE
-
-    def __init__(
-        self,
-        name: str,
-        task_config: OpenAIFileConfig,
-        container_image: str = OpenAIFileDefaultImages.find_image_for(),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            name=name,
-            task_config=task_config,
-            container_image=container_image,
-            task_type=self._DOWNLOAD_JSON_FILES_TASK_TYPE,
-            executor_type=DownloadJSONFilesExecutor,
-            interface=Interface(
-                inputs=kwtypes(batch_endpoint_result=dict), outputs=kwtypes(result=BatchResult)
-            ),
-            **kwargs,
-        )
+    _TYPE = _DOWNLOAD_JSON_FILES_TASK_TYPE = DOWNLOAD_TASK_TYPE
+    _EXECUTOR = DownloadJSONFilesExecutor
+    _INPUTS = kwtypes(batch_endpoint_result=dict)
+    _RESULT = BatchResult

@@ -20,12 +20,20 @@ def make_job_request(spec: Spec, *, execution: str, output_prefix: str, attempt:
     task, the index of the element precedes it. Raises InvalidInput if the request is too large.
     """
     if not execution:
-        return _size_checked(JobRequest(job_id=random_job_id(), spec=spec))
-    location = output_prefix.rstrip("/").rpartition("/")[0]
-    # Sorted, because protobuf's maps have no order.
-    content = json.dumps(spec.model_dump(mode="json", exclude={"destination"}), sort_keys=True)
-    job_id = derived_job_id(execution.encode(), location.encode(), content.encode())
-    return _size_checked(JobRequest(job_id=job_id, spec=spec, execution=execution, attempt=attempt))
+        job_request = JobRequest(job_id=random_job_id(), spec=spec)
+    else:
+        location = output_prefix.rstrip("/").rpartition("/")[0]
+        # Sorted, because protobuf's maps have no order.
+        content = json.dumps(spec.model_dump(mode="json", exclude={"destination"}), sort_keys=True)
+        job_id = derived_job_id(execution.encode(), location.encode(), content.encode())
+        job_request = JobRequest(job_id=job_id, spec=spec, execution=execution, attempt=attempt)
+    size_bytes = len(job_request.model_dump_json().encode())
+    if size_bytes > MAX_JOB_REQUEST_BYTES:
+        raise InvalidInput(
+            f"The task's config, inputs and names take {size_bytes:,} bytes; "
+            f"the limit is {MAX_JOB_REQUEST_BYTES:,}."
+        )
+    return job_request
 
 
 def next_generation(job_request: JobRequest, created: Created) -> JobRequest | None:
@@ -52,13 +60,3 @@ def next_generation(job_request: JobRequest, created: Created) -> JobRequest | N
     return job_request.model_copy(
         update={"job_id": generation_id(first_id, generation), "generation": generation}
     )
-
-
-def _size_checked(job_request: JobRequest) -> JobRequest:
-    size_bytes = len(job_request.model_dump_json().encode())
-    if size_bytes > MAX_JOB_REQUEST_BYTES:
-        raise InvalidInput(
-            f"The task's config, inputs and names take {size_bytes:,} bytes; "
-            f"the limit is {MAX_JOB_REQUEST_BYTES:,}."
-        )
-    return job_request

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from batchflow.errors import InvalidInput
+from batchflow.errors import InvalidInput, explain_invalid
 from batchflow.job_requests.batch_config import check_batch_config
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, UploadSpec
 
@@ -21,7 +21,6 @@ _CUSTOM_NAMES = {
 }
 #: Every dict that a batch task returns has at least one of these.
 _BATCH_KEYS = frozenset({"id", "output_file_id", "error_file_id"})
-_MAX_SHOWN_ERRORS = 10
 
 
 def upload_spec(custom: Mapping[str, Any], uri: str) -> UploadSpec:
@@ -93,11 +92,7 @@ def _parsed(model: type[M], **values: Any) -> M:
     try:
         return model(**values)
     except ValidationError as error:
-        details = "; ".join(
-            f"{_field(detail['loc'])}: {detail['msg']}"
-            for detail in error.errors(include_url=False, include_input=False)[:_MAX_SHOWN_ERRORS]
-        )
-        raise InvalidInput(f"The task is not valid. {details}.") from None
+        raise InvalidInput(f"The task is not valid. {explain_invalid(error, _field)}.") from None
 
 
 def _field(location: tuple[int | str, ...]) -> str:
