@@ -1,7 +1,8 @@
-"""Errors in OpenAI's format."""
+"""Validation of what users enter, and errors in OpenAI's format."""
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from dataclasses import KW_ONLY, dataclass
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import JSONResponse
 
 #: Pydantic's error types -> the type names in OpenAI's messages.
@@ -22,24 +23,22 @@ _TYPE_NAMES = {
 }
 
 
+class InputModel(BaseModel):
+    """Input without unknown fields; numbers and strings are not converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(eq=False)
 class ApiError(Exception):
     """An error that the API returns."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        type: str = "invalid_request_error",  # noqa: A002 - OpenAI's name of the field
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.param = param
-        self.code = code
-        self.type = type
+    status: int
+    message: str
+    _: KW_ONLY
+    param: str | None = None
+    code: str | None = None
+    type: str = "invalid_request_error"
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """Return the JSON body: `{"error": {"message", "type", "param", "code"}}`."""
@@ -47,8 +46,17 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> JSONResponse:
-        """Return the HTTP response."""
         return JSONResponse(self.body(), status_code=self.status)
+
+
+def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
+    """Return the error for an invalid parameter."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def missing(param: str) -> ApiError:
+    """Return the error for a required parameter that is not there."""
+    return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def not_found(kind: str, object_id: str, *, param: str = "id") -> ApiError:
@@ -69,25 +77,14 @@ def from_validation(error: ValidationError) -> ApiError:
     if param is None and kind in _TYPE_NAMES:
         return ApiError(400, "The JSON body of your request must be an object.")
     if kind == "missing":
-        return _bad_request(
-            f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
-        )
+        return missing(str(param))
     if kind == "extra_forbidden":
-        return _bad_request(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
+        return invalid(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
     if kind == "literal_error":
-        return _bad_request(_unsupported_value(detail), param, "invalid_value")
+        supported = f"Supported values are: {detail['ctx']['expected']}."
+        return invalid(f"Invalid value: '{str(detail['input'])[:100]}'. {supported}", param)
     if kind in _TYPE_NAMES:
         message = f"Invalid type for '{param}': expected {_TYPE_NAMES[kind]}."
-        return _bad_request(message, param, "invalid_type")
+        return invalid(message, param, "invalid_type")
     problem = detail["msg"].removeprefix("Value error, ")
-    message = problem if param is None else f"Invalid '{param}': {problem}"
-    return _bad_request(f"{message}.", param, "invalid_value")
-
-
-def _bad_request(message: str, param: str | None, code: str) -> ApiError:
-    return ApiError(400, message, param=param, code=code)
-
-
-def _unsupported_value(detail: ErrorDetails) -> str:
-    given = str(detail["input"])[:100]
-    return f"Invalid value: '{given}'. Supported values are: {detail['ctx']['expected']}."
+    return invalid(f"{problem}." if param is None else f"Invalid '{param}': {problem}.", param)

@@ -4,16 +4,9 @@ import base64
 import binascii
 from typing import Annotated, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    Strict,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, SecretStr, Strict, model_validator
 
+from batchflow.simulator.api_error import InputModel
 from batchflow.simulator.faults.outages import Outage
 from batchflow.simulator.statuses import KNOWN
 
@@ -57,10 +50,8 @@ SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
 UnlistedStatus = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_unlisted)]
 
 
-class SimulatorConfig(BaseModel):
+class SimulatorConfig(InputModel):
     """How the emulator behaves. A batch keeps the settings of the moment it was created in."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     validating_s: Seconds = Field(default=1.0, description="time in `validating`")
     in_progress_s: Seconds = Field(default=2.0, description="least time in `in_progress`")

@@ -1,15 +1,13 @@
 """The `simulate` command, with an option for every setting."""
 
 import logging
-import types
 from collections.abc import Callable
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import click
-from pydantic import SecretStr, TypeAdapter, ValidationError
+from pydantic import Json, Strict, ValidationError
 from pydantic.fields import FieldInfo
 
-from batchflow.simulator.api_error import from_validation
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.faults.outages import Outage
 from batchflow.simulator.server import serve
@@ -19,37 +17,30 @@ _OPTION_NAMES = {"refused_keys": "refused-key", "outages": "outage"}
 #: Settings that can be set by an environment variable, to keep them out of the process list.
 _ENVIRONMENT = {"webhook_secret": "OPENAI_WEBHOOK_SECRET"}
 
-_OUTAGE = TypeAdapter(Outage)
+
+class _Options(SimulatorConfig):
+    """The settings as the options give them."""
+
+    outages: Annotated[tuple[Json[Outage], ...], Strict(False)] = ()
 
 
-def _base_type(annotation: Any) -> Any:
-    """Return the type of a setting's values, for example `float` for `float | None`."""
-    if get_origin(annotation) is types.UnionType or not isinstance(annotation, type):
-        return next(
-            (_base_type(arg) for arg in get_args(annotation) if arg is not types.NoneType), str
-        )
-    return annotation
+def _option_name(setting: str) -> str:
+    return f"--{_OPTION_NAMES.get(setting, setting).replace('_', '-')}"
 
 
 def _option(name: str, setting: FieldInfo) -> Callable[[Any], Any]:
-    option = f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}"
+    option = _option_name(name)
     text = (setting.description or "").replace("`", "")
     if isinstance(setting.default, tuple):
         more = "; repeatable" + (", as JSON" if name == "outages" else "")
         return click.option(option, name, multiple=True, help=text + more)
     if setting.annotation is bool:
-        return click.option(
-            f"{option}/--no-{option[2:]}",
-            name,
-            default=setting.default,
-            show_default=True,
-            help=text,
-        )
-    kind = _base_type(setting.annotation)
+        option = f"{option}/--no-{option[2:]}"
+    types = (setting.annotation, *get_args(setting.annotation))
     return click.option(
         option,
         name,
-        type=kind if kind in (int, float) else str,
+        type=next((kind for kind in (bool, int, float) if kind in types), str),
         default=setting.default,
         show_default=setting.default is not None,
         envvar=_ENVIRONMENT.get(name),
@@ -66,11 +57,17 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _config_from(values: dict[str, Any]) -> SimulatorConfig:
     try:
-        outages = tuple(_OUTAGE.validate_json(text) for text in values.pop("outages"))
-        keys = tuple(SecretStr(key) for key in values.pop("refused_keys"))
-        return SimulatorConfig.model_validate({**values, "outages": outages, "refused_keys": keys})
+        return _Options.model_validate(values)
     except ValidationError as error:
-        raise click.UsageError(from_validation(error).message) from None
+        # The message quotes no value, because it may be a secret.
+        detail = error.errors(include_url=False)[0]
+        problem = detail["msg"].removeprefix("Value error, ") + "."
+        if not detail["loc"]:
+            raise click.UsageError(problem) from None
+        setting, *fields = detail["loc"]
+        place = "".join(f"{field}: " for field in fields if isinstance(field, str))
+        hint = f"'{_option_name(str(setting))}'"
+        raise click.BadParameter(place + problem, param_hint=hint) from None
 
 
 @click.command()
@@ -98,8 +95,9 @@ def simulate(host: str, port: int, log_level: str, **settings: Any) -> None:
     """
     config = _config_from(settings)
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    serve(host=host, port=port, config=config, on_ready=_print_ready)
-
-
-def _print_ready(base_url: str) -> None:
-    click.echo(f"OpenAI emulator ready: OPENAI_BASE_URL={base_url}")
+    serve(
+        host=host,
+        port=port,
+        config=config,
+        on_ready=lambda url: click.echo(f"OpenAI emulator ready: OPENAI_BASE_URL={url}"),
+    )

@@ -11,15 +11,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from batchflow.simulator.api import batches, control, files, webhook_endpoints
+from batchflow.simulator.api import batches, control, files
+from batchflow.simulator.api import webhook_endpoints as webhooks
 from batchflow.simulator.api.operation import ApiOperation, Handler
 from batchflow.simulator.api_error import ApiError
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.engine.state import SimulatorState
 
-_FILE = "/files/{file_id}"
-_BATCH = "/batches/{batch_id}"
-_ENDPOINT = "/webhook_endpoints/{endpoint_id}"
+_FILE = "/files/{id}"
+_BATCH = "/batches/{id}"
+_ENDPOINT = "/webhook_endpoints/{id}"
 
 _OPERATIONS: tuple[tuple[str, str, str, Handler], ...] = (
     ("POST", "/files", "files.create", files.create),
@@ -31,19 +32,14 @@ _OPERATIONS: tuple[tuple[str, str, str, Handler], ...] = (
     ("GET", "/batches", "batches.list", batches.list_),
     ("GET", _BATCH, "batches.retrieve", batches.retrieve),
     ("POST", f"{_BATCH}/cancel", "batches.cancel", batches.cancel),
-    ("POST", "/webhook_endpoints", "webhooks.create", webhook_endpoints.create),
-    ("GET", "/webhook_endpoints", "webhooks.list", webhook_endpoints.list_),
-    ("GET", _ENDPOINT, "webhooks.retrieve", webhook_endpoints.retrieve),
-    ("POST", _ENDPOINT, "webhooks.update", webhook_endpoints.update),
-    ("DELETE", _ENDPOINT, "webhooks.delete", webhook_endpoints.delete),
-    (
-        "POST",
-        f"{_ENDPOINT}/rotate_secret",
-        "webhooks.rotate_secret",
-        webhook_endpoints.rotate_secret,
-    ),
-    ("POST", f"{_ENDPOINT}/test", "webhooks.test", webhook_endpoints.test),
-    ("GET", "/webhook_event_types", "webhooks.event_types", webhook_endpoints.event_types),
+    ("POST", "/webhook_endpoints", "webhooks.create", webhooks.create),
+    ("GET", "/webhook_endpoints", "webhooks.list", webhooks.list_),
+    ("GET", _ENDPOINT, "webhooks.retrieve", webhooks.retrieve),
+    ("POST", _ENDPOINT, "webhooks.update", webhooks.update),
+    ("DELETE", _ENDPOINT, "webhooks.delete", webhooks.delete),
+    ("POST", f"{_ENDPOINT}/rotate_secret", "webhooks.rotate_secret", webhooks.rotate_secret),
+    ("POST", f"{_ENDPOINT}/test", "webhooks.test", webhooks.test),
+    ("GET", "/webhook_event_types", "webhooks.event_types", webhooks.event_types),
 )
 
 

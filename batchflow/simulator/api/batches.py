@@ -3,35 +3,34 @@
 import time
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from batchflow.simulator.api.paging import list_page
+from batchflow.simulator.api.paging import find, list_page
 from batchflow.simulator.api.request_reading import read_json
-from batchflow.simulator.api_error import ApiError, not_found
+from batchflow.simulator.api_error import ApiError, InputModel, invalid
 from batchflow.simulator.engine import ids
 from batchflow.simulator.engine.batches import Batch, ScriptedEnd
 from batchflow.simulator.engine.state import SimulatorState
 from batchflow.simulator.statuses import ENDED
 
+#: What error messages call the objects.
+_KIND = "batch"
+
 _Key = Annotated[str, StringConstraints(max_length=64)]
 _Value = Annotated[str, StringConstraints(max_length=512)]
 
 
-class OutputExpiresAfter(BaseModel):
+class OutputExpiresAfter(InputModel):
     """When a batch's output and error files expire."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=3600, le=2_592_000)
 
 
-class CreateBatch(BaseModel):
+class CreateBatch(InputModel):
     """The body of `POST /v1/batches`: `openai.types.BatchCreateParams`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     completion_window: Literal["24h"]
     endpoint: Literal[
@@ -50,15 +49,13 @@ class CreateBatch(BaseModel):
 
 
 async def create(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`POST /v1/batches`."""
     params = await read_json(request, CreateBatch)
     stored = state.files.of(organization).get(params.input_file_id)
     if stored is None:
-        message = f"No such File object: {params.input_file_id[:100]}"
-        raise ApiError(400, message, param="input_file_id", code="invalid_value")
+        raise invalid(f"No such File object: {params.input_file_id[:100]}", "input_file_id")
     if stored.purpose != "batch":
         message = f"The file {stored.id} has the purpose '{stored.purpose}', not 'batch'."
-        raise ApiError(400, message, param="input_file_id", code="invalid_value")
+        raise invalid(message, "input_file_id")
     expiry = params.output_expires_after
     batch = Batch(
         id=ids.new_id("batch"),
@@ -79,35 +76,25 @@ async def create(state: SimulatorState, request: Request, organization: str) -> 
 async def list_(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/batches`, newest first."""
     now = time.time()
-    batches = state.batches_of(organization)
-    return list_page(request, batches, lambda batch: batch.to_json(now), kind="batch")
+    batches = state.batches.of(organization)
+    return list_page(request, batches, lambda batch: batch.to_json(now), kind=_KIND)
 
 
 async def retrieve(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`GET /v1/batches/{id}`."""
-    return _batch_response(_find(state, request, organization))
+    return _batch_response(find(request, state.batches.of(organization), _KIND))
 
 
 async def cancel(state: SimulatorState, request: Request, organization: str) -> Response:
     """`POST /v1/batches/{id}/cancel`: `cancelling` at once, `cancelled` later."""
-    batch = _find(state, request, organization)
+    batch = find(request, state.batches.of(organization), _KIND)
     if batch.status in ENDED:
-        message = f"Cannot cancel a batch with status '{batch.status}'."
-        raise ApiError(409, message)
+        raise ApiError(409, f"Cannot cancel a batch with status '{batch.status}'.")
     if batch.status != "cancelling":
         now = time.time()
         batch.requests_run = batch.done_at(now)
         batch.enter("cancelling", now)
-        batch.interrupt(ScriptedEnd("cancelled"))
+        batch.interrupt(ScriptedEnd(status="cancelled"))
     return _batch_response(batch)
-
-
-def _find(state: SimulatorState, request: Request, organization: str) -> Batch:
-    batch_id: str = request.path_params["batch_id"]
-    batch = state.batches_of(organization).get(batch_id)
-    if batch is None:
-        raise not_found("batch", batch_id)
-    return batch
 
 
 def _batch_response(batch: Batch) -> Response:

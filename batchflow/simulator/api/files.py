@@ -12,11 +12,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from batchflow.simulator.api.paging import list_page
-from batchflow.simulator.api_error import ApiError, not_found
+from batchflow.simulator.api.paging import find, list_page
+from batchflow.simulator.api_error import ApiError, invalid, missing, not_found
 from batchflow.simulator.engine.files import StoredFile
 from batchflow.simulator.engine.state import SimulatorState
 
+#: What error messages call the objects.
+_KIND = "File object"
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 #: The most bytes that form fields and part headers add to an upload.
 _MAX_FORM_BYTES = 64 * 1024
@@ -36,9 +38,9 @@ async def create(state: SimulatorState, request: Request, organization: str) -> 
     try:
         upload, purpose = form.get("file"), form.get("purpose")
         if not isinstance(upload, UploadFile):
-            raise _missing("file")
+            raise missing("file")
         if not isinstance(purpose, str) or not purpose:
-            raise _missing("purpose")
+            raise missing("purpose")
         filename = _displayable_filename(upload.filename)
         _check_upload(upload, filename, purpose, state.config.max_file_bytes)
         expires_after_s = _expiry(form, purpose)
@@ -54,22 +56,21 @@ async def create(state: SimulatorState, request: Request, organization: str) -> 
         now=time.time(),
         expires_after_s=expires_after_s,
     )
-    state.count_upload()
+    state.files_uploaded += 1
     return JSONResponse(stored.to_json())
 
 
 async def list_(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`GET /v1/files`."""
     purpose = request.query_params.get("purpose")
     order = request.query_params.get("order", "desc")
     if order not in ("asc", "desc"):
         message = "Invalid value for 'order'. Supported values are: 'asc' and 'desc'."
-        raise ApiError(400, message, param="order", code="invalid_value")
+        raise invalid(message, "order")
     return list_page(
         request,
         state.files.of(organization),
         StoredFile.to_json,
-        kind="File object",
+        kind=_KIND,
         default_limit=_MAX_LIMIT,
         max_limit=_MAX_LIMIT,
         newest_first=order == "desc",
@@ -78,39 +79,24 @@ async def list_(state: SimulatorState, request: Request, organization: str) -> R
 
 
 async def retrieve(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`GET /v1/files/{id}`."""
-    return JSONResponse(_find(state, request, organization).to_json())
+    return JSONResponse(find(request, state.files.of(organization), _KIND).to_json())
 
 
 async def content(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/files/{id}/content`: streamed from disk."""
-    stored = _find(state, request, organization)
+    stored = find(request, state.files.of(organization), _KIND)
     try:
         file = await asyncio.to_thread(stored.path.open, "rb")
     except FileNotFoundError:  # deleted since the lookup
-        raise not_found("File object", stored.id) from None
+        raise not_found(_KIND, stored.id) from None
     headers = {"content-length": str(stored.size_bytes)}
     return StreamingResponse(_chunks(file), media_type="application/octet-stream", headers=headers)
 
 
 async def delete(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`DELETE /v1/files/{id}`."""
-    stored = _find(state, request, organization)
+    stored = find(request, state.files.of(organization), _KIND)
     state.files.remove(stored)
     return JSONResponse({"id": stored.id, "object": "file", "deleted": True})
-
-
-def _find(state: SimulatorState, request: Request, organization: str) -> StoredFile:
-    file_id: str = request.path_params["file_id"]
-    stored = state.files.of(organization).get(file_id)
-    if stored is None:
-        raise not_found("File object", file_id)
-    return stored
-
-
-def _missing(name: str) -> ApiError:
-    message = f"Missing required parameter: '{name}'."
-    return ApiError(400, message, param=name, code="missing_required_parameter")
 
 
 async def _read_form(request: Request, max_file_bytes: int) -> FormData:
@@ -151,7 +137,7 @@ def _displayable_filename(filename: str | None) -> str:
 def _check_upload(upload: UploadFile, filename: str, purpose: str, max_file_bytes: int) -> None:
     if purpose not in PURPOSES:
         message = f"'{purpose[:100]}' is not one of {list(PURPOSES)} - 'purpose'"
-        raise ApiError(400, message, param="purpose", code="invalid_value")
+        raise invalid(message, "purpose")
     if purpose == "batch" and not filename.endswith(".jsonl"):
         raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl")
     if (upload.size or 0) > max_file_bytes:
@@ -164,7 +150,7 @@ def _expiry(form: FormData, purpose: str) -> int | None:
         return _DEFAULT_BATCH_EXPIRY_S if purpose == "batch" else None
     if anchor != "created_at":
         message = "Invalid value for 'expires_after.anchor'. Supported values are: 'created_at'."
-        raise ApiError(400, message, param="expires_after.anchor", code="invalid_value")
+        raise invalid(message, "expires_after.anchor")
     valid = isinstance(seconds, str) and seconds.isascii() and seconds.isdigit()
     given = int(str(seconds)[:10]) if valid else -1
     if not _MIN_EXPIRY_S <= given <= _MAX_EXPIRY_S:
@@ -172,7 +158,7 @@ def _expiry(form: FormData, purpose: str) -> int | None:
             "Invalid 'expires_after.seconds': expected an integer from "
             f"{_MIN_EXPIRY_S} to {_MAX_EXPIRY_S}."
         )
-        raise ApiError(400, message, param="expires_after.seconds", code="invalid_value")
+        raise invalid(message, "expires_after.seconds")
     return given
 
 

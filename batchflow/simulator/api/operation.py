@@ -41,7 +41,7 @@ class ApiOperation:
             else:
                 await self._apply_outage(state, request, send, outage)
         except ClientDisconnect:
-            state.count_call(self.name, "disconnected")
+            state.calls[self.name]["disconnected"] += 1
 
     async def _apply_outage(
         self, state: SimulatorState, request: Request, send: Send, outage: Outage
@@ -56,10 +56,10 @@ class ApiOperation:
         await asyncio.sleep(outage.delay_s)
         match outage.answer:
             case "drop":
-                state.count_call(self.name, "dropped")
+                state.calls[self.name]["dropped"] += 1
                 await drop_connection(request)
             case "cut" if normal is not None:
-                state.count_call(self.name, "cut")
+                state.calls[self.name]["cut"] += 1
                 await normal(request.scope, request.receive, truncate(request, send))
             case "normal" if normal is not None:
                 await self._send(normal, request, send)
@@ -73,7 +73,7 @@ class ApiOperation:
     ) -> None:
         state: SimulatorState = request.app.state.simulator
         # Count first: a client that has the response must find it in the statistics.
-        state.count_call(self.name, outcome or str(response.status_code))
+        state.calls[self.name][outcome or str(response.status_code)] += 1
         response.headers["x-request-id"] = ids.new_id("req")
         await response(request.scope, request.receive, send)
 

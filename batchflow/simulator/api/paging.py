@@ -1,4 +1,4 @@
-"""List calls with OpenAI's cursor pagination: `limit` and `after`."""
+"""Objects by id, and lists with OpenAI's cursor pagination: `limit` and `after`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from batchflow.simulator.api_error import ApiError, not_found
+from batchflow.simulator.api_error import invalid, not_found
 from batchflow.simulator.engine.paged_collection import PagedCollection, T
 
 
@@ -43,6 +43,15 @@ def list_page(
     )
 
 
+def find(request: Request, collection: PagedCollection[T], kind: str) -> T:
+    """Return the item whose id is in the path."""
+    object_id: str = request.path_params["id"]
+    item = collection.get(object_id)
+    if item is None:
+        raise not_found(kind, object_id)
+    return item
+
+
 def _read_limit(request: Request, *, default: int, maximum: int) -> int:
     given = request.query_params.get("limit")
     if given is None:
@@ -51,7 +60,7 @@ def _read_limit(request: Request, *, default: int, maximum: int) -> int:
         limit = int(given[:10])
     except ValueError:
         message = "Invalid type for 'limit': expected an integer, but got a string instead."
-        raise ApiError(400, message, param="limit", code="invalid_type") from None
+        raise invalid(message, "limit", "invalid_type") from None
     if 1 <= limit <= maximum:
         return limit
     problem, comparison, code = (
@@ -62,4 +71,4 @@ def _read_limit(request: Request, *, default: int, maximum: int) -> int:
     message = (
         f"Invalid 'limit': integer {problem} value. Expected a value {comparison}, got {limit}."
     )
-    raise ApiError(400, message, param="limit", code=code)
+    raise invalid(message, "limit", code)

@@ -2,7 +2,6 @@
 
 from typing import TypeVar
 
-import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
@@ -36,30 +35,14 @@ def authenticate(request: Request, config: SimulatorConfig) -> str:
     return request.headers.get("openai-organization", "").strip() or DEFAULT_ORGANIZATION
 
 
-async def read_body(request: Request) -> bytes:
-    """Read a body of up to `MAX_JSON_BYTES`."""
+async def read_json(request: Request, model: type[M], *, if_empty: bytes = b"") -> M:
+    """Read a JSON body of up to `MAX_JSON_BYTES`."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_JSON_BYTES:
             raise ApiError(413, "The body of your request is too large.")
-    return body
-
-
-async def read_json(request: Request, model: type[M]) -> M:
-    """Read the JSON body as a model."""
     try:
-        return model.model_validate_json(await read_body(request))
+        return model.model_validate_json(body or if_empty)
     except ValidationError as error:
         raise from_validation(error) from None
-
-
-async def read_object(request: Request) -> dict[str, object]:
-    """Read the JSON body, which must be an object."""
-    try:
-        body = orjson.loads(await read_body(request))
-    except orjson.JSONDecodeError:
-        raise ApiError(400, "We could not parse the JSON body of your request.") from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "The JSON body of your request must be an object.")
-    return body

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
 import httpx2
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from batchflow.simulator.api.paging import list_page
+from batchflow.simulator.api.paging import find, list_page
 from batchflow.simulator.api.request_reading import read_json
-from batchflow.simulator.api_error import ApiError, not_found
+from batchflow.simulator.api_error import ApiError, InputModel
 from batchflow.simulator.config import HttpUrl
 from batchflow.simulator.engine import ids
 from batchflow.simulator.engine.state import SimulatorState
@@ -49,17 +49,15 @@ EventType = Literal[
     "safety.alert.created",
 ]
 
+#: What error messages call the objects.
+_KIND = "webhook endpoint"
 _SECRET_BYTES = 32
 
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
 _EventTypes = Annotated[list[EventType], Field(min_length=1)]
 
 
-class _Params(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class CreateEndpoint(_Params):
+class CreateEndpoint(InputModel):
     """`openai.types.webhooks.WebhookCreateParams`; `http` URLs are also allowed."""
 
     name: _Name
@@ -67,7 +65,7 @@ class CreateEndpoint(_Params):
     event_types: _EventTypes
 
 
-class UpdateEndpoint(_Params):
+class UpdateEndpoint(InputModel):
     """`openai.types.webhooks.WebhookUpdateParams`."""
 
     name: _Name | None = None
@@ -75,13 +73,13 @@ class UpdateEndpoint(_Params):
     event_types: _EventTypes | None = None
 
 
-class RotateSecret(_Params):
+class RotateSecret(InputModel):
     """`openai.types.webhooks.WebhookRotateSecretParams`."""
 
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class TestEndpoint(_Params):
+class TestEndpoint(InputModel):
     """`openai.types.webhooks.WebhookTestParams`."""
 
     event_type: EventType
@@ -95,55 +93,45 @@ async def create(state: SimulatorState, request: Request, organization: str) -> 
         id=ids.new_id("we"),
         name=params.name,
         url=params.url,
-        event_types=tuple(params.event_types),
+        event_types=params.event_types,
         secret=_new_secret(),
         created_at=now,
         updated_at=now,
     )
-    state.webhooks.of(organization).add(endpoint)
+    state.webhooks.endpoints.of(organization).add(endpoint)
     return _response_with_secret(endpoint)
 
 
 async def list_(state: SimulatorState, request: Request, organization: str) -> Response:
     """`GET /v1/webhook_endpoints`, newest first."""
-    endpoints = state.webhooks.of(organization)
-    return list_page(request, endpoints, StoredWebhookEndpoint.to_json, kind="webhook endpoint")
+    endpoints = state.webhooks.endpoints.of(organization)
+    return list_page(request, endpoints, StoredWebhookEndpoint.to_json, kind=_KIND)
 
 
 async def retrieve(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`GET /v1/webhook_endpoints/{id}`."""
-    return JSONResponse(_find(state, request, organization).to_json())
+    return JSONResponse(find(request, state.webhooks.endpoints.of(organization), _KIND).to_json())
 
 
 async def update(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`POST /v1/webhook_endpoints/{id}`."""
     params = await read_json(request, UpdateEndpoint)
-    endpoint = _find(state, request, organization)
-    changed = replace(
-        endpoint,
-        name=endpoint.name if params.name is None else params.name,
-        url=endpoint.url if params.url is None else params.url,
-        event_types=(
-            endpoint.event_types if params.event_types is None else tuple(params.event_types)
-        ),
-    )
+    endpoint = find(request, state.webhooks.endpoints.of(organization), _KIND)
+    changed = replace(endpoint, **params.model_dump(exclude_none=True))
     if changed != endpoint:
         changed = replace(changed, updated_at=int(time.time()))
-        state.webhooks.of(organization).replace(changed)
+        state.webhooks.endpoints.of(organization).replace(changed)
     return JSONResponse(changed.to_json())
 
 
 async def delete(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`DELETE /v1/webhook_endpoints/{id}`."""
-    endpoint = _find(state, request, organization)
-    state.webhooks.of(organization).remove(endpoint.id)
+    endpoint = find(request, state.webhooks.endpoints.of(organization), _KIND)
+    state.webhooks.endpoints.of(organization).remove(endpoint.id)
     return JSONResponse({"id": endpoint.id, "object": "webhook_endpoint.deleted", "deleted": True})
 
 
 async def rotate_secret(state: SimulatorState, request: Request, organization: str) -> Response:
     """`POST /v1/webhook_endpoints/{id}/rotate_secret`; the response contains the new secret."""
     params = await read_json(request, RotateSecret)
-    endpoint = _find(state, request, organization)
+    endpoint = find(request, state.webhooks.endpoints.of(organization), _KIND)
     now = time.time()
     keep = params.keep_old_secret_active_for_24_hours
     rotated = replace(
@@ -153,14 +141,14 @@ async def rotate_secret(state: SimulatorState, request: Request, organization: s
         old_secret=endpoint.secret if keep else None,
         old_secret_until=now + OLD_SECRET_LIFETIME_S if keep else 0.0,
     )
-    state.webhooks.of(organization).replace(rotated)
+    state.webhooks.endpoints.of(organization).replace(rotated)
     return _response_with_secret(rotated)
 
 
 async def test(state: SimulatorState, request: Request, organization: str) -> Response:
     """`POST /v1/webhook_endpoints/{id}/test`: sends one sample event."""
     params = await read_json(request, TestEndpoint)
-    endpoint = _find(state, request, organization)
+    endpoint = find(request, state.webhooks.endpoints.of(organization), _KIND)
     try:
         status = await state.webhooks.test(endpoint, params.event_type)
     except (httpx2.HTTPError, httpx2.InvalidURL):
@@ -177,16 +165,7 @@ async def test(state: SimulatorState, request: Request, organization: str) -> Re
 
 
 async def event_types(state: SimulatorState, request: Request, organization: str) -> Response:
-    """`GET /v1/webhook_event_types`."""
     return JSONResponse({"object": "list", "data": list(get_args(EventType))})
-
-
-def _find(state: SimulatorState, request: Request, organization: str) -> StoredWebhookEndpoint:
-    endpoint_id: str = request.path_params["endpoint_id"]
-    endpoint = state.webhooks.of(organization).get(endpoint_id)
-    if endpoint is None:
-        raise not_found("webhook endpoint", endpoint_id)
-    return endpoint
 
 
 def _new_secret() -> SecretStr:

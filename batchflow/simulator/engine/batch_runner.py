@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from batchflow.simulator.engine.batches import Batch, ResultFiles, ScriptedEnd
+from batchflow.simulator.engine.batches import Batch, ScriptedEnd
 from batchflow.simulator.engine.files import FileStore
 from batchflow.simulator.engine.inspection import BatchError, Inspection, inspect
-from batchflow.simulator.engine.results import ResultsToWrite, ResultTotals, write_results
+from batchflow.simulator.engine.results import ResultFiles, ResultsToWrite, write_results
 from batchflow.simulator.statuses import ENDED, KNOWN
 
 logger = logging.getLogger(__name__)
@@ -136,13 +137,16 @@ class BatchRunner:
 
     async def _ensure_inspected(self, batch: Batch) -> Inspection:
         if batch.inspection is None:
-            stored = self._files.of(batch.organization).get(batch.input_file_id)
-            if stored is None:
-                raise FileNotFoundError(batch.input_file_id)
-            read = partial(inspect, stored.path, batch.endpoint, batch.config)
+            read = partial(inspect, self._input_path(batch), batch.endpoint, batch.config)
             batch.inspection = await self._in_thread(read)
             self._raise_if_interrupted(batch)
         return batch.inspection
+
+    def _input_path(self, batch: Batch) -> Path:
+        stored = self._files.of(batch.organization).get(batch.input_file_id)
+        if stored is None:
+            raise FileNotFoundError(batch.input_file_id)
+        return stored.path
 
     def _enqueue(self, batch: Batch, inspection: Inspection) -> bool:
         limit = batch.config.enqueued_token_limit
@@ -156,21 +160,18 @@ class BatchRunner:
 
     async def _show_extra_status(self, batch: Batch) -> None:
         """Show an undocumented status if one is configured or scripted."""
-        config, scripted_end = batch.config, batch.scripted_end
+        status, shown_s = batch.config.extra_status, batch.config.extra_status_s
+        scripted_end = batch.scripted_end
         if scripted_end is not None and scripted_end.status not in KNOWN:
-            batch.enter(scripted_end.status, time.time())
-            shown_s = (
-                config.extra_status_s if scripted_end.shown_s is None else scripted_end.shown_s
-            )
+            status = scripted_end.status
+            shown_s = shown_s if scripted_end.shown_s is None else scripted_end.shown_s
+        if status is not None:
+            batch.enter(status, time.time())
             await self._wait(batch, shown_s)
-        elif config.extra_status is not None:
-            batch.enter(config.extra_status, time.time())
-            await self._wait(batch, config.extra_status_s)
 
     async def _execute_requests(self, batch: Batch) -> None:
         """Stay `in_progress` until all requests have run or the batch must end early."""
-        total = batch.inspection.total if batch.inspection else 0
-        batch.run_s = batch.config.in_progress_s + total * batch.config.per_request_s
+        batch.run_s = batch.config.in_progress_s + batch.total * batch.config.per_request_s
         started = time.time()
         batch.enter("in_progress", started)
         scripted_end = batch.scripted_end
@@ -179,12 +180,12 @@ class BatchRunner:
                 _DEFAULT_DONE_SHARE if scripted_end.done_share is None else scripted_end.done_share
             )
             await self._wait(batch, batch.run_s * share)
-            self._end_early(batch, ScriptedEnd(scripted_end.status, done_share=share))
+            self._end_early(batch, ScriptedEnd(status=scripted_end.status, done_share=share))
         if started + batch.run_s > batch.expires_at:
             await self._wait(batch, max(0.0, batch.expires_at - started))
-            self._end_early(batch, ScriptedEnd("expired"))
+            self._end_early(batch, ScriptedEnd(status="expired"))
         await self._wait(batch, batch.run_s)
-        batch.requests_run = total
+        batch.requests_run = batch.total
         batch.enter("finalizing", time.time())
 
     def _end_early(self, batch: Batch, end: ScriptedEnd) -> NoReturn:
@@ -196,32 +197,25 @@ class BatchRunner:
 
     def _stop(self, batch: Batch, end: ScriptedEnd) -> None:
         """Record how many requests have run."""
-        total = batch.inspection.total if batch.inspection else 0
         if end.status == "completed":
-            batch.requests_run = total
-        elif batch.requests_run is None:
-            if end.done_share is not None:
-                batch.requests_run = int(total * end.done_share)
-            else:
-                batch.requests_run = batch.done_at(time.time())
+            batch.requests_run = batch.total
+        elif end.done_share is None or batch.requests_run is not None:
+            batch.requests_run = batch.done_at(time.time())
+        else:
+            batch.requests_run = int(batch.total * end.done_share)
 
     async def _finish(self, batch: Batch, status: str) -> None:
         """Write the result files and end the batch."""
-        files = ResultFiles()
-        if batch.inspection is not None and not batch.inspection.errors:
-            files = await self._write(batch, status)
-        batch.result_files = files
+        has_results = batch.inspection is not None and not batch.inspection.errors
+        batch.result_files = await self._write(batch, status) if has_results else ResultFiles()
         self._end(batch, status)
 
     async def _write(self, batch: Batch, status: str) -> ResultFiles:
-        stored = self._files.of(batch.organization).get(batch.input_file_id)
-        if stored is None:
-            raise FileNotFoundError(batch.input_file_id)
         work = ResultsToWrite(
             batch_id=batch.id,
             endpoint=batch.endpoint,
             config=batch.config,
-            source=stored.path,
+            source=self._input_path(batch),
             done=batch.requests_run or 0,
             unexecuted=_UNEXECUTED.get(status, _ALL_EXECUTED),
             output=self._files.new_path(),
@@ -229,36 +223,29 @@ class BatchRunner:
             now=int(time.time()),
         )
         try:
-            totals = await self._in_thread(partial(write_results, work))
+            files = await self._in_thread(partial(write_results, work))
             self._raise_if_interrupted(batch)
         except BaseException:
             work.output.unlink(missing_ok=True)
             work.errors.unlink(missing_ok=True)
             raise
-        return self._add_files(batch, work, totals)
-
-    def _add_files(self, batch: Batch, work: ResultsToWrite, totals: ResultTotals) -> ResultFiles:
-        files = ResultFiles(
-            totals.completed, totals.failed, totals.input_tokens, totals.output_tokens
-        )
-        now = time.time()
-        for path, kind in ((work.output, "output"), (work.errors, "error")):
-            if path.stat().st_size == 0:
-                path.unlink()
-                continue
-            stored = self._files.add(
-                path,
-                organization=batch.organization,
-                filename=f"{batch.id}_{kind}.jsonl",
-                purpose="batch_output",
-                now=now,
-                expires_after_s=batch.output_expires_after_s,
-            )
-            if kind == "output":
-                files.output_file_id = stored.id
-            else:
-                files.error_file_id = stored.id
+        files.output_file_id = self._add_result_file(batch, work.output, "output")
+        files.error_file_id = self._add_result_file(batch, work.errors, "error")
         return files
+
+    def _add_result_file(self, batch: Batch, path: Path, kind: str) -> str | None:
+        if path.stat().st_size == 0:
+            path.unlink()
+            return None
+        stored = self._files.add(
+            path,
+            organization=batch.organization,
+            filename=f"{batch.id}_{kind}.jsonl",
+            purpose="batch_output",
+            now=time.time(),
+            expires_after_s=batch.output_expires_after_s,
+        )
+        return stored.id
 
     def _fail(self, batch: Batch, *errors: BatchError) -> None:
         batch.errors = errors

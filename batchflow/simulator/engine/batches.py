@@ -4,9 +4,16 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchflow.simulator.config import SimulatorConfig
-from batchflow.simulator.engine.inspection import BatchError, Inspection
+from pydantic import Field
 
+from batchflow.simulator.api_error import InputModel
+from batchflow.simulator.config import Seconds, Share, SimulatorConfig
+from batchflow.simulator.engine.inspection import BatchError, Inspection
+from batchflow.simulator.engine.responses import usage
+from batchflow.simulator.engine.results import ResultFiles
+from batchflow.simulator.statuses import KNOWN
+
+_STATUSES_WITH_TIMESTAMP = sorted(KNOWN - {"validating"})
 #: The messages of errors that a script can request without a message, by code.
 _DEFAULT_MESSAGES = {
     "token_limit_exceeded": (
@@ -19,29 +26,21 @@ _DEFAULT_MESSAGES = {
 _DEFAULT_TOKEN_LIMIT = 90_000
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedEnd:
+class ScriptedEnd(InputModel):
     """The end that a test requested for a batch."""
 
-    status: str
-    code: str | None = None
-    message: str | None = None
+    status: str = Field(min_length=1, max_length=64)
+    code: str | None = Field(default=None, min_length=1, max_length=100)
+    message: str | None = Field(default=None, max_length=1000)
     #: The share of the requests that run before the end; `None`: as many as time allows.
-    done_share: float | None = None
-    #: How long an undocumented status is shown, in seconds; then the batch continues.
-    shown_s: float | None = None
+    done_share: Share | None = None
 
 
-@dataclass(slots=True)
-class ResultFiles:
-    """The counts and the file ids of an ended batch."""
+class NextEnd(ScriptedEnd):
+    """The end that a test requested for a batch before its creation."""
 
-    completed: int = 0
-    failed: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    output_file_id: str | None = None
-    error_file_id: str | None = None
+    #: How long an undocumented status is shown; then the batch continues.
+    shown_s: Seconds | None = None
 
 
 @dataclass(slots=True)
@@ -59,7 +58,7 @@ class Batch:
     #: The settings when it was created.
     config: SimulatorConfig
     #: The end that was requested before it was created.
-    scripted_end: ScriptedEnd | None = None
+    scripted_end: NextEnd | None = None
     status: str = "validating"
     #: When it entered each status, in Unix seconds.
     entered_at: dict[str, float] = field(default_factory=dict)
@@ -82,6 +81,11 @@ class Batch:
         """When it expires if it has not completed, in Unix seconds."""
         return self.created_at + self.config.completion_window_s
 
+    @property
+    def total(self) -> int:
+        """The number of its requests; 0 before its input file was read."""
+        return self.inspection.total if self.inspection else 0
+
     def enter(self, status: str, now: float) -> None:
         """Change the status."""
         self.status = status
@@ -100,7 +104,7 @@ class Batch:
         if self.inspection is None or started is None:
             return 0
         share = 1.0 if self.run_s <= 0 else min(1.0, (now - started) / self.run_s)
-        return int(self.inspection.total * share)
+        return int(self.total * share)
 
     def failure(self, code: str, message: str | None = None) -> BatchError:
         """Return the error of a batch that fails for a reason outside its input file."""
@@ -118,9 +122,7 @@ class Batch:
         """OpenAI's Batch object at the time `now`."""
         files = self.result_files or ResultFiles()
         files_hidden = now - self.entered_at.get("completed", 0.0) < self.config.output_file_lag_s
-        timestamps = {
-            f"{status}_at": self._timestamp(status) for status in _STATUSES_WITH_TIMESTAMP
-        }
+        entered_at = {status: int(at) for status, at in self.entered_at.items()}
         return {
             "id": self.id,
             "object": "batch",
@@ -134,15 +136,11 @@ class Batch:
             "error_file_id": None if files_hidden else files.error_file_id,
             "created_at": int(self.created_at),
             "expires_at": int(self.expires_at),
-            **timestamps,
+            **{f"{status}_at": entered_at.get(status) for status in _STATUSES_WITH_TIMESTAMP},
             "request_counts": self._counts(now),
-            "usage": _usage(files),
+            "usage": usage(files.input_tokens, files.output_tokens),
             "metadata": self.metadata,
         }
-
-    def _timestamp(self, status: str) -> int | None:
-        at = self.entered_at.get(status)
-        return None if at is None else int(at)
 
     def _errors(self) -> dict[str, Any] | None:
         if not self.errors:
@@ -159,24 +157,3 @@ class Batch:
             failed = self.inspection.failed_among(done)
             completed = done - failed
         return {"total": self.inspection.total, "completed": completed, "failed": failed}
-
-
-_STATUSES_WITH_TIMESTAMP = (
-    "in_progress",
-    "finalizing",
-    "completed",
-    "failed",
-    "expired",
-    "cancelling",
-    "cancelled",
-)
-
-
-def _usage(files: ResultFiles) -> dict[str, Any]:
-    return {
-        "input_tokens": files.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": files.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": files.input_tokens + files.output_tokens,
-    }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from batchflow.simulator.engine import ids
-from batchflow.simulator.engine.paged_collection import PagedCollection
+from batchflow.simulator.engine.paged_collection import Collections
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class StoredFile:
         }
 
 
-class FileStore:
+class FileStore(Collections[StoredFile]):
     """The files of every organization."""
 
     def __init__(self, directory: Path) -> None:
+        super().__init__()
         self._directory = directory
-        self._by_organization: dict[str, PagedCollection[StoredFile]] = {}
 
     def new_path(self) -> Path:
         """Return a path to write a file to before `add`."""
@@ -71,21 +71,13 @@ class FileStore:
         self.of(organization).add(stored)
         return stored
 
-    def of(self, organization: str) -> PagedCollection[StoredFile]:
-        """Return the files of an organization."""
-        return self._by_organization.setdefault(organization, PagedCollection())
-
-    def all_files(self) -> list[StoredFile]:
-        """Return the files of all organizations."""
-        return [stored for files in self._by_organization.values() for stored in files]
-
     def remove(self, stored: StoredFile) -> None:
         """Delete a file and its content."""
         self.of(stored.organization).remove(stored.id)
         stored.path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete all files."""
-        for stored in self.all_files():
+        """Delete all files and their contents."""
+        for stored in self.all():
             stored.path.unlink(missing_ok=True)
-        self._by_organization.clear()
+        super().clear()

@@ -7,7 +7,7 @@ The codes are OpenAI's: `invalid_json_line`, `missing_required_parameter`, `dupl
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,7 @@ class BatchError:
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's BatchError object."""
-        return {
-            "code": self.code,
-            "line": self.line,
-            "message": self.message,
-            "param": self.param,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +131,8 @@ def _inspect_line(found: _Findings, number: int, line: bytes) -> None:
     if not isinstance(request, dict):
         message = "This line is not a JSON object."
         found.add_error("invalid_json_line", message, None, number)
-        return
-    if not _has_required_fields(found, number, request):
-        return
-    _inspect_request(found, number, request)
+    elif _has_required_fields(found, number, request):
+        _inspect_request(found, number, request)
 
 
 def _has_required_fields(found: _Findings, number: int, request: dict[str, Any]) -> bool:

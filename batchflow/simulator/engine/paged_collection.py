@@ -1,5 +1,6 @@
-"""An ordered collection with OpenAI's cursor pagination."""
+"""Ordered collections with OpenAI's cursor pagination, one for each organization."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -88,3 +89,27 @@ class PagedCollection(Generic[T]):
                 return Page(items, has_more=True)
             items.append(item)
         return Page(items, has_more=False)
+
+
+class Collections(Generic[T]):
+    """The collections of all organizations."""
+
+    def __init__(self) -> None:
+        self._by_organization: defaultdict[str, PagedCollection[T]] = defaultdict(PagedCollection)
+
+    def of(self, organization: str) -> PagedCollection[T]:
+        """Return the collection of an organization."""
+        return self._by_organization[organization]
+
+    def all(self) -> list[T]:
+        """Return the items of all organizations."""
+        return [item for collection in self._by_organization.values() for item in collection]
+
+    def find(self, item_id: str) -> T | None:
+        """Return an item of any organization, or `None` if it does not exist."""
+        found = (collection.get(item_id) for collection in self._by_organization.values())
+        return next((item for item in found if item is not None), None)
+
+    def clear(self) -> None:
+        """Remove all items."""
+        self._by_organization.clear()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from batchflow.simulator.api_error import ApiError
+from batchflow.simulator.api_error import ApiError, invalid, missing
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.engine import ids
 
@@ -40,15 +40,12 @@ _NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
 
 def refusal(endpoint: str, custom_id: str, body: _Body, config: SimulatorConfig) -> ApiError | None:
     """Return the error of a request, or `None` if it succeeds; the result is deterministic."""
-    return _check_body(endpoint, body) or _fail_share(custom_id, config)
-
-
-def _check_body(endpoint: str, body: _Body) -> ApiError | None:
     return (
         _check_model(endpoint, body)
         or _check_content(endpoint, body)
         or _check_numbers(body)
         or _check_stream(body)
+        or _fail_share(custom_id, config)
     )
 
 
@@ -68,13 +65,12 @@ def _check_content(endpoint: str, body: _Body) -> ApiError | None:
     name = _REQUIRED[endpoint]
     content = body.get(name)
     if content is None:
-        message = f"Missing required parameter: '{name}'."
-        return ApiError(400, message, param=name, code="missing_required_parameter")
+        return missing(name)
     if name == "messages":
         return _check_messages(content)
     if not isinstance(content, str | list):
         message = f"Invalid type for '{name}': expected one of a string or array."
-        return ApiError(400, message, param=name, code="invalid_type")
+        return invalid(message, name, "invalid_type")
     if content == [] or (content == "" and endpoint == "/v1/embeddings"):
         return ApiError(400, f"Invalid '{name}': it must not be empty.", param=name)
     return None
@@ -83,15 +79,13 @@ def _check_content(endpoint: str, body: _Body) -> ApiError | None:
 def _check_messages(messages: object) -> ApiError | None:
     if not isinstance(messages, list):
         message = "Invalid type for 'messages': expected an array of objects."
-        return ApiError(400, message, param="messages", code="invalid_type")
+        return invalid(message, "messages", "invalid_type")
     if not messages:
         message = "Invalid 'messages': empty array. Expected an array with minimum length 1."
-        return ApiError(400, message, param="messages", code="empty_array")
+        return invalid(message, "messages", "empty_array")
     for index, item in enumerate(messages):
         if not isinstance(item, dict) or not isinstance(item.get("role"), str):
-            param = f"messages[{index}].role"
-            message = f"Missing required parameter: '{param}'."
-            return ApiError(400, message, param=param, code="missing_required_parameter")
+            return missing(f"messages[{index}].role")
     return None
 
 
@@ -100,31 +94,31 @@ def _check_numbers(body: _Body) -> ApiError | None:
         value = body.get(name)
         if value is None:
             continue
-        kind = "integer" if is_integer else "decimal"
-        expected = (int,) if is_integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, expected):
-            expected_name = "an integer" if is_integer else "a decimal"
-            message = f"Invalid type for '{name}': expected {expected_name}."
-            return ApiError(400, message, param=name, code="invalid_type")
+        kind, article, types = (
+            ("integer", "an", (int,)) if is_integer else ("decimal", "a", (int, float))
+        )
+        if isinstance(value, bool) or not isinstance(value, types):
+            message = f"Invalid type for '{name}': expected {article} {kind}."
+            return invalid(message, name, "invalid_type")
         if value > maximum:
             message = (
                 f"Invalid '{name}': {kind} above maximum value. "
                 f"Expected a value <= {maximum}, but got {value} instead."
             )
-            return ApiError(400, message, param=name, code=f"{kind}_above_max_value")
+            return invalid(message, name, f"{kind}_above_max_value")
         if value < minimum:
             message = (
                 f"Invalid '{name}': {kind} below minimum value. "
                 f"Expected a value >= {minimum}, but got {value} instead."
             )
-            return ApiError(400, message, param=name, code=f"{kind}_below_min_value")
+            return invalid(message, name, f"{kind}_below_min_value")
     return None
 
 
 def _check_stream(body: _Body) -> ApiError | None:
     if body.get("stream"):
         message = "Streaming is not supported in the Batch API."
-        return ApiError(400, message, param="stream", code="unsupported_value")
+        return invalid(message, "stream", "unsupported_value")
     return None
 
 

@@ -38,6 +38,17 @@ def tokens_in(text: str) -> int:
     return max(1, len(text) // _CHARS_PER_TOKEN)
 
 
+def usage(input_tokens: int, output_tokens: int) -> dict[str, Any]:
+    """Return the usage of a response or of a batch."""
+    return {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": input_tokens + output_tokens,
+    }
+
+
 def text_of(content: object, *, depth: int = 0) -> str:
     """Return the text of a prompt, an input, messages or content parts."""
     if isinstance(content, str):
@@ -124,13 +135,7 @@ def _responses(body: _Body, key: str, now: int) -> ModelResponse:
         "tool_choice": "auto",
         "tools": [],
         "top_p": body.get("top_p", 1.0),
-        "usage": {
-            "input_tokens": input_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": output_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": input_tokens + output_tokens,
-        },
+        "usage": usage(input_tokens, output_tokens),
     }
     return ModelResponse(reply, input_tokens, output_tokens)
 

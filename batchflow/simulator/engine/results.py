@@ -35,22 +35,24 @@ class ResultsToWrite:
 
 
 @dataclass(slots=True)
-class ResultTotals:
-    """The counts of requests and tokens in the written files."""
+class ResultFiles:
+    """The result files of a batch, and the counts of requests and tokens in them."""
 
     completed: int = 0
     failed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    output_file_id: str | None = None
+    error_file_id: str | None = None
 
 
-def write_results(work: ResultsToWrite) -> ResultTotals:
+def write_results(work: ResultsToWrite) -> ResultFiles:
     """Write both files; either can be empty. Call it in a thread: large files take seconds.
 
     Raises:
         OSError: The input file cannot be read, or the disk is full.
     """
-    totals = ResultTotals()
+    totals = ResultFiles()
     with work.output.open("wb") as output, work.errors.open("wb") as errors:
         for number, line in _ordered_lines(work):
             _write_result(work, number, line, totals, output, errors)
@@ -78,7 +80,7 @@ def _write_result(
     work: ResultsToWrite,
     number: int,
     line: bytes,
-    totals: ResultTotals,
+    totals: ResultFiles,
     output: BinaryIO,
     errors: BinaryIO,
 ) -> None:

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 from batchflow.simulator.config import SimulatorConfig
 from batchflow.simulator.engine import ids
-from batchflow.simulator.engine.paged_collection import PagedCollection
+from batchflow.simulator.engine.paged_collection import Collections
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class StoredWebhookEndpoint:
     id: str
     name: str
     url: str
-    event_types: tuple[str, ...]
+    event_types: Sequence[str]
     secret: SecretStr
     created_at: int
     updated_at: int
@@ -87,16 +87,12 @@ class WebhookSender:
     """The webhook endpoints of all organizations, and the deliveries in progress."""
 
     def __init__(self, *, seed: int) -> None:
-        self._endpoints: dict[str, PagedCollection[StoredWebhookEndpoint]] = {}
+        self.endpoints = Collections[StoredWebhookEndpoint]()
         self._tasks: set[asyncio.Task[None]] = set()
         self._client = httpx2.AsyncClient(timeout=_TIMEOUT_S)
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
         #: Counts of events, attempts and their outcomes.
         self.counts: Counter[str] = Counter()
-
-    def of(self, organization: str) -> PagedCollection[StoredWebhookEndpoint]:
-        """Return the endpoints of an organization."""
-        return self._endpoints.setdefault(organization, PagedCollection())
 
     def publish(
         self, event_type: str, object_id: str, organization: str, config: SimulatorConfig
@@ -107,7 +103,7 @@ class WebhookSender:
         if config.webhook_url is not None and config.webhook_secret is not None:
             secrets = (config.webhook_secret,)
             self._start_delivery(config.webhook_url, body, lambda _: secrets, config)
-        for endpoint in self.of(organization):
+        for endpoint in self.endpoints.of(organization):
             if event_type in endpoint.event_types:
                 self._start_delivery(endpoint.url, body, endpoint.secrets, config)
 
@@ -126,7 +122,7 @@ class WebhookSender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._endpoints.clear()
+        self.endpoints.clear()
         self.counts.clear()
 
     async def close(self) -> None:

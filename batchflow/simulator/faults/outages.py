@@ -6,27 +6,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, Field, Strict
+
+from batchflow.simulator.api_error import InputModel
 
 #: Every operation of the API, by the name of its method in OpenAI's SDK.
-OPERATIONS = (
-    "files.create",
-    "files.list",
-    "files.retrieve",
-    "files.content",
-    "files.delete",
-    "batches.create",
-    "batches.list",
-    "batches.retrieve",
-    "batches.cancel",
-    "webhooks.create",
-    "webhooks.list",
-    "webhooks.retrieve",
-    "webhooks.update",
-    "webhooks.delete",
-    "webhooks.rotate_secret",
-    "webhooks.test",
-    "webhooks.event_types",
+OPERATIONS = tuple(
+    f"{resource}.{method}"
+    for resource, methods in (
+        ("files", "create list retrieve content delete"),
+        ("batches", "create list retrieve cancel"),
+        ("webhooks", "create list retrieve update delete rotate_secret test event_types"),
+    )
+    for method in methods.split()
 )
 
 
@@ -41,10 +33,8 @@ def _validate_operation_pattern(pattern: str) -> str:
 OperationPattern = Annotated[str, AfterValidator(_validate_operation_pattern)]
 
 
-class Outage(BaseModel):
+class Outage(InputModel):
     """A fault, the calls that it affects, and how long it lasts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     answer: Literal["status", "drop", "garbage", "cut", "normal"] = Field(
         default="status",

@@ -50,19 +50,21 @@ def test_options_set_it_up_and_signals_end_it(end: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "problem"),
     [
-        ("--webhook-secret", "hunter2"),
-        ("--request-failure-share", "2"),
-        ("--outage", "{"),
-        ("--outage", '{"status": 200}'),
+        (("--webhook-secret", "hunter2"), "must be whsec_ followed by base64"),
+        (("--request-failure-share", "2"), "less than or equal to 1"),
+        (("--validating-s", "soon"), "'soon' is not a valid float"),
+        (("--outage", "{"), "Invalid JSON"),
+        (("--outage", '{"status": 200}'), "status: Input should be greater than or equal to 400"),
     ],
 )
-def test_wrong_options_are_explained(options: tuple[str, ...]) -> None:
+def test_wrong_options_are_explained(options: tuple[str, ...], problem: str) -> None:
     command = [sys.executable, "-c", PROGRAM, "--port", "0", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
-    assert "Error:" in done.stderr
+    assert f"Error: Invalid value for '{options[0]}': " in done.stderr
+    assert problem in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
     assert done.stdout == ""
