@@ -13,7 +13,7 @@ class BatchflowError(Exception):
 
 
 class InvalidInput(BatchflowError):
-    """Raised when what a user gave (a file, a config, a literal, an id) is not valid."""
+    """Raised when a user's input (a file, a config, a literal, an id) is not valid."""
 
 
 class InvalidSettings(BatchflowError):
@@ -21,7 +21,7 @@ class InvalidSettings(BatchflowError):
 
 
 class MissingExtra(BatchflowError):
-    """Raised when a part is used whose optional dependencies are not installed."""
+    """Raised when an optional package that a feature needs is not installed."""
 
 
 class JobNotFound(BatchflowError):
@@ -29,17 +29,17 @@ class JobNotFound(BatchflowError):
 
 
 class StoreUnavailable(BatchflowError):
-    """Raised when Redis can't be reached or does not answer; this passes by itself."""
+    """Raised when Redis can't be reached or does not answer, which is temporary."""
 
 
 class BlobUnavailable(BatchflowError):
-    """Raised when a file can't be read or written for a reason that may pass."""
+    """Raised when a file can't be read or written for a reason that may be temporary."""
 
 
 class OpenAIError(BatchflowError):
     """Base class of errors of calls to OpenAI.
 
-    ``outcome_unknown`` says whether the request may have taken effect all the same.
+    ``outcome_unknown`` says whether the request may have taken effect despite the error.
     """
 
     outcome_unknown = False
@@ -86,7 +86,7 @@ class CredentialMissing(OpenAIError):
 
 
 class _ValidationError(Protocol):
-    """pydantic's, or FastAPI's of the same form."""
+    """A validation error of pydantic, or of FastAPI, which has the same form."""
 
     def errors(self) -> Sequence[Any]: ...
 

@@ -1,4 +1,4 @@
-"""Jobs: their credentials, specs, requests, records and ids."""
+"""Jobs: specs, requests, records, ids, and ``JobStatus``, the Redis fields that ``get`` reads."""
 
 import base64
 import hashlib
@@ -275,7 +275,7 @@ class Job(_Frozen):
 
 
 class JobStatus(NamedTuple):
-    """The fields of a record that ``get`` needs. Absent strings are empty.
+    """The fields that Flyte's ``get`` reads from a job's record. Absent strings are empty.
 
     Flyte calls ``get`` every few seconds for each running task, so parsing must be fast.
     """

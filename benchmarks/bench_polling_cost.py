@@ -27,7 +27,7 @@ if __package__ in (None, ""):  # run as a script
 
 import httpx2
 from batchflow_workers.policy import Policy
-from batchflow_workers.schedule import until_tick_s, wait_s
+from batchflow_workers.schedule import Conditions, until_tick_s, wait_s
 from flytekitplugins.openai.batch.connector import BatchEndpointMetadata
 
 from batchflow.jobs import Credential
@@ -186,13 +186,8 @@ def _set_due(store: JobStore, settings: Settings, group: PolledOrganization) -> 
     pipeline: Any = store.redis.pipeline(transaction=False)
     for job in group.jobs:
         now_s = time.time()
-        longest_s = wait_s(
-            batch_of(job, "in_progress"),
-            poll_interval_s=settings.poll_interval_s,
-            policy=Policy(),
-            now_s=now_s,
-            webhooks_active=group.webhooks,
-        )
+        conditions = Conditions(settings, Policy(), now_s, group.webhooks)
+        longest_s = wait_s(batch_of(job, "in_progress"), conditions)
         due_s = now_s + until_tick_s(longest_s, settings.poll_interval_s, credential, now_s)
         checked_at = due_s - longest_s if group.ages == _AGED else now_s
         job_id = job.job_request.job_id

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from typing import NamedTuple
 
 from batchflow.errors import StoreUnavailable
 from batchflow.job_requests.identity import next_generation
@@ -13,37 +12,27 @@ from batchflow.store import AsyncJobStore, JobStore, records
 logger = logging.getLogger(__name__)
 
 
-class Recorded(NamedTuple):
-    """The job request whose generation applies, and whether its job is new."""
-
-    job_request: JobRequest
-    new: bool
-
-
-def record(store: JobStore, job_request: JobRequest, *, due_in_s: float) -> Recorded:
-    """Create a job's record, or find it; the sweep enqueues its step after ``due_in_s``."""
-    created = store.run(records.create(job_request, due_in_s=due_in_s))
-    while following := next_generation(job_request, created):
-        job_request = following
-        created = store.run(records.create(job_request, due_in_s=due_in_s))
-    return Recorded(job_request, created.new)
-
-
 async def record_async(
     store: AsyncJobStore, job_request: JobRequest, *, due_in_s: float
-) -> Recorded:
-    """Like :func:`record`, for an event loop."""
+) -> tuple[JobRequest, bool]:
+    """Create a job's record, or find it; the sweep enqueues its step after ``due_in_s``.
+
+    Returns the job request whose generation applies, and whether its job is new.
+    """
     created = await store.run(records.create(job_request, due_in_s=due_in_s))
     while following := next_generation(job_request, created):
         job_request = following
         created = await store.run(records.create(job_request, due_in_s=due_in_s))
-    return Recorded(job_request, created.new)
+    return job_request, created.new
 
 
 def enqueue(store: JobStore, sender: Sender, job_request: JobRequest) -> JobRequest:
-    """Record a job and enqueue its first step; returns the job request that applies."""
-    job_request, new = record(store, job_request, due_in_s=LOST_MESSAGE_CHECK_S)
-    if new:
+    """Record a job and enqueue its first step; returns the job request whose generation applies."""
+    created = store.run(records.create(job_request, due_in_s=LOST_MESSAGE_CHECK_S))
+    while following := next_generation(job_request, created):
+        job_request = following
+        created = store.run(records.create(job_request, due_in_s=LOST_MESSAGE_CHECK_S))
+    if created.new:
         try:
             sender.send(STEP_OF[job_request.spec.kind], job_request.job_id)
         except QueueUnavailable as error:

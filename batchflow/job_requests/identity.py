@@ -16,7 +16,7 @@ def make_job_request(spec: Spec, *, execution: str, output_prefix: str, attempt:
     """Make the job request for a spec; the same arguments always give the same job id.
 
     ``execution`` names Flyte's execution and node; it is empty in a local execution, whose job id
-    is random. ``output_prefix`` ends in the attempt, which does not count for the id; in a map
+    is random. ``output_prefix`` ends in the attempt, which the id does not depend on; in a map
     task, the index of the element precedes it. Raises InvalidInput if the request is too large.
     """
     if not execution:
@@ -40,7 +40,7 @@ def next_generation(job_request: JobRequest, created: Created) -> JobRequest | N
     """The job request to create instead of one whose job exists; None if that job is to be used.
 
     A later attempt takes over a job that is live or has succeeded, and starts the next generation
-    of one that ended badly. The same attempt, repeated, gets its own job whatever its state.
+    of one that failed. The same attempt, repeated, gets its own job whatever its state.
     """
     job = created.job
     if (

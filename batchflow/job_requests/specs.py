@@ -83,7 +83,7 @@ def _absolute(uri: str) -> str:
 
 
 def _get(values: Mapping[str, Any], name: str) -> Any:
-    """A value, or None for an empty text, which is protobuf's form of an absent value."""
+    """A value, or None for an empty string, which is protobuf's form of an absent value."""
     value = values.get(name)
     return None if value == "" else value
 

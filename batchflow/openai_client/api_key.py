@@ -1,4 +1,4 @@
-"""API keys, where Flyte's convention for secrets puts them."""
+"""API keys, in the places that Flyte's convention for secrets prescribes."""
 
 from pathlib import Path
 

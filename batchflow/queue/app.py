@@ -1,7 +1,7 @@
 """The Celery app that all processes share, and how they enqueue steps.
 
-A message carries ids only; the truth is in the job's record. So a message may be lost, repeated or
-late.
+A message contains only ids, and the job's record is authoritative. So a message may be lost,
+repeated or late.
 """
 
 import time
@@ -82,7 +82,7 @@ def make_app(settings: Settings) -> Celery:
 
 @before_task_publish.connect
 def _stamp(sender: str, headers: dict[str, Any], **_: object) -> None:
-    """Add the time to all messages of ours, including beat's."""
+    """Add the time of sending to all messages of Batchflow, including beat's."""
     if sender in _STEPS:
         headers[SENT_AT] = time.time()
 

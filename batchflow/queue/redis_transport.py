@@ -22,7 +22,7 @@ class _QoS(QoS):
 
 class _Channel(Channel):
     QoS = _QoS
-    # The sweep sends again what was not acknowledged when the channel closed.
+    # The sweep enqueues again whatever was not acknowledged when the channel closed.
     do_restore = False
 
 
@@ -44,7 +44,7 @@ class RedisSentinelTransport(SentinelTransport):
 
 
 def register_transports() -> None:
-    """Register these with kombu in the place of its own."""
+    """Have kombu use these transports instead of its own."""
     ours: dict[str, Any] = {
         "redis": f"{__name__}:RedisTransport",
         "rediss": f"{__name__}:RedisTransport",

@@ -5,7 +5,7 @@ https://developers.openai.com/api/reference/resources/batches (the request outpu
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 _FIRST_BAD_STATUS = 400
@@ -22,12 +22,7 @@ class RequestError:
 
     def data(self) -> dict[str, Any]:
         """Convert to JSON."""
-        return {
-            "status": self.status,
-            "code": self.code,
-            "message": self.message,
-            "count": self.count,
-        }
+        return asdict(self)
 
     @property
     def text(self) -> str:

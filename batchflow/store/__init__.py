@@ -1,4 +1,4 @@
-"""The job store: records in Redis, which are the truth about every job."""
+"""The job store: the authoritative records of all jobs, in Redis."""
 
 from batchflow.store.connection import connect, connect_async, warn_of_eviction
 from batchflow.store.job_store import AsyncJobStore, JobStore

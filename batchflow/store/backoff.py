@@ -42,5 +42,5 @@ def current(credential: str, now_s: float) -> Command[Backoff | None]:
 
 
 def clear(credential: str) -> Command[bool]:
-    """Forget earlier failures of a credential, because OpenAI answered it."""
+    """Forget earlier failures of a credential, because OpenAI answered a call."""
     return Command("DEL", [keys.backoff(credential)], [], bool)

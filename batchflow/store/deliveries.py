@@ -10,7 +10,7 @@ def was_delivered(webhook_id: str) -> Command[bool]:
 
 
 def remember(webhook_id: str) -> Command[bool]:
-    """Remember an accepted webhook for longer than OpenAI repeats it."""
+    """Remember an accepted webhook for longer than OpenAI retries it."""
     return Command("SET", [keys.delivery(webhook_id)], ["1", "EX", keys.DELIVERY_TTL_S], bool)
 
 

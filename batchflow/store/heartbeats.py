@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from batchflow.store import keys
@@ -22,13 +23,9 @@ class Worker:
 
 
 def record_event(*events: str, **measured: float) -> Command[float]:
-    """Record that events happened now, and numbers beside them; returns Redis' time."""
-    values: list[str | float] = []
-    for name in events:
-        values += [name, "now"]
-    for name, value in measured.items():
-        values += [name, value]
-    return Command("record_event", [keys.PULSE], values, float)
+    """Record that events happened now, along with measured numbers; returns Redis' time."""
+    values: dict[str, str | float] = {**dict.fromkeys(events, "now"), **measured}
+    return Command("record_event", [keys.PULSE], [*chain(*values.items())], float)
 
 
 def last_seen() -> Command[dict[str, float]]:

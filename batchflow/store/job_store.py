@@ -21,8 +21,8 @@ T = TypeVar("T")
 _SCRIPTS = resources.files("batchflow.store") / "lua"
 _SHARED = "_shared"
 
-#: How long the asyncio store waits for a reply, including retries. A call of Flyte's has ten
-#: seconds, and may take two commands.
+#: How long the asyncio store waits for a reply, including retries. Flyte allows ten seconds for a
+#: call, which may need two commands.
 REPLY_TIMEOUT_S = 4.0
 
 
@@ -39,7 +39,7 @@ def script_names() -> list[str]:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn Redis' failures that pass by themselves into StoreUnavailable."""
+    """Translate temporary failures of Redis into StoreUnavailable."""
     try:
         yield
     except (exceptions.RedisError, OSError) as error:
@@ -50,7 +50,7 @@ def _translated() -> Iterator[None]:
 
 
 def _ours(error: Exception) -> Exception:
-    """StoreUnavailable for a failure that passes by itself; any other error unchanged."""
+    """StoreUnavailable for a temporary failure; any other error unchanged."""
     if isinstance(error, exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
         return StoreUnavailable(f"Redis refuses writes: {error}")
     if isinstance(error, exceptions.ResponseError):
@@ -62,11 +62,11 @@ def _ours(error: Exception) -> Exception:
 async def _in_time(work: Coroutine[Any, Any, T]) -> T:
     """Wait for Redis for a limited time.
 
-    The work runs in its own task, which is abandoned when the time is over: with Python 3.11, its
+    The work runs in its own task, which is abandoned after the timeout: with Python 3.11, its
     cancellation can get lost in redis-py's use of ``asyncio.wait_for``.
     """
     task = asyncio.ensure_future(work)
-    # Its result is not needed any more once the time is over.
+    # After the timeout, its result is not needed.
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     try:
         done, _ = await asyncio.wait({task}, timeout=REPLY_TIMEOUT_S)

@@ -38,7 +38,7 @@ name                  type    content                                     delete
 
 #: The length of the events stream, approximately.
 MAX_EVENTS = 100_000
-#: How long a batch leads to its job, in seconds: as long as OpenAI may keep the files it made.
+#: How long a batch's id is mapped to its job, in seconds: as long as OpenAI may keep its files.
 OPENAI_TTL_S = 30 * 86_400
 
 #: OpenAI repeats a webhook for 72 hours.

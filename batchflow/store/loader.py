@@ -14,7 +14,7 @@ _GATHER_S = 0.002
 
 
 class DataLoader(Generic[K, V]):
-    """Collects loads. A single one is sent at once; most of many share round trips.
+    """Sends a single load at once; most of many concurrent loads share round trips.
 
     aiodataloader sends whatever one iteration of the event loop has collected. At 3,000 loads per
     second that is twice as many round trips and a third more CPU time per load.

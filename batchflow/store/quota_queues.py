@@ -1,4 +1,4 @@
-"""The quota queues, in which jobs wait for OpenAI's limit of enqueued tokens, as commands.
+"""Commands on the quota queues, in which jobs wait for OpenAI's limit of enqueued tokens.
 
 A queue is named ``<credential>|<model>``. It holds job ids in the order in which the jobs were
 created.
@@ -20,7 +20,7 @@ _ADMITTED = ",".join(
 class Advanced(NamedTuple):
     """The result of :func:`advance` and :func:`first`."""
 
-    #: If not, the command has to be repeated with ``first``.
+    #: If false, the command has to be repeated with ``first``.
     done: bool
     first: str | None
 

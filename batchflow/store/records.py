@@ -1,4 +1,4 @@
-"""Commands that create, read and change the records of jobs."""
+"""Commands on jobs' records; Flyte's ``get`` reads the fields of ``JobStatus`` from them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Value = str | int | float | None
 #: See :func:`update`.
 NO_BATCH = "none"
 
-#: A store counts as new for this long: until then, Flyte has asked about all jobs of an older one.
+#: A store counts as new for this long. Meanwhile, Flyte asks about all jobs that it may have lost.
 _NEW_STORE_S = 900
 
 _LIVE = ",".join(sorted(LIVE))
@@ -52,6 +52,11 @@ class Updated:
     #: The state now.
     state: JobState | None
     cancel_requested: bool
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended, now or before."""
+        return self.state is not None and self.state.terminal
 
     @classmethod
     def parse(cls, raw: Sequence[str]) -> "Updated":

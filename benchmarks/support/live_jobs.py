@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from batchflow_workers.observation import Observation, classify
 from batchflow_workers.policy import Policy
 from batchflow_workers.reconcile import change
+from batchflow_workers.schedule import Conditions
 from openai.types import Batch
 
 from batchflow.job_requests.identity import make_job_request
@@ -101,15 +102,10 @@ def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
 def _observed(job: Job, batch: Batch, settings: Settings) -> Command[records.Updated]:
     """What a poll, or the step that created the batch, would write."""
     new = batch.status == "validating"
-    now_s, policy = time.time(), Policy()
-    return change(
-        Observation(job, batch, new=new),
-        classify(job, batch, policy=policy, now_s=now_s),
-        "submit" if new else "poll",
-        settings=settings,
-        policy=policy,
-        now_s=now_s,
-    )
+    conditions = Conditions(settings, Policy(), time.time())
+    found = classify(job, batch, policy=conditions.policy, now_s=conditions.now_s)
+    source = "submit" if new else "poll"
+    return change(Observation(job, batch, new=new), found, source, conditions)
 
 
 def credential_of(organization: str | None) -> Credential:

@@ -1,6 +1,8 @@
 """The connector's connections to Redis and to Celery's broker, one set per event loop."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from weakref import WeakKeyDictionary
@@ -8,7 +10,26 @@ from weakref import WeakKeyDictionary
 from batchflow.queue import Sender, make_app
 from batchflow.settings import load_settings
 from batchflow.store import AsyncJobStore, connect_async
-from batchflow_connector.load_shedding import CreateLoad
+
+#: With more concurrent creates than this, a create leaves its message to the sweep: sending it
+#: costs more than the rest of the create, and Flyte's deadline is ten seconds.
+MAX_CREATES_WITH_MESSAGE = 20
+
+
+class CreateLoad:
+    """Counts the concurrent creates of one event loop."""
+
+    def __init__(self) -> None:
+        self._concurrent = 0
+
+    @contextmanager
+    def track(self) -> Iterator[bool]:
+        """Count a create while the block runs; yields whether to shed load."""
+        self._concurrent += 1
+        try:
+            yield self._concurrent > MAX_CREATES_WITH_MESSAGE
+        finally:
+            self._concurrent -= 1
 
 
 @dataclass(frozen=True)

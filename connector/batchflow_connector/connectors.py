@@ -1,11 +1,13 @@
 """The Flyte connectors of the three task types; they call only Redis and Celery, never OpenAI."""
 
 import asyncio
+import functools
 import logging
 from abc import abstractmethod
 from collections import OrderedDict
 from typing import Any, ClassVar
 
+import grpc.aio
 from flytekit.extend.backend.base_connector import (
     AsyncConnectorBase,
     ConnectorRegistry,
@@ -24,13 +26,15 @@ from batchflow.states import JobKind
 from batchflow.store import records
 from batchflow_connector import literals, resources
 from batchflow_connector.connections import connections
-from batchflow_connector.load_shedding import enlarge_grpc_backlog
 from batchflow_connector.resource_meta import JobMeta
 
 logger = logging.getLogger(__name__)
 
 #: The limit on sending a message; Flyte allows ten seconds for the whole create.
 _SEND_TIMEOUT_S = 3.0
+
+#: Calls that wait to be served; gRPC's default is 1,000, beyond which it rejects calls at random.
+_GRPC_BACKLOG = 100_000
 
 #: Jobs that were reported RUNNING, whatever their state, because Redis was unavailable. Another
 #: connector does not know of them, and can at worst report an earlier phase once more.
@@ -171,7 +175,10 @@ class DownloadConnector(BatchflowConnector):
 
 def register() -> None:
     """Register the connectors of the three task types, and enlarge the gRPC server's backlog."""
-    enlarge_grpc_backlog()
+    # flytekit makes the server and offers no way to pass options to it.
+    backlog = ("max_pending_requests", "max_pending_requests_hard_limit")
+    options = [(f"grpc.server.{name}", _GRPC_BACKLOG) for name in backlog]
+    grpc.aio.server = functools.partial(grpc.aio.server, options=options)
     for connector in (BatchEndpointConnector(), UploadConnector(), DownloadConnector()):
         ConnectorRegistry.register(connector, override=True)
 

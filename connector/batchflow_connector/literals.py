@@ -1,7 +1,7 @@
 """Flyte's literals to Python values and back, without flytekit's type engine.
 
-The type engine would fetch a literal from wherever it says that it is stored, unpickle it if its
-metadata asks for that, and copy local files once more: all of it in the connector.
+In the connector, the type engine would fetch a literal from any location that it names, unpickle it
+if its metadata asks for that, and copy local files again.
 """
 
 from typing import Any, TypeVar

@@ -10,7 +10,7 @@ from flyteidl.core.execution_pb2 import TaskExecution, TaskLog
 from flytekit.extend.backend.base_connector import Resource
 from flytekit.models.literals import LiteralMap
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import Struct
 
 from batchflow.jobs import JobStatus
 from batchflow.links import batch_page, file_page, job_page
@@ -107,28 +107,13 @@ def running_resource(job_id: str, message: str) -> Resource:
     return EncodedResource(_message(Phase.RUNNING, message, details))
 
 
-def _struct(values: dict[str, Any]) -> Struct:
-    return Struct(fields={name: _value(value) for name, value in values.items()})
-
-
-def _value(value: Any) -> Value:
-    match value:
-        case str():
-            return Value(string_value=value)
-        case dict():
-            return Value(struct_value=_struct(value))
-        case _:
-            return Value(number_value=value)
-
-
 def _message(
     phase: Phase, message: str | None, details: dict[str, Any], **fields: Any
 ) -> ResourceMessage:
+    custom_info = Struct()
+    custom_info.update(details)
     return ResourceMessage(
-        phase=TaskExecution.Phase.Value(phase),
-        message=message,
-        custom_info=_struct(details),
-        **fields,
+        phase=TaskExecution.Phase.Value(phase), message=message, custom_info=custom_info, **fields
     )
 
 

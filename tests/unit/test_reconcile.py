@@ -9,7 +9,7 @@ import pytest
 from batchflow_workers.observation import Observation, classify
 from batchflow_workers.policy import Policy
 from batchflow_workers.reconcile import change
-from batchflow_workers.schedule import wait_s
+from batchflow_workers.schedule import Conditions, wait_s
 from openai.types import Batch
 from redis import Redis
 
@@ -91,9 +91,7 @@ def observed() -> Iterator[Observed]:
                         Observation(job, shown, new=not job.batch_id),
                         classify(job, shown, policy=POLICY, now_s=NOW),
                         "poll",
-                        settings=SETTINGS,
-                        policy=POLICY,
-                        now_s=NOW,
+                        Conditions(SETTINGS, POLICY, NOW),
                     )
                 )
             return existing(store, job_request)
@@ -310,7 +308,7 @@ def test_the_result_has_all_of_the_users_metadata(observed: Observed) -> None:
 def test_old_batches_are_polled_less_often(age_s: int, longest_s: float) -> None:
     aged = batch("in_progress")
     aged.created_at = NOW - age_s
-    assert wait_s(aged, poll_interval_s=POLL_S, policy=POLICY, now_s=NOW) == longest_s
+    assert wait_s(aged, Conditions(SETTINGS, POLICY, NOW)) == longest_s
 
 
 @pytest.mark.parametrize(
@@ -331,12 +329,5 @@ def test_batches_are_polled_less_often_where_it_takes_many_calls(
 ) -> None:
     aged = batch(status)
     aged.created_at = NOW - age_s
-    longest_s = wait_s(
-        aged,
-        poll_interval_s=POLL_S,
-        policy=POLICY,
-        now_s=NOW,
-        webhooks_active=webhooks_active,
-        calls=calls,
-    )
-    assert longest_s == polls * POLL_S
+    conditions = Conditions(SETTINGS, POLICY, NOW, webhooks_active, calls)
+    assert wait_s(aged, conditions) == polls * POLL_S

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from batchflow_workers.policy import Policy
 from batchflow_workers.polling.scan import Cursor, Scan
-from batchflow_workers.schedule import due_in_s, interval_factor, until_tick_s
+from batchflow_workers.schedule import Conditions, due_in_s, interval_factor, until_tick_s
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -167,14 +167,8 @@ class Polling:
         if self.list.has_ended(batch):
             del self.live[batch.id], self.due_at[batch.id]
             return
-        due_at = now_s + due_in_s(
-            batch,
-            CREDENTIAL,
-            poll_interval_s=SETTINGS.poll_interval_s,
-            policy=POLICY,
-            now_s=now_s,
-            calls=calls,
-        )
+        conditions = Conditions(SETTINGS, POLICY, now_s, calls=calls)
+        due_at = now_s + due_in_s(batch, CREDENTIAL, conditions)
         self.due_at[batch.id] = due_at
         self.next_due_at = min(self.next_due_at, due_at)
 

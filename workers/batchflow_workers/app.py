@@ -1,12 +1,15 @@
-"""The Celery app: its tasks, and the beat schedule."""
+"""The Celery app: its tasks, its thread pool, and the beat schedule."""
 
 import logging
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from celery.concurrency.thread import TaskPool
 from celery.signals import heartbeat_sent, worker_init, worker_shutdown
 
 from batchflow.errors import InvalidSettings, StoreUnavailable
+from batchflow.jobs import Job
 from batchflow.queue import STEP_LIMIT_S, Sender, Step, make_app, queue_name
 from batchflow.settings import load_settings
 from batchflow.store import connect, warn_of_eviction
@@ -17,7 +20,6 @@ from batchflow_workers.polling.scan import Cursor
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps import cancel, download, explain, refresh, submit, upload
 from batchflow_workers.steps.runner import run_step
-from batchflow_workers.thread_pool import ThreadPool
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +43,24 @@ def _queues() -> list[str]:
 _heartbeat = Heartbeat(_store, _queues)
 
 
+class _ThreadPool(TaskPool):
+    """Threads that end with their process when Celery ends a step."""
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> NoReturn:
+        """Exit, because the time for a shutdown is over, or an operator revoked a step.
+
+        Celery's own pool raises an error here and then waits for its threads. A step may be killed
+        at any point, so nothing is lost.
+        """
+        logger.warning("Exiting with steps in threads; other workers continue them")
+        logging.shutdown()
+        os._exit(os.EX_OK)
+
+
 @worker_init.connect
 def _on_worker_init(sender: Any, **_: object) -> None:
     if sender.pool_cls is TaskPool:
-        sender.pool_cls = ThreadPool
+        sender.pool_cls = _ThreadPool
     clear_scratch(STEP_LIMIT_S)
     try:
         warn_of_eviction(_runtime.store)
@@ -72,34 +88,22 @@ app.conf.beat_schedule = {
 }
 
 
-@app.task(name=Step.SUBMIT)
-def submit_step(job_id: str) -> None:
-    run_step(_runtime, submit.SOURCE, job_id, submit.submit)
+def _add_task(step: Step, source: str, run: Callable[[Runtime, Job], None]) -> None:
+    @app.task(name=step)
+    def task(job_id: str) -> None:
+        run_step(_runtime, source, job_id, run)
 
 
-@app.task(name=Step.CANCEL)
-def cancel_step(job_id: str) -> None:
-    run_step(_runtime, cancel.SOURCE, job_id, cancel.cancel)
-
-
-@app.task(name=Step.UPLOAD)
-def upload_step(job_id: str) -> None:
-    run_step(_runtime, upload.SOURCE, job_id, upload.upload)
-
-
-@app.task(name=Step.DOWNLOAD)
-def download_step(job_id: str) -> None:
-    run_step(_runtime, download.SOURCE, job_id, download.download)
+_add_task(Step.SUBMIT, submit.SOURCE, submit.submit)
+_add_task(Step.CANCEL, cancel.SOURCE, cancel.cancel)
+_add_task(Step.UPLOAD, upload.SOURCE, upload.upload)
+_add_task(Step.DOWNLOAD, download.SOURCE, download.download)
+_add_task(Step.REFRESH, refresh.SOURCE, refresh.refresh)
 
 
 @app.task(name=Step.POLL)
 def poll_step(ids: list[str], due_since_s: float, after: str | None = None, calls: int = 0) -> None:
     poll.poll(_runtime, ids, due_since_s, Cursor(after, calls))
-
-
-@app.task(name=Step.REFRESH)
-def refresh_step(job_id: str) -> None:
-    run_step(_runtime, refresh.SOURCE, job_id, refresh.refresh)
 
 
 @app.task(name=Step.EXPLAIN)

@@ -26,19 +26,18 @@ def until_searchable_s(runtime: Runtime, job: Job) -> float:
 
 def search_not_before(job: Job) -> datetime:
     """The earliest time at which a try of this job may have created something."""
-    # A rebuilt record says that there was a try, and not when.
+    # A rebuilt record shows that there was a try, but not when.
     return job.created_at if job.tried_at else job.created_at - _MAX_BATCH_AGE
 
 
 @contextmanager
 def counted_try(runtime: Runtime, job: Job, source: str) -> Iterator[None]:
-    """Send a request whose try was counted. The try is taken back if the request certainly had no
-    effect."""
+    """Send a request whose try was counted; undo that if the request certainly had no effect."""
     try:
         yield
     except OpenAIError as error:
         if error.outcome_unknown:
-            # After a timeout the request may have taken effect only now.
+            # After a timeout, the request may take effect as late as now.
             runtime.update(job.id, source, {"tried_at": runtime.store.run(records.time())})
         else:
             runtime.update(job.id, source, {"tries": job.tries or None})

@@ -1,4 +1,7 @@
-"""A worker's heartbeat in Redis. It follows Celery's own, so it shows that messages are taken."""
+"""A worker's heartbeat in Redis.
+
+Celery's own heartbeat triggers it, so it shows that the worker takes messages.
+"""
 
 import logging
 import threading

@@ -30,7 +30,7 @@ class Classification:
 
     state: JobState
     stage: Stage
-    #: The batch has ended, and a file that its counts call for is not there yet.
+    #: The batch has ended, and a file that its counts imply is not visible yet.
     files_pending: bool
     #: The limit of enqueued tokens is the only reason why the batch failed; it may be created anew.
     over_quota: bool

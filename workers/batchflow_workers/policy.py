@@ -52,7 +52,7 @@ class Policy:
 
     # What OpenAI reports late; see `observation`.
 
-    #: A batch that ended may lack the output file that its counts call for, for this long.
+    #: A batch that ended may lack the output file that its counts imply for this long.
     output_file_lag_s: float = 600.0
     #: The same for its error file. Other servers write failed requests into the output file.
     error_file_lag_s: float = 15.0

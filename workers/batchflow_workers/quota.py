@@ -3,7 +3,7 @@
 OpenAI reports that the limit is reached as a batch that failed with ``token_limit_exceeded`` while
 it was validated, and counts tokens per model. So there is one queue for each credential and model,
 in the order in which the jobs were created. The first job tries again when a batch of its model
-ends, and after a while in any case; the others, and new jobs, wait behind it.
+ends, and in any case after a while; the others, and new jobs, wait behind it.
 """
 
 from collections.abc import Iterable

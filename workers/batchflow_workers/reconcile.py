@@ -6,11 +6,10 @@ harm.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
-from batchflow.settings import Settings
 from batchflow.states import JobState, Stage
 from batchflow.store import deliveries, metrics, records
 from batchflow.store.command import Command
@@ -23,7 +22,6 @@ from batchflow_workers.observation import (
     message_of,
     result_of,
 )
-from batchflow_workers.policy import Policy
 from batchflow_workers.runtime import Runtime
 
 
@@ -32,67 +30,49 @@ def reconcile(
 ) -> list[records.Updated]:
     """Classify, write and act on observations that share a credential.
 
-    ``calls`` is how many calls it takes to observe all batches that were due with these.
+    ``calls`` is how many calls it takes to observe all batches that were due with them.
     """
     if not observations:
         return []
     # Jobs that join a quota queue together do so in the queue's order, so that each message has
     # the right position.
     observations = sorted(observations, key=lambda observation: observation.job.created_at)
-    webhooks_active = runtime.store.run(
-        deliveries.webhooks_active(str(observations[0].job.spec.credential))
+    credential = str(observations[0].job.spec.credential)
+    conditions = schedule.Conditions(
+        runtime.settings,
+        runtime.policy,
+        now_s=time.time(),
+        webhooks_active=runtime.store.run(deliveries.webhooks_active(credential)),
+        calls=calls,
     )
-    now_s = time.time()
-    found = [classify(o.job, o.batch, policy=runtime.policy, now_s=now_s) for o in observations]
+    found = [
+        classify(o.job, o.batch, policy=runtime.policy, now_s=conditions.now_s)
+        for o in observations
+    ]
     updates = runtime.store.run_all(
         [
-            change(
-                observation,
-                classification,
-                source,
-                settings=runtime.settings,
-                policy=runtime.policy,
-                now_s=now_s,
-                webhooks_active=webhooks_active,
-                calls=calls,
-            )
+            change(observation, classification, source, conditions)
             for observation, classification in zip(observations, found, strict=True)
         ]
     )
     _count_ended(runtime, observations, updates, source)
-    quota.advance(runtime, _moves(observations, found, updates))
+    quota.advance(runtime, _moves(zip(observations, found, updates, strict=True)))
     return updates
 
 
 def change(
-    observation: Observation,
-    found: Classification,
-    source: str,
-    *,
-    settings: Settings,
-    policy: Policy,
-    now_s: float,
-    webhooks_active: bool = False,
-    calls: float = 1,
+    observation: Observation, found: Classification, source: str, conditions: schedule.Conditions
 ) -> Command[records.Updated]:
     """The change that an observation makes to its job's record."""
     job, batch = observation.job, observation.batch
     if found.over_quota:
-        return quota.requeue(observation, source, settings, policy)
+        return quota.requeue(observation, source, conditions.settings, conditions.policy)
+    credential = str(job.spec.credential)
     if found.files_pending:
-        due_in_s = schedule.until_tick_s(
-            settings.poll_interval_s, settings.poll_interval_s, str(job.spec.credential), now_s
-        )
+        interval_s = conditions.settings.poll_interval_s
+        due_in_s = schedule.until_tick_s(interval_s, interval_s, credential, conditions.now_s)
     else:
-        due_in_s = schedule.due_in_s(
-            batch,
-            str(job.spec.credential),
-            poll_interval_s=settings.poll_interval_s,
-            policy=policy,
-            now_s=now_s,
-            webhooks_active=webhooks_active,
-            calls=calls,
-        )
+        due_in_s = schedule.due_in_s(batch, credential, conditions)
     return records.update(
         job.id,
         source=source,
@@ -133,19 +113,13 @@ def _fields(observation: Observation, found: Classification) -> dict[str, record
 
 
 def _moves(
-    observations: Sequence[Observation],
-    found: Sequence[Classification],
-    updates: Sequence[records.Updated],
+    reconciled: Iterable[tuple[Observation, Classification, records.Updated]],
 ) -> list[quota.Move]:
     """The quota queues that move on: of batches that were admitted just now or have ended."""
     moves = []
-    for observation, classification, updated in zip(observations, found, updates, strict=True):
+    for observation, classification, updated in reconciled:
         if classification.over_quota:
-            ended = bool(
-                updated.state
-                and updated.state.terminal
-                and updated.outcome is not records.UpdateOutcome.STALE
-            )
+            ended = updated.ended and updated.outcome is not records.UpdateOutcome.STALE
             admitted = False
         else:
             ended = classification.stage is Stage.ENDED or classification.files_pending
@@ -166,9 +140,7 @@ def _count_ended(
     ended = [
         observation.batch
         for observation, updated in zip(observations, updates, strict=True)
-        if updated.outcome is records.UpdateOutcome.APPLIED
-        and updated.state
-        and updated.state.terminal
+        if updated.ended and updated.outcome is records.UpdateOutcome.APPLIED
     ]
     if not ended:
         return

@@ -7,9 +7,11 @@ its double, its fourfold and so on, each of which is a multiple of the ones befo
 
 import math
 import zlib
+from dataclasses import dataclass
 
 from openai.types import Batch
 
+from batchflow.settings import Settings
 from batchflow.states import Stage, stage_of
 from batchflow_workers.policy import Policy
 
@@ -19,52 +21,44 @@ _MAX_SHIFT_S = 3_600
 _MIN_WAIT_SHARE = 0.3
 
 
-def due_in_s(
-    batch: Batch,
-    credential: str,
-    *,
-    poll_interval_s: float,
-    policy: Policy,
-    now_s: float,
-    webhooks_active: bool = False,
-    calls: float = 1,
-) -> float:
+@dataclass(frozen=True)
+class Conditions:
+    """What the wait for the next poll depends on, besides the batch."""
+
+    settings: Settings
+    policy: Policy
+    #: Epoch seconds.
+    now_s: float
+    #: Whether webhooks arrive for the batch's credential.
+    webhooks_active: bool = False
+    #: How many calls it takes to observe all batches that are due together.
+    calls: float = 1
+
+
+def due_in_s(batch: Batch, credential: str, conditions: Conditions) -> float:
     """Seconds until the tick of its credential at which a batch is due; see :func:`wait_s`."""
-    longest_s = wait_s(
-        batch,
-        poll_interval_s=poll_interval_s,
-        policy=policy,
-        now_s=now_s,
-        webhooks_active=webhooks_active,
-        calls=calls,
-    )
-    return until_tick_s(longest_s, poll_interval_s, credential, now_s)
+    longest_s = wait_s(batch, conditions)
+    interval_s = conditions.settings.poll_interval_s
+    return until_tick_s(longest_s, interval_s, credential, conditions.now_s)
 
 
-def wait_s(
-    batch: Batch,
-    *,
-    poll_interval_s: float,
-    policy: Policy,
-    now_s: float,
-    webhooks_active: bool = False,
-    calls: float = 1,
-) -> float:
+def wait_s(batch: Batch, conditions: Conditions) -> float:
     """The longest time until a running batch is polled again.
 
-    It is short while the batch is young and few calls show all that is due with it (``calls``), and
-    long when it is old or a webhook will report its end.
+    It is short while the batch is young and few calls show all batches that are due with it. It is
+    long when the batch is old or a webhook will report its end.
     """
-    interval_s = poll_interval_s
+    interval_s, policy = conditions.settings.poll_interval_s, conditions.policy
     stage = stage_of(batch.status)
     if stage < Stage.IN_PROGRESS:
         interval_s = min(interval_s, policy.longest_until_started_s)
     shortest, longest = 1, policy.longest_intervals
-    if webhooks_active and stage is Stage.IN_PROGRESS:
+    if conditions.webhooks_active and stage is Stage.IN_PROGRESS:
         shortest = policy.shortest_intervals_with_webhooks
         longest = policy.longest_intervals_with_webhooks
-    shortest = max(shortest, min(interval_factor(calls), policy.longest_intervals_with_webhooks))
-    age_s = now_s - batch.created_at
+    factor = interval_factor(conditions.calls)
+    shortest = max(shortest, min(factor, policy.longest_intervals_with_webhooks))
+    age_s = conditions.now_s - batch.created_at
     return max(interval_s * shortest, min(age_s * policy.age_share, interval_s * longest))
 
 

@@ -1,5 +1,5 @@
--- Count a try before a request is sent whose outcome may stay unknown, unless the job must not go
--- on. A request whose try was not counted was never sent.
+-- Count a try before a request is sent whose outcome may stay unknown, unless the job must not
+-- continue. A request whose try was not counted was never sent.
 -- KEYS     record
 -- ARGV     [1] states that may begin, comma-separated  [2] tries when the record was read, '' if it
 --          does not matter; if it has more by now, or a batch, another worker has begun

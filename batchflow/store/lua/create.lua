@@ -1,6 +1,6 @@
 -- Create a job's record, unless it exists.
--- A store that is new may be one that was emptied. The record of a job with an identity then counts
--- a try: the job may have been recorded before, and OpenAI may have a batch or file of it.
+-- A new store may be one that was emptied. So the record of a job with an identity counts a try in
+-- it: the job may have been recorded before, and OpenAI may have its batch or file.
 -- KEYS     record, due, recent, counts, events, index, metrics, born, credentials
 -- ARGV     [1] job id  [2] state  [3] seconds until it is due  [4] length of the events stream
 --          [5] source  [6] for how many seconds a store is new, 0 if the job has no identity

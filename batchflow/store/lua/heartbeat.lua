@@ -1,4 +1,4 @@
--- Write a worker's heartbeat, and remove workers that have been silent for long.
+-- Write a worker's heartbeat, and remove workers that have been silent for too long.
 -- KEYS     workers
 -- ARGV     [1] the worker and its queues  [2] seconds of silence after which a worker is removed
 -- returns  the number of workers

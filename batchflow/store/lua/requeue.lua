@@ -1,10 +1,10 @@
 -- Let a job wait in its quota queue, in the order in which the jobs were created. A job that has
 -- waited too long, and one whose cancellation was requested, ends instead.
--- KEYS     job, due, recent, counts, events, index, metrics, quota queue, quota queues
+-- KEYS     record, due, recent, counts, events, index, metrics, quota queue, quota queues
 -- ARGV     [1] job id  [2] live states, comma-separated  [3] length of the events stream  [4] source
 --          [5] the batch that was over the limit, 'none' if the job must not have one
---          [6] name of the quota queue  [7] seconds until the job tries again  [8] message, which its
---          position is added to  [9] state of a cancelled job  [10] state of a job that waited too
+--          [6] name of the quota queue  [7] seconds until the job tries again  [8] message, to which
+--          its position is added  [9] state of a cancelled job  [10] state of a job that waited too
 --          long  [11] its message  [12] the longest wait in seconds, '' for no limit
 --          [13] OpenAI's status of the batch, '' to keep it  [14] model, '' to keep it
 --          [15] '1' if a batch was over the limit: it is forgotten; '0' if the job has none and only

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import io
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +13,6 @@ from typing import IO, Any
 from flytekit import FlyteContextManager
 
 from batchflow.errors import BlobUnavailable, InvalidInput
-from batchflow_workers.files.immutable_file import ImmutableFile
 from batchflow_workers.files.uri_allowlist import local_path, shown
 
 #: How much of a remote file is read at a time.
@@ -51,7 +52,7 @@ def source(uri: str, max_bytes: float) -> Iterator[IO[bytes]]:
 def target(uri: str, owner: str) -> Iterator[IO[bytes]]:
     """Open a file for writing that replaces the one at ``uri`` as a whole if the block succeeds.
 
-    ``owner`` is the job, which alone writes there: files that its earlier tries left behind are
+    ``owner`` is the job. No other job writes there, so files that its earlier tries left behind are
     deleted. Raises BlobUnavailable.
     """
     local = local_path(uri)
@@ -103,12 +104,40 @@ def _temporary(prefix: str, folder: Path | None = None) -> Iterator[IO[bytes]]:
             Path(file.name).unlink(missing_ok=True)
 
 
-def _open_local(uri: str, local: Path) -> ImmutableFile:
+class _ImmutableFile(io.FileIO):
+    """A local file, open for reading, whose ``read`` raises BlobUnavailable once it has changed.
+
+    Comparing the length and the modification time after each read ensures that all data was in the
+    file when it was opened. A new file of the same name does not matter: this one stays open.
+    """
+
+    def __init__(self, path: Path, uri: str) -> None:
+        super().__init__(path)
+        self._uri = uri
+        self._opened_version = self._version()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+        try:
+            data = super().read(size)
+            version = self._version()
+        except OSError as error:
+            raise _unavailable("read", self._uri, error) from error
+        if version != self._opened_version:
+            raise BlobUnavailable(f"{shown(self._uri)} was changed while it was being read.")
+        return data
+
+    def _version(self) -> tuple[int, int]:
+        status = os.fstat(self.fileno())
+        return status.st_size, status.st_mtime_ns
+
+
+def _open_local(uri: str, local: Path) -> _ImmutableFile:
     try:
         if not local.is_file():
             # A folder; or a pipe or device, which may never end.
             raise FileNotFoundError(errno.ENOENT, "not a regular file")
-        return ImmutableFile(local, uri)
+        return _ImmutableFile(local, uri)
     except OSError as error:
         raise _unreadable(uri, error) from error
 

@@ -1,4 +1,4 @@
-"""The progress of a transfer, written to its job's record now and then."""
+"""The progress of a transfer, written to its job's record once a second."""
 
 import time
 

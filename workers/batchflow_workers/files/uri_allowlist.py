@@ -25,7 +25,7 @@ _FILE = "file://"
 _REMOTE = re.compile(r"([a-z][a-z0-9+.-]*://)(.*)", re.DOTALL)
 #: What chains file systems in fsspec.
 _CHAIN = "::"
-#: A user and password after a scheme, or after half a scheme, or a token alone. Azure's
+#: A user and password after a scheme, or after an incomplete one, or a token alone. Azure's
 #: ``abfs://container@account`` is not matched.
 _LOGIN = re.compile(
     r"(?<=://)[^/@]*:[^@]*@|^[^/:@]*:/?[^/@]*@|(?<!abfs://)(?<!abfss://)(?<=://)[^/?#@]*@"

@@ -14,11 +14,10 @@ _PIECE_BYTES = 256 << 10
 
 
 class ValidatingReader(io.RawIOBase):
-    """Reads ``file``, and hands out its last bytes only when the whole of it is valid.
+    """Reads ``file``, and returns its last bytes only if the whole file is valid.
 
-    ``read`` raises InvalidJsonl, with all that is wrong with the file, as soon as any of it is
-    known to be. A request that sends the file is thereby broken off before its end, so OpenAI never
-    has an invalid file.
+    As soon as a problem is known, ``read`` raises InvalidJsonl, which lists all problems of the
+    file. That aborts the request that sends the file, so OpenAI never has an invalid file.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class ValidatingReader(io.RawIOBase):
         self._position = 0
 
     def validate_ahead(self) -> None:
-        """Validate what has to be valid before more is handed out. Raises InvalidJsonl."""
+        """Validate as far ahead as the next read requires; raises InvalidJsonl."""
         until = self._position + AHEAD_BYTES
         while not self._is_valid and (self._validator.is_invalid or self._validated_bytes <= until):
             self._file.seek(self._validated_bytes)

@@ -85,7 +85,7 @@ def _scan(
         clear_backoff(runtime, credential)
         runtime.store.run(heartbeats.record_event("poll"))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
-        # An outage changes the message and `checked_at`, and nothing else.
+        # An outage changes only the message and `checked_at`.
         delay_s = back_off(runtime, credential, error)
         _postpone(runtime, list(due.values()), delay_s, backoff_message(error))
         return [], cursor

@@ -102,7 +102,7 @@ class Scan:
         if batch is None:
             return None
         self._found += 1
-        # Without a list nothing was reached; a batch newer than that is not in the list.
+        # Without a list, no batch was reached. A batch newer than the last one is not in the list.
         if self._reached and batch.created_at <= self._reached.created_at:
             self._reached = batch
             self._pages = self._api.batch_pages(after=batch.id)

@@ -1,4 +1,4 @@
-"""Download a batch's output and error files to the location that Flyte gave."""
+"""Download a batch's output and error files to the location that Flyte chose."""
 
 import logging
 from typing import IO
@@ -20,7 +20,7 @@ SOURCE = "download"
 
 
 def download(runtime: Runtime, job: Job) -> None:
-    """Download the files that the batch has. A repetition replaces them with the same."""
+    """Download the files that the batch has. Repeating the step replaces them."""
     if not isinstance(job.spec, DownloadSpec):
         return
     check_uri(job.spec.destination, allowed_uris(runtime.settings))

@@ -27,7 +27,7 @@ def run_step(
 ) -> None:
     """Run a step of a live job under the job's lease.
 
-    A failure ends in the job's record: it ends the job if trying again would not help, and
+    A failure is written to the job's record. It ends the job if trying again would not help, and
     postpones it otherwise.
     """
     try:
