@@ -1,10 +1,11 @@
-"""A fleet as one might meet it on a weekday, for screenshots: the store's own commands, carried out
-as if at other times."""
+"""A demonstration fleet for screenshots: jobs of all kinds, in all states and of different ages."""
 
 import json
 import random
 import time
 from typing import Any
+
+from redis import Redis
 
 from batchflow.jobs import (
     BatchSpec,
@@ -15,14 +16,15 @@ from batchflow.jobs import (
     derived_job_id,
 )
 from batchflow.states import JobState, Stage
-from batchflow.store import JobStore, backoff, heartbeats, metrics, quota_queues, records
+from batchflow.store import JobStore, backoff, heartbeats, keys, metrics, quota_queues, records
 from batchflow.store.command import Command
-from batchflow.store.job_store import script_source
-from batchflow.store.keys import full
 from batchflow.store.records import Value
 
 _MIN_S = 60
 _H_S = 3_600
+_STORE_AGE_S = 8 * 24 * _H_S
+#: The fields of a record in which commands write the time.
+_TIMES = ("created_at", "updated_at", "checked_at", "waiting_since")
 
 _SEARCH = Credential(organization="org-search", group="openai-search", key="api_key")
 _VISION = Credential(organization="org-vision", group="openai-vision", key="api_key")
@@ -30,39 +32,32 @@ _SHARED = Credential(organization="org-research")
 _CHAT = "/v1/chat/completions"
 
 
-class PastStore(JobStore):
-    """Carries out commands ``ago_s`` seconds ago."""
-
-    ago_s = 0.0
-
-    def _send(self, command: Command[Any], client: Any) -> Any:
-        if command.name not in self._scripts:
-            return super()._send(command, client)
-        seconds, _, micros = f"{time.time() - self.ago_s:.6f}".partition(".")
-        source = script_source(command.name)
-        source = source.replace("redis.call('TIME')", f"{{'{seconds}', '{micros}'}}")
-        names = [full(self._prefix, name) for name in command.keys]
-        return client.eval(source, len(names), *names, *command.args)
-
-
 class Fleet:
-    """Fills a store."""
+    """Fills a Redis that has no jobs.
 
-    def __init__(self, store: PastStore) -> None:
-        self._store = store
+    Jobs are created and changed by the store's own commands. These write the current time, so it is
+    replaced by an earlier one after each command.
+    """
+
+    def __init__(self, redis: Redis, prefix: str) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._store = JobStore(redis, prefix)
         self._random = random.Random(7)  # noqa: S311 - guards nothing
-        #: A batch some of whose requests failed.
+        #: The job of a batch in which some requests failed.
         self.partly_failed = ""
 
     def fill(self) -> None:
-        """All of it."""
+        """Create everything."""
+        # A job of a new store starts with a try, because that store may have been emptied.
+        self._redis.set(self._key(keys.BORN), time.time() - _STORE_AGE_S)
         self._heartbeats()
         for hours in (*range(170, 26, -1), 21, 17, 12.4, 9, 6.2, 4.1, 2.7, 1.6, 0.7):
             self._ended_pipeline(hours * _H_S)
         self._troubles()
         self._running()
         self._outage()
-        self._in_line()
+        self._quota_queue()
         self._transfers()
         self._fresh()
 
@@ -108,43 +103,40 @@ class Fleet:
             )
             self._progress(batch, ago_s * 0.9, 0, 0)
             self._progress(batch, 2 * _MIN_S, done, 0)
-            self._at(95).update(batch, "poll", {"message": message}, stage=Stage.NONE)
-        self._at(95)
-        for _ in range(6):
-            self._store.ago_s = 95
-            self._run(backoff.extend(str(_VISION), message=message, retry_after_s=240))
+            self._update(95, batch, "poll", {"message": message}, stage=Stage.NONE)
+        self._store.run(backoff.extend(str(_VISION), message=message, retry_after_s=145))
 
-    def _in_line(self) -> None:
-        line = f"{_SHARED}|o4-mini"
+    def _quota_queue(self) -> None:
+        queue = f"{_SHARED}|o4-mini"
         for minutes in (33, 32, 30):
             batch = self._batch(
                 minutes * _MIN_S, self._execution("judge-answers"), _SHARED, "o4-mini", 0
             )
-            self._at(minutes * _MIN_S - 9)
-            job = self._run(records.get(batch))
-            if job:
-                self._run(
-                    quota_queues.requeue(
-                        line,
-                        batch,
-                        of_batch=job.batch_id or records.NO_BATCH,
-                        openai_status="failed",
-                        model="o4-mini",
-                        source="submit",
-                        message="Waiting for quota: OpenAI's limit of enqueued tokens for o4-mini "
-                        "is reached",
-                        retry_in_s=300,
-                        longest_wait_s=1_440 * _MIN_S,
-                        waited_too_long="",
-                    )
-                )
+            self._run_on(
+                batch,
+                minutes * _MIN_S - 9,
+                quota_queues.requeue(
+                    queue,
+                    batch,
+                    of_batch=records.NO_BATCH,
+                    openai_status="failed",
+                    model="o4-mini",
+                    source="submit",
+                    message="Waiting for quota: OpenAI's limit of enqueued tokens for o4-mini "
+                    "is reached",
+                    retry_in_s=300,
+                    longest_wait_s=1_440 * _MIN_S,
+                    waited_too_long="",
+                ),
+            )
 
     def _transfers(self) -> None:
         execution = self._execution("classify-reviews")
         upload = self._job_request(
             70, execution, UploadSpec(credential=_SEARCH, uri="s3://northwind-ml/reviews/41.jsonl")
         )
-        self._at(12).update(
+        self._update(
+            12,
             upload,
             "upload",
             {
@@ -163,7 +155,8 @@ class Fleet:
                 destination="s3://northwind-ml/catalog/2",
             ),
         )
-        self._at(20).update(
+        self._update(
+            20,
             download,
             "download",
             {
@@ -179,7 +172,8 @@ class Fleet:
             26.4 * _H_S, self._execution("embed-archive"), _SEARCH, "text-embedding-3-large", 50_000
         )
         self._progress(expired, 20 * _H_S, 30_000, 0)
-        self._at(2.4 * _H_S).update(
+        self._update(
+            2.4 * _H_S,
             expired,
             "poll",
             {
@@ -197,7 +191,8 @@ class Fleet:
             self._execution("extract-invoices"),
             UploadSpec(credential=_SHARED, uri="s3://northwind-ml/invoices/q2.jsonl"),
         )
-        self._at(14.8 * _MIN_S).update(
+        self._update(
+            14.8 * _MIN_S,
             wrong,
             "upload",
             {
@@ -215,7 +210,8 @@ class Fleet:
                 destination="s3://northwind-media/captions/9",
             ),
         )
-        self._at(2.9 * _H_S).update(
+        self._update(
+            2.9 * _H_S,
             lost,
             "download",
             {
@@ -227,9 +223,10 @@ class Fleet:
         stopped = self._batch(
             4.6 * _H_S, self._execution("translate-help-center"), _SHARED, "gpt-4.1", 8_640
         )
-        self._at(4.5 * _H_S)
-        self._run(records.cancel(stopped, message="Cancelled by Flyte.", source="delete"))
-        self._at(4.4 * _H_S).update(
+        cancel = records.cancel(stopped, message="Cancelled by Flyte.", source="delete")
+        self._run_on(stopped, 4.5 * _H_S, cancel)
+        self._update(
+            4.4 * _H_S,
             stopped,
             "poll",
             {
@@ -245,7 +242,7 @@ class Fleet:
         )
         self._succeed(refused, 6 * _MIN_S, 2_400, 187)
         self.partly_failed = refused
-        self._run(
+        self._store.run(
             records.annotate(
                 refused,
                 {
@@ -266,20 +263,16 @@ class Fleet:
 
     def _heartbeats(self) -> None:
         for name in ("files-0", "poll-0", "submit-0", "files-1"):
-            self._run(heartbeats.beat(f"celery@{name}", [name.partition("-")[0]]))
-        self._run(metrics.count("tokens", "input", by=1_184_302_117))
-        self._run(metrics.count("tokens", "output", by=236_114_902))
-        self._at(1)
-        self._run(heartbeats.record_event("sweep"))
-        self._at(4)
-        self._run(heartbeats.record_event("poll"))
-        self._at(47)
-        self._run(heartbeats.record_event("webhook"))
+            self._store.run(heartbeats.beat(f"celery@{name}", [name.partition("-")[0]]))
+        self._store.run(metrics.count("tokens", "input", by=1_184_302_117))
+        self._store.run(metrics.count("tokens", "output", by=236_114_902))
+        for event, ago_s in (("sweep", 1), ("poll", 4), ("webhook", 47)):
+            self._redis.hset(self._key(keys.PULSE), event, time.time() - ago_s)
 
     def _batch(
         self, ago_s: float, execution: str, credential: Credential, model: str, total: int
     ) -> str:
-        """A batch that OpenAI has taken, or is about to if it has no requests."""
+        """Create a batch job; it is submitted unless ``total`` is 0."""
         file_id = self._openai_id("file-", 22)
         endpoint = "/v1/embeddings" if "embedding" in model else _CHAT
         config = {
@@ -290,7 +283,8 @@ class Fleet:
         spec = BatchSpec(credential=credential, input_file_id=file_id, config=config)
         job_id = self._job_request(ago_s, execution, spec, model)
         if total:
-            self._at(ago_s - 2).update(
+            self._update(
+                ago_s - 2,
                 job_id,
                 "submit",
                 {
@@ -308,16 +302,15 @@ class Fleet:
         self, ago_s: float, execution: str, spec: Any, model: str | None = None
     ) -> str:
         job_id = derived_job_id(self._random.randbytes(16))
-        self._at(ago_s)
-        self._run(
-            records.create(JobRequest(job_id=job_id, spec=spec, execution=execution), due_in_s=1e6)
-        )
+        job_request = JobRequest(job_id=job_id, spec=spec, execution=execution)
+        self._run_on(job_id, ago_s, records.create(job_request, due_in_s=1e6))
         if model:
-            self._run(records.annotate(job_id, {"model": model}))
+            self._store.run(records.annotate(job_id, {"model": model}))
         return job_id
 
     def _progress(self, job_id: str, ago_s: float, completed: int, failed: int) -> None:
-        self._at(ago_s).update(
+        self._update(
+            ago_s,
             job_id,
             "poll",
             {"openai_status": "in_progress", "completed": completed - failed, "failed": failed},
@@ -338,18 +331,50 @@ class Fleet:
             "output_tokens": total * 83,
             "result": json.dumps({**result, "output_file_id": output}),
         }
-        self._at(ago_s).update(job_id, "webhook", fields, to=JobState.SUCCEEDED, stage=Stage.ENDED)
+        self._update(ago_s, job_id, "webhook", fields, to=JobState.SUCCEEDED, stage=Stage.ENDED)
 
-    def _at(self, ago_s: float) -> "Fleet":
-        self._store.ago_s = ago_s
-        return self
+    def _update(
+        self, ago_s: float, job_id: str, source: str, fields: dict[str, Value], **more: Any
+    ) -> None:
+        self._run_on(
+            job_id,
+            ago_s,
+            records.update(job_id, source=source, fields=fields, due_in_s=1e6, **more),
+        )
 
-    def update(self, job_id: str, source: str, fields: dict[str, Value], **more: Any) -> None:
-        """Change a job, at the time that was set."""
-        self._run(records.update(job_id, source=source, fields=fields, due_in_s=1e6, **more))
+    def _run_on(self, job_id: str, ago_s: float, command: Command[Any]) -> None:
+        """Run a command that changes a job, as if ``ago_s`` seconds ago."""
+        before = self._times(job_id)
+        self._store.run(command)
+        written = {
+            name: at for name, at in self._times(job_id).items() if at and at != before[name]
+        }
+        if not written:
+            return
+        [now] = set(written.values())
+        then = f"{float(now) - ago_s:.6f}"
+        self._redis.hset(self._key(keys.job(job_id)), mapping=dict.fromkeys(written, then))
+        if "updated_at" in written:
+            self._set_transition_back(job_id, now, then)
 
-    def _run(self, command: Command[Any]) -> Any:
-        return self._store.run(command)
+    def _set_transition_back(self, job_id: str, now: str, then: str) -> None:
+        """Set back the last line of a job's history, and the job's position in the lists."""
+        record = self._key(keys.job(job_id))
+        *earlier, last = str(self._redis.hget(record, "history")).split("\n")
+        last = last.replace(str(int(float(now))), str(int(float(then))), 1)
+        self._redis.hset(record, "history", "\n".join([*earlier, last]))
+        self._redis.zadd(self._key(keys.RECENT), {job_id: float(then)})
+        index = self._key(keys.INDEX)
+        for member, _ in self._redis.zscan_iter(index, match=f"* {now} {job_id}", count=1_000):
+            self._redis.zrem(index, member)
+            self._redis.zadd(index, {member.replace(now, then): 0})
+
+    def _times(self, job_id: str) -> dict[str, str | None]:
+        values = self._store.run(records.get_fields(job_id, _TIMES))
+        return dict(zip(_TIMES, values, strict=True))
+
+    def _key(self, name: str) -> str:
+        return keys.full(self._prefix, name)
 
     def _execution(self, workflow: str) -> str:
         name = "a" + "".join(self._random.choices("bcdfghjklmnpqrstvwxz2456789", k=19))

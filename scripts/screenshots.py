@@ -1,8 +1,8 @@
-"""Takes the screenshots of the status page in docs/images.
+"""Take the screenshots of the status page in docs/images.
 
     .venv/bin/python -m scripts.screenshots
 
-A real gateway shows a made-up fleet (scripts/fleet.py) in its own Redis.
+A real gateway shows the demonstration fleet (scripts/fleet.py), in a Redis of its own.
 """
 
 import os
@@ -18,7 +18,7 @@ from redis import Redis
 
 from batchflow.stack import process_commands
 from batchflow.stack.processes import Processes, free_port, is_port_taken
-from scripts.fleet import Fleet, PastStore
+from scripts.fleet import Fleet
 from tests.kit.browser import running_chromium
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -26,7 +26,7 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 @dataclass(frozen=True)
 class Picture:
-    """A page, and the window that shows it."""
+    """A screenshot: its file, its page, and the size of the window."""
 
     name: str
     path: str = "/"
@@ -35,8 +35,9 @@ class Picture:
     height: int = 940
 
 
+@click.command()
 def main() -> None:
-    """Take all screenshots."""
+    """Take the screenshots of the status page in docs/images."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     with gateway() as (url, fleet), running_chromium() as browser:
         pictures = [
@@ -77,7 +78,7 @@ def gateway() -> Iterator[tuple[str, Fleet]]:
         redis = processes.start(name, command, os.environ, stop_last=True)
         processes.wait_until(redis, lambda: is_port_taken(redis_port))
         with Redis.from_url(redis_url, decode_responses=True) as client:
-            fleet = Fleet(PastStore(client, "batchflow"))
+            fleet = Fleet(client, "batchflow")
             fleet.fill()
         env = {
             **os.environ,
