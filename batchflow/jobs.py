@@ -238,6 +238,8 @@ class Job(_Frozen):
     cancel_requested: bool = False
     created_at: datetime
     updated_at: datetime
+    #: When Flyte received the end of the job.
+    collected_at: datetime | None = None
     #: When the batch was last read from OpenAI.
     checked_at: datetime | None = None
     #: What made the last change: ``create``, ``submit``, ``poll``, ``webhook``, ``cancel`` ...
@@ -298,15 +300,17 @@ class JobStatus(NamedTuple):
     bytes_total: int
     #: The task's outputs in JSON, after success.
     result: str
+    #: When Flyte received the end of the job, epoch seconds.
+    collected_at: str
 
     @classmethod
     def parse(cls, values: Sequence[str | None]) -> "JobStatus":
         """Parse the record's fields of the same names; raises ValueError."""
         kind, state, stage, *rest = [value or "" for value in values]
-        *texts, total, completed, failed, done, size, result = rest
+        *texts, total, completed, failed, done, size, result, collected_at = rest
         numbers = [int(number or 0) for number in (total, completed, failed, done, size)]
         checked = (JobKind(kind), JobState(state), Stage(int(stage or 0)))
-        return cls._make((*checked, *texts, *numbers, result))
+        return cls._make((*checked, *texts, *numbers, result, collected_at))
 
 
 def is_job_id(text: str) -> bool:

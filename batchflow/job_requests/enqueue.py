@@ -48,6 +48,7 @@ def wait_until_terminal(store: JobStore, job_request: JobRequest, *, interval_s:
             if job is None:
                 store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
             elif job.terminal:
+                store.run(records.collect(job.id))
                 return job
         except StoreUnavailable as error:
             logger.warning("%s: %s", job_request.job_id, error)

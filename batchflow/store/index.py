@@ -55,6 +55,16 @@ def entries(
     )
 
 
+def uncollected_since(epoch_s: float) -> Command[int]:
+    """The number of jobs that had ended by then and whose end Flyte has not received."""
+    return Command("ZCOUNT", [keys.UNCOLLECTED], ["-inf", epoch_s], int)
+
+
+def uncollected(limit: int) -> Command[list[str]]:
+    """The ids of the jobs that have waited longest for Flyte, oldest first."""
+    return Command("ZRANGE", [keys.UNCOLLECTED], [0, limit - 1], list)
+
+
 def oldest_entry(kind: JobKind, state: JobState) -> Command[IndexEntry | None]:
     """The oldest entry of a kind and state."""
     prefix = f"all {kind} {state} "

@@ -11,6 +11,8 @@ name                  type    content                                     delete
                               next, epoch seconds
 ``recent``            ZSET    job id -> last change, epoch seconds        with the record
 ``counts``            HASH    ``<kind>:<state>`` -> number of jobs        never
+``uncollected``       ZSET    job that ended -> when, epoch seconds,      when Flyte has collected
+                              until Flyte has asked for its result        it, or with the record
 ``openai:<id>``       STRING  the job of a batch or an uploaded file      after OPENAI_TTL_S
 ``lease:<name>``      STRING  the holder's token                          TTL, renewed by the holder
 ``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s,   TTL, or the next success
@@ -49,6 +51,7 @@ PUSHED_TTL_S = 6 * 3_600
 DUE = "due"
 RECENT = "recent"
 COUNTS = "counts"
+UNCOLLECTED = "uncollected"
 EVENTS = "events"
 BORN = "born"
 INDEX = "index"

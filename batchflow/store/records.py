@@ -239,6 +239,11 @@ def annotate(job_id: str, fields: Mapping[str, str]) -> Command[bool]:
     return Command("annotate", [keys.job(job_id)], _flat(fields), bool)
 
 
+def collect(job_id: str) -> Command[bool]:
+    """Record that Flyte knows a job's end; False if there is no record."""
+    return Command("collect", [keys.job(job_id), keys.UNCOLLECTED], [job_id], bool)
+
+
 def live(job_ids: Sequence[str]) -> Command[list[bool]]:
     """Which of these jobs are live: those that have a due time."""
     return Command(
@@ -261,6 +266,7 @@ def job_keys(job_id: str) -> list[str]:
         keys.EVENTS,
         keys.INDEX,
         keys.METRICS,
+        keys.UNCOLLECTED,
     ]
 
 

@@ -513,6 +513,35 @@ def test_a_change_is_one_line_of_history_whatever_its_message(store: StoreHarnes
     assert len(store.job(job_request).history.split("\n")) == 2
 
 
+def test_a_job_is_uncollected_from_its_end_until_flyte_has_received_it(
+    store: StoreHarness,
+) -> None:
+    job_request = store.in_state(JobState.RUNNING, execution="p/d/e/n")
+    now_s = store.run(records.time())
+    assert store.run(index.uncollected(10)) == []
+    store.run(records.update(job_request.job_id, source="poll", to=JobState.SUCCEEDED))
+    assert store.run(index.uncollected(10)) == [job_request.job_id]
+    assert store.run(index.uncollected_since(now_s - 600)) == 0
+    assert store.run(index.uncollected_since(now_s + 600)) == 1
+    assert store.run(records.collect(job_request.job_id))
+    assert store.run(index.uncollected(10)) == []
+    collected_at = store.job(job_request).collected_at
+    assert collected_at
+    assert store.run(records.collect(job_request.job_id))
+    assert store.job(job_request).collected_at == collected_at
+
+
+def test_only_ended_jobs_of_flyte_are_awaited(store: StoreHarness) -> None:
+    local = store.in_state(JobState.RUNNING)
+    store.run(records.update(local.job_id, source="poll", to=JobState.FAILED))
+    purged = store.in_state(JobState.RUNNING, execution="p/d/e/n")
+    store.run(records.update(purged.job_id, source="poll", to=JobState.FAILED))
+    assert store.run(index.uncollected(10)) == [purged.job_id]
+    assert store.run(records.purge(purged.job_id, retention_s=EARLIER_S))
+    assert store.run(index.uncollected(10)) == []
+    assert not store.run(records.collect(purged.job_id))
+
+
 def test_an_annotation_changes_nothing_else(store: StoreHarness) -> None:
     job_request = store.in_state(JobState.SUCCEEDED)
     before, events = store.job(job_request), len(store.events())

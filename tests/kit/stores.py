@@ -56,16 +56,18 @@ class StoreHarness:
         assert job is not None
         return job
 
-    def created(self, kind: JobKind = JobKind.BATCH, *, due_in_s: float = LATER_S) -> JobRequest:
-        job_request = a_job_request(kind)
+    def created(
+        self, kind: JobKind = JobKind.BATCH, *, due_in_s: float = LATER_S, **fields: Any
+    ) -> JobRequest:
+        job_request = a_job_request(kind, **fields)
         assert self.run(records.create(job_request, due_in_s=due_in_s)).new
         return job_request
 
     def changed(self, job_request: JobRequest, **change: Any) -> UpdateOutcome:
         return self.run(records.update(job_request.job_id, **{"source": "test"} | change)).outcome
 
-    def in_state(self, state: JobState, kind: JobKind = JobKind.BATCH) -> JobRequest:
-        job_request = self.created(kind)
+    def in_state(self, state: JobState, kind: JobKind = JobKind.BATCH, **fields: Any) -> JobRequest:
+        job_request = self.created(kind, **fields)
         assert self.changed(job_request, to=state) is UpdateOutcome.APPLIED
         return job_request
 

@@ -1,6 +1,7 @@
 -- Loaded before every other script.
 -- The commands that change a job take its keys in this order:
---   KEYS[1] record, [2] due, [3] recent, [4] counts, [5] events, [6] index, [7] metrics
+--   KEYS[1] record, [2] due, [3] recent, [4] counts, [5] events, [6] index, [7] metrics,
+--   [8] uncollected
 
 local MAX_HISTORY_BYTES = 4000
 local MAX_MESSAGE_BYTES = 300
@@ -76,6 +77,9 @@ local function record_change(job, before, after, terminal, due_in, at, event)
   end
   if terminal then
     redis.call('ZREM', KEYS[2], job.id)
+    if before ~= after and job.execution and redis.call('HEXISTS', KEYS[1], 'collected_at') == 0 then
+      redis.call('ZADD', KEYS[8], at, job.id)
+    end
   elseif due_in ~= '' then
     redis.call('ZADD', KEYS[2], tonumber(at) + tonumber(due_in), job.id)
   end

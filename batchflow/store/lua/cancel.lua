@@ -1,6 +1,6 @@
 -- Cancel a job. A transfer, and a job that OpenAI cannot know of, ends at once. For a job that may
 -- have a batch, the request is recorded and the job is due now.
--- KEYS     record, due, recent, counts, events, index, metrics
+-- KEYS     record, due, recent, counts, events, index, metrics, uncollected
 -- ARGV     [1] job id  [2] live states, comma-separated  [3] the terminal state
 --          [4] the kind that has batches  [5] message  [6] length of the events stream  [7] source
 -- returns  [1] cancelled | requested | ended | '' if there is no such record  [2] the state now

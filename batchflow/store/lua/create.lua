@@ -1,7 +1,8 @@
 -- Create a job's record, unless it exists.
 -- A new store may be one that was emptied. So the record of a job with an identity counts a try in
 -- it: the job may have been recorded before, and OpenAI may have its batch or file.
--- KEYS     record, due, recent, counts, events, index, metrics, born, credentials
+-- KEYS     record, due, recent, counts, events, index, metrics, uncollected, born,
+--          credentials
 -- ARGV     [1] job id  [2] state  [3] seconds until it is due  [4] length of the events stream
 --          [5] source  [6] for how many seconds a store is new, 0 if the job has no identity
 --          [7] the secret that the credential names, in JSON  [8...] further fields and values
@@ -17,11 +18,11 @@ for i = 8, #ARGV, 2 do
   fields[#fields + 1] = ARGV[i + 1]
   record[ARGV[i]] = ARGV[i + 1]
 end
-redis.call('SET', KEYS[8], at, 'NX')
-if not record.tries and tonumber(at) - tonumber(redis.call('GET', KEYS[8])) < tonumber(ARGV[6]) then
+redis.call('SET', KEYS[9], at, 'NX')
+if not record.tries and tonumber(at) - tonumber(redis.call('GET', KEYS[9])) < tonumber(ARGV[6]) then
   for _, pair in ipairs({'tries', '1', 'tried_at', '0'}) do fields[#fields + 1] = pair end
 end
-redis.call('HSET', KEYS[9], record.credential, ARGV[7])
+redis.call('HSET', KEYS[10], record.credential, ARGV[7])
 redis.call('HSET', KEYS[1], unpack(fields))
 record.id, record.created_at = ARGV[1], at
 record_change(record, nil, ARGV[2], false, ARGV[3], at,

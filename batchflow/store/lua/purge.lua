@@ -1,5 +1,5 @@
 -- Delete a job that ended longer ago than the retention time. A live job stays.
--- KEYS     record, due, recent, counts, events, index, metrics
+-- KEYS     record, due, recent, counts, events, index, metrics, uncollected
 -- ARGV     [1] job id  [2] live states, comma-separated  [3] retention time in seconds
 -- returns  1 if the job is gone, 0 if it stays
 local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'updated_at', 'organization',
@@ -13,4 +13,5 @@ end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZREM', KEYS[8], ARGV[1])
 return 1

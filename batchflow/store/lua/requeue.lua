@@ -1,6 +1,7 @@
 -- Let a job wait in its quota queue, in the order in which the jobs were created. A job that has
 -- waited too long, and one whose cancellation was requested, ends instead.
--- KEYS     record, due, recent, counts, events, index, metrics, quota queue, quota queues
+-- KEYS     record, due, recent, counts, events, index, metrics, uncollected, quota queue,
+--          quota queues
 -- ARGV     [1] job id  [2] live states, comma-separated  [3] length of the events stream  [4] source
 --          [5] the batch that was over the limit, 'none' if the job must not have one
 --          [6] name of the quota queue  [7] seconds until the job tries again  [8] message, to which
@@ -31,9 +32,9 @@ if cancel ~= '' then
 elseif ARGV[12] ~= '' and tonumber(at) - tonumber(since) > tonumber(ARGV[12]) then
   after, message = ARGV[10], ARGV[11]
 else
-  redis.call('ZADD', KEYS[8], 'NX', known[9], ARGV[1])
-  redis.call('SADD', KEYS[9], ARGV[6])
-  local ahead = redis.call('ZRANK', KEYS[8], ARGV[1])
+  redis.call('ZADD', KEYS[9], 'NX', known[9], ARGV[1])
+  redis.call('SADD', KEYS[10], ARGV[6])
+  local ahead = redis.call('ZRANK', KEYS[9], ARGV[1])
   if ahead == 0 and ARGV[15] == '0' then return {'first', state, cancel} end
   local position = ahead == 0 and 'it is next'
     or ahead == 1 and '1 job is ahead of it' or ahead .. ' jobs are ahead of it'

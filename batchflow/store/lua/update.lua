@@ -1,7 +1,7 @@
 -- Change a job's record, if its state and stage allow the change. An observation that is older than
 -- what is known changes nothing but checked_at.
--- KEYS     record, due, recent, counts, events, index, metrics, and, if the fields contain a batch_id
---          or an upload's input_file_id, the key that maps that id to the job
+-- KEYS     record, due, recent, counts, events, index, metrics, uncollected, and, if the fields
+--          contain a batch_id or an upload's input_file_id, the key that maps that id to the job
 -- ARGV     [1] job id  [2] states that may be changed, comma-separated  [3] new state, '' to keep it
 --          [4] '1' if the new state is terminal  [5] stage that was observed, '' if none was
 --          [6] seconds until the job is due, '' to keep its due time  [7] TTL of the last key, in
@@ -48,7 +48,7 @@ if not stale then
     end
     if name == 'message' then message = value end
   end
-  if KEYS[8] then redis.call('SET', KEYS[8], ARGV[1], 'EX', ARGV[7]) end
+  if KEYS[9] then redis.call('SET', KEYS[9], ARGV[1], 'EX', ARGV[7]) end
   if observed and observed > stage then
     set[#set + 1] = 'stage'
     set[#set + 1] = ARGV[5]
