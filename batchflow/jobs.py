@@ -48,13 +48,15 @@ _NO_API_KEY = r"(?!sk-.{16})"
 _NO_PARENT_FOLDER = r"(?!.*\.\.)"
 
 #: A job id: ``bf-`` and 26 characters, then ``-2``, ``-3`` ... for later generations.
-JobId = Annotated[str, _text(r"bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?", "a job id")]
+_JOB_ID = re.compile(r"bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?", re.ASCII)
+JobId = Annotated[str, _text(_JOB_ID.pattern, "a job id")]
 
 #: An id that OpenAI, or a server that speaks its API, gave to a file or a batch.
+_OPENAI_ID = re.compile(_NO_PARENT_FOLDER + r"[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,255}", re.ASCII)
 OpenAIId = Annotated[
     str,
     _text(
-        _NO_PARENT_FOLDER + r"[A-Za-z0-9][A-Za-z0-9_.:/=-]{0,255}",
+        _OPENAI_ID.pattern,
         "an id from OpenAI, such as 'file-abc123': at most 256 letters, digits and _.:/=- "
         "without '..'",
     ),
@@ -92,10 +94,6 @@ def _true_or_false(value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise PydanticCustomError("flag", "must be true or false")
-
-
-_JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
-_OPENAI_ID: TypeAdapter[str] = TypeAdapter(OpenAIId)
 
 
 class _Frozen(BaseModel):
@@ -315,20 +313,12 @@ class JobStatus(NamedTuple):
 
 def is_job_id(text: str) -> bool:
     """Whether ``text`` has the form of a job id."""
-    return _matches(_JOB_ID, text)
+    return _JOB_ID.fullmatch(text) is not None
 
 
 def is_openai_id(text: str) -> bool:
     """Whether ``text`` can be the OpenAI id of a file or batch."""
-    return _matches(_OPENAI_ID, text)
-
-
-def _matches(adapter: TypeAdapter[str], text: str) -> bool:
-    try:
-        adapter.validate_python(text)
-    except ValueError:
-        return False
-    return True
+    return _OPENAI_ID.fullmatch(text) is not None
 
 
 def random_job_id() -> str:

@@ -31,9 +31,9 @@ class Classification:
     state: JobState
     stage: Stage
     #: The batch has ended, and a file that its counts imply is not visible yet.
-    files_pending: bool
-    #: The limit of enqueued tokens is the only reason why the batch failed; it may be created anew.
-    over_quota: bool
+    files_pending: bool = False
+    #: The limit of enqueued tokens is the only reason why the batch failed; it may be repeated.
+    over_quota: bool = False
 
     @property
     def admitted(self) -> bool:
@@ -44,14 +44,10 @@ class Classification:
 def classify(job: Job, batch: Batch, *, policy: Policy, now_s: float) -> Classification:
     """Classify what OpenAI reports at ``now_s``, epoch seconds."""
     if is_over_quota(batch):
-        return Classification(JobState.RUNNING, Stage.NONE, files_pending=False, over_quota=True)
+        return Classification(JobState.RUNNING, Stage.NONE, over_quota=True)
     if _files_pending(batch, policy, now_s):
-        return Classification(
-            JobState.RUNNING, Stage.FINISHING, files_pending=True, over_quota=False
-        )
-    return Classification(
-        _state(job, batch), stage_of(batch.status), files_pending=False, over_quota=False
-    )
+        return Classification(JobState.RUNNING, Stage.FINISHING, files_pending=True)
+    return Classification(_state(job, batch), stage_of(batch.status))
 
 
 def is_over_quota(batch: Batch) -> bool:
