@@ -1,9 +1,9 @@
-"""Break everything, again and again, and count what came of it.
+"""Run Flyte tasks while all parts of the system fail repeatedly, and count the errors.
 
-``python benchmarks/chaos.py --seed 1 --jobs 300`` runs Flyte's tasks through real processes while
-workers, Redis, beat, connectors and OpenAI fail by a schedule that the seed decides. The same seed
-gives the same jobs and faults; how they meet depends on the machine's clock, too. ``--seeds 20``
-runs the seeds 1 to 20. It ends with 1 unless every bad count is 0.
+``python benchmarks/chaos.py --seed 1 --jobs 300`` runs the tasks through real processes. The
+workers, Redis, beat, the connectors and OpenAI fail on a schedule that depends on the seed. The
+same seed always gives the same jobs and faults, but their exact timing depends on the machine.
+``--seeds 20`` runs the seeds 1 to 20. The exit code is 1 if there was any error.
 """
 
 import argparse
@@ -26,24 +26,24 @@ from benchmarks.chaos_faults import Breaker, make_schedule
 from benchmarks.chaos_stack import ChaosStack
 from tests.kit.flyte_backend import FlyteBackend
 
-#: Seconds for which things break, for 100 jobs.
+#: How long faults are injected for 100 jobs, in seconds.
 _FAULTS_S = 16.0
-#: Chains begin within this share of that time.
+#: All chains start within this share of that time.
 _STARTS_SHARE = 0.7
-#: So long after the last fault everything must have ended.
+#: The time after the last fault in which all jobs must end, in seconds, for up to 100 jobs.
 _DRAIN_S = 90.0
 
 
 @dataclass
 class Report:
-    """What one seed came to."""
+    """The result of one seed."""
 
     seed: int
     jobs: int
     faults: dict[str, int]
     lasted_s: float
     bad: ErrorCounts
-    told: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
     attempts: int = 0
     failed_gets: int = 0
     batches: int = 0
@@ -51,7 +51,7 @@ class Report:
 
 
 def run_seed(seed: int, jobs: int, folder: Path) -> Report:
-    """One run: start everything, break it, wait until all has ended, count."""
+    """Start all processes and tasks, inject faults, wait for the ends, and count the errors."""
     rng = random.Random(seed)
     faults_s = _FAULTS_S * max(0.5, jobs / 100)
     plans = make_plans(rng, seed, jobs, faults_s * _STARTS_SHARE)
@@ -59,7 +59,7 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
     stack = ChaosStack(folder)
     try:
         stack.start()
-        begun_at = time.monotonic()
+        started_at = time.monotonic()
         breaker = Breaker(stack, make_schedule(rng, faults_s))
         backend = FlyteBackend(stack.client, resync_s=1.0)
         with ThreadPoolExecutor(len(plans)) as pool:
@@ -68,12 +68,12 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
             breaker.join()
             backend.gives_up_at = time.monotonic() + _DRAIN_S * max(1.0, jobs / 100)
             chains = [future.result() for future in futures]
-        lasted_s = time.monotonic() - begun_at
+        lasted_s = time.monotonic() - started_at
         batches = [b for org in organizations for b in stack.emulator.batches(org)]
         files = [f for org in organizations for f in stack.emulator.files(org)]
     finally:
         stack.stop()
-    bad, told = count(chains, batches, files)
+    bad, details = count(chains, batches, files)
     _write_journal(folder, breaker, chains)
     histories = [history for chain in chains for history in chain.histories]
     return Report(
@@ -82,7 +82,7 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
         faults=dict(sorted(breaker.injected.items())),
         lasted_s=round(lasted_s, 1),
         bad=bad,
-        told=told,
+        details=details,
         attempts=sum(history.attempts for history in histories),
         failed_gets=sum(len(history.failed_gets) for history in histories),
         batches=len(batches),
@@ -90,7 +90,7 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
 
 
 def _write_journal(folder: Path, breaker: Breaker, chains: list[Chain]) -> None:
-    """All that happened, in the order of time, for whoever looks for a cause."""
+    """Write all faults and phases in order of time, to find the cause of an error."""
     lines = list(breaker.journal)
     for chain in chains:
         for history in chain.histories:
@@ -113,11 +113,11 @@ _COLUMNS = {
     "failed_gets": "failed gets",
     "lost": "lost",
     "failed": "failed",
-    "batches_doubled": "batches twice",
-    "files_doubled": "files twice",
+    "batches_doubled": "extra batches",
+    "files_doubled": "extra files",
     "lines_missing": "lines missing",
-    "lines_doubled": "lines twice",
-    "phases_back": "phase back",
+    "lines_doubled": "extra lines",
+    "phases_back": "phases back",
     "killed_by_flyte": "killed",
 }
 
@@ -130,11 +130,11 @@ def _row(values: dict[str, object]) -> str:
 def _show(report: Report, jobs: int) -> None:
     values = {**asdict(report), **asdict(report.bad), "faults": sum(report.faults.values())}
     print(_row(values), flush=True)
-    for line in report.told:
+    for line in report.details:
         print(f"    {line}")
     if report.bad.total:
-        print(f"    its logs: {report.folder}")
-        print(f"    again:    {_repeat(report, jobs)}")
+        print(f"    logs:   {report.folder}")
+        print(f"    repeat: {_repeat(report, jobs)}")
 
 
 def _repeat(report: Report, jobs: int) -> str:
@@ -142,13 +142,17 @@ def _repeat(report: Report, jobs: int) -> str:
 
 
 def main() -> int:
-    """Run the seeds that are asked for."""
+    """Run the requested seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="the first, or only, seed")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, one after another")
-    parser.add_argument("--jobs", type=int, default=100, help="jobs of each seed, roughly")
-    parser.add_argument("--json", type=Path, help="write the reports here, too")
-    parser.add_argument("--keep", action="store_true", help="keep the logs of good runs, too")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, run in sequence")
+    parser.add_argument("--jobs", type=int, default=100, help="approximate number of jobs per seed")
+    parser.add_argument("--json", type=Path, help="also write the reports to this file")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the logs of all runs",
+    )
     options = parser.parse_args()
 
     print(" | ".join(_COLUMNS.values()), flush=True)
@@ -161,10 +165,10 @@ def main() -> int:
         _show(report, options.jobs)
         if not report.bad.total and not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
-    return _sum_up(reports, options)
+    return _summarize(reports, options)
 
 
-def _sum_up(reports: list[Report], options: argparse.Namespace) -> int:
+def _summarize(reports: list[Report], options: argparse.Namespace) -> int:
     bad = sum((report.bad for report in reports), ErrorCounts())
     kinds: dict[str, int] = {}
     for report in reports:

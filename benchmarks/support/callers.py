@@ -85,22 +85,22 @@ async def get_repeatedly(
 ) -> Load:
     """Send ``GetTask`` with concurrent callers, each as soon as its previous call returned.
 
-    They start no call after ``duration_s`` and wait for the open ones.
+    They start no call after ``duration_s``, and wait for the calls in progress.
     """
     load = Load()
     async with grpc.aio.insecure_channel(address) as channel:
         call = _prepared(channel, _GET, GetTaskResponse)
-        following = itertools.cycle(requests)
+        cycle = itertools.cycle(requests)
         # Connect, and let the server finish its lazy imports.
-        await call(next(following), timeout=_CONNECT_S, wait_for_ready=True)
-        begun_at = time.perf_counter()
+        await call(next(cycle), timeout=_CONNECT_S, wait_for_ready=True)
+        started_at = time.perf_counter()
 
         async def caller() -> None:
-            while time.perf_counter() - begun_at < duration_s:
-                await _timed(call, next(following), load)
+            while time.perf_counter() - started_at < duration_s:
+                await _timed(call, next(cycle), load)
 
         await asyncio.gather(*(caller() for _ in range(callers)))
-        load.elapsed_s = time.perf_counter() - begun_at
+        load.elapsed_s = time.perf_counter() - started_at
     return load
 
 
@@ -110,9 +110,9 @@ async def get_each(address: str, requests: Sequence[bytes]) -> Load:
     async with grpc.aio.insecure_channel(address) as channel:
         call = _prepared(channel, _GET, GetTaskResponse)
         await channel.channel_ready()
-        begun_at = time.perf_counter()
+        started_at = time.perf_counter()
         await asyncio.gather(*(_timed(call, request, load) for request in requests))
-        load.elapsed_s = time.perf_counter() - begun_at
+        load.elapsed_s = time.perf_counter() - started_at
     return load
 
 
@@ -125,12 +125,12 @@ async def create_all(
     async with grpc.aio.insecure_channel(address) as channel:
         await channel.channel_ready()
         call = _prepared(channel, _CREATE, CreateTaskResponse)
-        begun_at = time.perf_counter()
+        started_at = time.perf_counter()
 
         async def caller(message: bytes) -> None:
             answer = await _timed(call, message, load)
             if answer is not None:
-                load.elapsed_s = time.perf_counter() - begun_at
+                load.elapsed_s = time.perf_counter() - started_at
                 metas.append(answer.resource_meta)
 
         await asyncio.gather(*(caller(message) for message in messages))
@@ -140,18 +140,18 @@ async def create_all(
 def _prepared(
     channel: grpc.aio.Channel, method: str, answer: type[M]
 ) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, M]":
-    """A call with a serialized request, which costs the callers less CPU."""
+    """Return a call that takes serialized requests, which saves the callers CPU time."""
     return channel.unary_unary(method, response_deserializer=answer.FromString)
 
 
 async def _timed(
     call: "grpc.aio.UnaryUnaryMultiCallable[bytes, M]", message: bytes, load: Load
 ) -> M | None:
-    begun_at = time.perf_counter()
+    started_at = time.perf_counter()
     try:
         answer = await call(message, timeout=load.deadline_s)
     except grpc.aio.AioRpcError as error:
         load.failed.append(error.code().name)
         return None
-    load.latencies_s.append(time.perf_counter() - begun_at)
+    load.latencies_s.append(time.perf_counter() - started_at)
     return answer

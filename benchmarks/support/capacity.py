@@ -42,14 +42,14 @@ class Capacity:
         return self._submitter("memory, all processes").median
 
     def polling_share(self) -> float:
-        """The average share of a core that polling one live batch takes."""
+        """The average share of a core that polling uses per live batch."""
         found = self.all("polling_cost", "worker's CPU per minute")[-1]
         return found.median / 60 / _number_in(found.case)
 
     def calls_per_minute(self, batches: int, *, webhooks: bool) -> tuple[float, bool]:
         """Calls to OpenAI for an organization's batches, and whether this number was measured.
 
-        Otherwise the calls are extrapolated in proportion, which is too many."""
+        Otherwise it is extrapolated in proportion, which overestimates it."""
         side = f"{OURS}, with webhooks" if webhooks else OURS
         found = {
             _leading(m.case): m.median

@@ -1,6 +1,6 @@
-"""A result's chart as SVG: bars in groups, with the spread of the rounds.
+"""Draw the chart of a result as SVG: bars in groups, with the spread of the rounds.
 
-It must be readable in light and in dark mode, so it has no background.
+It has no background, so that it is readable in light and in dark mode.
 """
 
 import math
@@ -19,12 +19,12 @@ _BAR = 16
 _GAP = 4
 _GROUP_GAP = 14
 _LEGEND = 22
-#: Room for the value at the end of a bar.
+#: The space for the value at the end of a bar.
 _RIGHT = 150
-#: How wide a character is, roughly: the reader's machine decides the font.
+#: The approximate width of a character; the font depends on the reader's machine.
 _CHARACTER = 6.5
 
-#: Batchflow in blue, whatever is added to its name; the others after it.
+#: The colours of Batchflow's variants, and of the other sides.
 _OURS = ("#2f81f7", "#56d4dd", "#1f6feb")
 _OTHERS = ("#8b949e", "#d29922", "#a371f7")
 _STYLE = """
@@ -64,7 +64,7 @@ def draw(result: Result, folder: Path) -> Path:
         width=_WIDTH,
         height=height,
         viewBox=svg.ViewBoxSpec(0, 0, _WIDTH, height),
-        elements=[svg.Title(text=escape(_told(result, shown))), *elements, *legend],
+        elements=[svg.Title(text=escape(_description(result, shown))), *elements, *legend],
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / result.chart_file
@@ -83,7 +83,7 @@ def _colours(shown: list[Measured]) -> dict[str, str]:
 
 
 def _scale(shown: list[Measured], room: float, *, log: bool) -> Callable[[float], float]:
-    """From a value to a length."""
+    """Return a function from a value to the length of its bar."""
     most = max((max(m.rounds) for m in shown), default=1) or 1
     if not log:
         return lambda value: value / most * room
@@ -118,7 +118,7 @@ def _bar(
 
 
 def _legend(colours: dict[str, str], y: float) -> tuple[list[svg.Element], float]:
-    """The sides with their colours, in as many lines as it takes; and where it ends."""
+    """Return the sides with their colours, in as many rows as necessary, and the lower edge."""
     found: list[svg.Element] = []
     x = 0.0
     for side, colour in colours.items():
@@ -145,8 +145,8 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
     )
 
 
-def _told(result: Result, shown: list[Measured]) -> str:
-    """The chart in words, for those who can't see it."""
+def _description(result: Result, shown: list[Measured]) -> str:
+    """Describe the chart in words, for screen readers."""
     values = "; ".join(
         f"{m.case}, {m.side}: {number(m.median)} {m.unit}" for m in shown if m.side == OURS
     )

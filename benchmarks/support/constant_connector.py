@@ -1,7 +1,7 @@
-"""A connector with constant responses: it shows the cost of flytekit's gRPC server.
+"""A connector with constant responses, to measure the cost of flytekit's gRPC server.
 
-``pyflyte serve connector --modules benchmarks.support.constant_connector``. `create` answers with
-bytes of the length that Batchflow's have; `get` with a Resource like that of a running batch.
+Run ``pyflyte serve connector --modules benchmarks.support.constant_connector``. `create` returns a
+ResourceMeta as long as Batchflow's; `get` returns a Resource like that of a running batch.
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class _Constant(AsyncConnectorBase):  # type: ignore[misc]  # flytekit is untype
         pass
 
 
-#: Returns a phase only.
+#: The task type whose responses have only a phase.
 PHASE_ONLY_TASK_TYPE = "constant-bare"
 
 ConnectorRegistry.register(_Constant("openai-batch", _RUNNING), override=True)

@@ -20,9 +20,9 @@ def separable() -> bool:
 
 @contextmanager
 def on(*, measured: bool) -> Iterator[None]:
-    """Run what is started in this block on the first core if it is measured, else on the others.
+    """Start processes in this block on the first core if they are measured, else on the others.
 
-    On machines with one core, and on systems other than Linux, all processes share all cores.
+    On a machine with one core, and on a system other than Linux, all processes share all cores.
     """
     if not separable():
         yield

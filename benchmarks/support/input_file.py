@@ -1,4 +1,4 @@
-"""A batch's input file, as people have them: chat requests with texts of several sentences."""
+"""A realistic input file of a batch: chat requests with texts of several sentences."""
 
 import random
 from pathlib import Path
@@ -27,17 +27,17 @@ def write(path: Path, *, lines: int, size_bytes: int) -> None:
     with path.open("wb") as file:
         for number in range(lines):
             head, tail = _around(number)
-            room_bytes = wanted_bytes - len(head) - len(tail)
+            text_bytes = wanted_bytes - len(head) - len(tail)
             text = b""
-            while len(text) < room_bytes:
+            while len(text) < text_bytes:
                 text += rng.choice(sentences) + b" "
             # Do not split an escape sequence or a multi-byte character.
-            kept = text[:room_bytes].decode("utf-8", "ignore").rstrip("\\").encode()
+            kept = text[:text_bytes].decode("utf-8", "ignore").rstrip("\\").encode()
             file.write(head + kept + tail)
 
 
 def _around(number: int) -> tuple[bytes, bytes]:
-    """A line before and after its text."""
+    """The parts of a line before and after its text."""
     messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "@"}]
     line = orjson.dumps(
         {

@@ -25,9 +25,9 @@ from benchmarks.support.openai_stub import batch_json
 
 T = TypeVar("T")
 
-#: What a batch task is given.
+#: The config of the batch tasks.
 CONFIG = {"completion_window": "24h", "endpoint": "/v1/chat/completions"}
-#: Which OpenAI names once it knows the batch.
+#: The model that OpenAI reports for the batches.
 MODEL = "gpt-4o-mini-2024-07-18"
 #: Jobs written in one round trip.
 _CHUNK = 500
@@ -40,7 +40,7 @@ class LiveJob:
 
     job_request: JobRequest
     batch_id: str
-    #: Of the batch, epoch seconds.
+    #: When the batch was created, epoch seconds.
     created_at: int
 
 
@@ -53,12 +53,12 @@ def make_live(
     ages_s: Sequence[float] = (0.0,),
     first: int = 0,
 ) -> list[LiveJob]:
-    """Record so many jobs, and let their batches be made and begin.
+    """Record ``count`` jobs whose batches are in progress.
 
-    Their ages are taken from ``ages_s`` in turn; ``first`` is the number of the first one.
+    The jobs take their ages from ``ages_s`` in turn; ``first`` is the number of the first job.
     """
     now_s = store.run(records.time())
-    # An old store, so that new records are not treated as rebuilt ones.
+    # The store must be old, or the new records would be treated as rebuilt ones.
     store.redis.set(keys.full(settings.key_prefix, keys.BORN), "0", nx=True)
     jobs = [
         _job(number, organization, int(now_s - ages_s[number % len(ages_s)]))
@@ -77,15 +77,15 @@ def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
     made = store.run_all(
         [records.create(live.job_request, due_in_s=LOST_MESSAGE_CHECK_S) for live in jobs]
     )
-    # A record is as old as its batch, in the index, too.
+    # Set the creation times in the records and the index to those of the batches.
     index = keys.full(settings.key_prefix, keys.INDEX)
     pipeline: Any = store.redis.pipeline(transaction=False)
     for live, created in zip(jobs, made, strict=True):
         job = _known(created.job)
         key = keys.full(settings.key_prefix, keys.job(job.id))
         pipeline.hset(key, "created_at", f"{live.created_at}.000000")
-        for facet in _facets(job):
-            listed = f"{facet} {job.kind} {job.state}"
+        for scope in _scopes(job):
+            listed = f"{scope} {job.kind} {job.state}"
             pipeline.zrem(index, f"{listed} {job.created_at.timestamp():.6f} {job.id}")
             pipeline.zadd(index, {f"{listed} {live.created_at}.000000 {job.id}": 0})
     pipeline.execute()
@@ -100,7 +100,7 @@ def _write(store: JobStore, settings: Settings, jobs: list[LiveJob]) -> None:
 
 
 def _observed(job: Job, batch: Batch, settings: Settings) -> Command[records.Updated]:
-    """What a poll, or the step that created the batch, would write."""
+    """Return the command that a poll, or the step that created the batch, would run."""
     new = batch.status == "validating"
     conditions = Conditions(settings, Policy(), time.time())
     found = classify(job, batch, policy=conditions.policy, now_s=conditions.now_s)
@@ -109,7 +109,7 @@ def _observed(job: Job, batch: Batch, settings: Settings) -> Command[records.Upd
 
 
 def credential_of(organization: str | None) -> Credential:
-    """The default key, for an organization."""
+    """The credential of an organization with the default key."""
     return Credential(organization=organization)
 
 
@@ -120,7 +120,7 @@ def _job(number: int, organization: str | None, created_at: int) -> LiveJob:
         config=CONFIG,
     )
     unique = hashlib.md5(f"{organization} {number}".encode(), usedforsecurity=False).hexdigest()
-    # As long as Flyte's generated names and OpenAI's ids are.
+    # The lengths are those of Flyte's generated names and OpenAI's ids.
     name = f"a{unique[:19]}"
     job_request = make_job_request(
         spec,
@@ -132,12 +132,12 @@ def _job(number: int, organization: str | None, created_at: int) -> LiveJob:
 
 
 def batch_of(live: LiveJob, status: str) -> Batch:
-    """Its batch as OpenAI returns it."""
+    """The batch of a job as OpenAI returns it."""
     shown = batch_json(live.batch_id, live.job_request.job_id, live.created_at, status)
     return Batch.model_validate(shown | {"model": MODEL})
 
 
-def _facets(job: Job) -> set[IndexScope]:
+def _scopes(job: Job) -> set[IndexScope]:
     return {
         IndexScope.of(),
         IndexScope.of(organization=job.organization),
@@ -147,7 +147,7 @@ def _facets(job: Job) -> set[IndexScope]:
 
 def _known(job: Job | None) -> Job:
     if job is None:
-        raise RuntimeError("a record that was made just now can't be read")
+        raise RuntimeError("cannot read a record that was just created")
     return job
 
 

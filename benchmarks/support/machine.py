@@ -53,5 +53,5 @@ def _redis_version() -> str:
     server = shutil.which("redis-server")
     if server is None:
         return "none"
-    told = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
-    return told.stdout.partition("v=")[2].partition(" ")[0]
+    run = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
+    return run.stdout.partition("v=")[2].partition(" ")[0]

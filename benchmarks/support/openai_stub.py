@@ -1,9 +1,9 @@
 """A stub of OpenAI that costs as little as possible, so that it is rarely the bottleneck.
 
-It counts calls. Batches are in progress for ever, uploads are discarded, and ``file-<bytes>`` is a
+It counts calls. Batches stay in progress forever, uploads are discarded, and ``file-<bytes>`` is a
 result file of that size. ``python -m benchmarks.support.openai_stub PORT [LATENCY_MS
-[UPLOAD_MBIT_S]]`` runs it on the loopback, delays every response by the latency, and receives
-uploads at that rate at most.
+[UPLOAD_MBIT_S]]`` runs it on the loopback, delays every response by the latency, and limits the
+rate of uploads.
 """
 
 import asyncio
@@ -113,11 +113,11 @@ async def _create(request: Request) -> Response:
 async def _upload(request: Request) -> Response:
     _account(request, "files.create")
     size = 0
-    begun_at = time.monotonic()
+    started_at = time.monotonic()
     async for chunk in request.stream():
         size += len(chunk)
         if _bytes_per_s:
-            await asyncio.sleep(begun_at + size / _bytes_per_s - time.monotonic())
+            await asyncio.sleep(started_at + size / _bytes_per_s - time.monotonic())
     return _json(
         {
             "id": f"file-{next(_numbers):024x}",

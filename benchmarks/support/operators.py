@@ -16,15 +16,15 @@ SIZES = (1_000, 10_000, 100_000)
 
 _MB, _GB = 1e6, 1e9
 _DAY_S = 86_400.0
-#: Flyte's default and maximum, `internal/webapi/core.go` of flyteplugins.
+#: Flyte's default, and its maximum: `internal/webapi/core.go` of flyteplugins.
 _CACHED = 500_000
-#: Flyte's defaults, which are never lowered, `plugins/webapi/connector/config.go`.
+#: Flyte's defaults, used as minimums: `plugins/webapi/connector/config.go`.
 _LEAST_WORKERS, _LEAST_QPS, _BURST = 10, 10, 100
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What depends on the installation."""
+    """The assumptions about an installation."""
 
     #: Flyte's `caching.resyncInterval`.
     resync_s: float = 30
@@ -38,7 +38,7 @@ class Assumptions:
     jobs_per_batch: int = 3
     #: `BATCHFLOW_RETENTION_S`, in days.
     retention_days: float = 7
-    #: Of one batch, on average.
+    #: The average sizes of a batch's files.
     input_mb: float = 20
     result_mb: float = 40
 
@@ -169,7 +169,7 @@ def _movers(capacity: Capacity, given: Assumptions, batches: int) -> int:
 
 
 def _processes(busy: float, given: Assumptions) -> int:
-    """At least two, so that one can be restarted."""
+    """The number of processes: at least two, so that one can be restarted."""
     return max(2, math.ceil(busy / given.used))
 
 

@@ -33,7 +33,7 @@ class Program:
         self.parser.add_argument(
             "--out",
             type=Path,
-            help="write JSON and chart into this folder, instead of the committed ones",
+            help="write the JSON and the chart to this folder instead of the committed ones",
         )
         self._options: dict[str, Any] = {}
 
@@ -44,7 +44,7 @@ class Program:
         self.parser.add_argument(name, type=kind, default=default, help=text, nargs=nargs)
 
     def say(self, text: str) -> None:
-        """Print what the program does."""
+        """Print a progress message."""
         self.console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}[/] {text}", highlight=False)
 
     def result(

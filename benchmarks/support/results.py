@@ -22,7 +22,7 @@ class Measured:
 
     #: The quantity, such as ``GetTask per second``.
     figure: str
-    #: The circumstances, such as ``50 callers``.
+    #: The conditions, such as ``50 callers``.
     case: str
     side: str
     unit: str

@@ -1,4 +1,4 @@
-"""Transfer a file with OpenAI's SDK and print the seconds.
+"""Transfer a file with OpenAI's SDK, and print how many seconds it took.
 
 Run ``python -m benchmarks.support.sdk_transfers upload FILE`` or ``download FILE-ID FILE``.
 """
@@ -21,9 +21,9 @@ def _download(file_id: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    begun_at = time.perf_counter()
+    started_at = time.perf_counter()
     if sys.argv[1] == "upload":
         _upload(sys.argv[2])
     else:
         _download(sys.argv[2], sys.argv[3])
-    print(time.perf_counter() - begun_at)
+    print(time.perf_counter() - started_at)

@@ -1,6 +1,6 @@
 """The processes that a benchmark needs, started as an operator starts them.
 
-They live in a temporary folder and end with the benchmark, however it ends.
+They use a temporary folder, and always end with the benchmark.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _IDLE_TIMEOUT_S = 120.0
 
 
 class Stack(StackBase):
-    """Starts processes: measured ones on a reserved core, the others on the other cores."""
+    """Starts processes: the measured one on a reserved core, all others on the other cores."""
 
     log_level = "WARNING"
 
@@ -67,9 +67,9 @@ class Stack(StackBase):
         self._temporary.cleanup()
 
     def redis(self, *options: str, name: str = "redis") -> str:
-        """A Redis with the options of docker-compose.yml, and further ones; returns its URL.
+        """Start a Redis with the options of docker-compose.yml and ``options``; return its URL.
 
-        Processes that are started later use it.
+        Processes that start later use it.
         """
         folder = self.folder / name
         folder.mkdir()
@@ -78,39 +78,39 @@ class Stack(StackBase):
         return server.url
 
     def connector(self, module: str, *, name: str, env: Mapping[str, str] | None = None) -> str:
-        """flytekit's gRPC server with the connectors of a module; returns its address."""
+        """Start flytekit's gRPC server with the connectors of a module; return its address."""
         return self._start(self.make_connector(name, module, env=env), measured=True).address
 
     def worker(
         self, *options: str, env: Mapping[str, str] | None = None, measured: bool = False
     ) -> Process:
-        """A Celery worker with these options."""
+        """Start a Celery worker with these options."""
         app = make_app(self.settings())
         worker = self.make_worker("worker", *options, env=env, ready=lambda _: _responds(app))
         return self._start(worker, measured=measured)
 
     def kill(self, process: Process) -> None:
-        """Kill a process and its children; another one of its name may follow."""
+        """Kill a process and its children, so that its name can be used again."""
         process.kill()
         process.stop()
         self._processes.remove(process)
 
     def beat(self, env: Mapping[str, str] | None = None) -> None:
-        """Celery's scheduler."""
+        """Start Celery's scheduler."""
         self._start(self.make_beat("beat", env, ready=None))
 
     def gateway(self, env: Mapping[str, str] | None = None) -> str:
-        """`batchflow gateway`; returns its URL."""
+        """Start `batchflow gateway`; return its URL."""
         return f"http://{self._start(self.make_gateway('gateway', env)).address}"
 
     def emulator(self, options: Mapping[str, object], env: Mapping[str, str] | None = None) -> str:
-        """The emulator of OpenAI with these options; returns its base URL."""
+        """Start the emulator of OpenAI with these options; return its base URL."""
         return self._start(self.make_emulator("emulator", options, env)).base_url
 
     def openai_stub(
         self, *, latency_ms: float = 0, upload_mbit_s: float = 0, name: str = "openai-stub"
     ) -> str:
-        """The stub of OpenAI, see ``openai_stub.py``; returns its base URL."""
+        """Start the stub of OpenAI, see ``openai_stub.py``; return its base URL."""
         port = free_port()
         module = "benchmarks.support.openai_stub"
         command = [sys.executable, "-m", module, str(port), str(latency_ms), str(upload_mbit_s)]
@@ -146,7 +146,7 @@ class Stack(StackBase):
 
 
 def _busiest_s(processes: Sequence[Process]) -> float:
-    """The processor time in seconds that the busiest process takes during a sample."""
+    """The CPU time of the busiest process during a sample, in seconds."""
     before = [usage.cpu_s(process.pid) for process in processes]
     time.sleep(_SAMPLE_S)
     return max(

@@ -52,12 +52,10 @@ def _ratio(ours: Measured | None, side: Measured) -> str:
 
 
 def _bars(result: Result) -> Table:
-    table = Table(title="Against the bar", title_justify="left")
-    for heading in ("figure", "found", "wanted", "holds"):
+    table = Table(title="Goals", title_justify="left")
+    for heading in ("figure", "measured", "goal", "met"):
         table.add_column(heading)
     for bar in result.bars:
         found = f"{number(bar.value)} {bar.unit}" + (f" ({bar.detail})" if bar.detail else "")
-        table.add_row(
-            bar.figure, found, bar.wanted, "[green]yes[/]" if bar.holds else "[red]falls short[/]"
-        )
+        table.add_row(bar.figure, found, bar.wanted, "[green]yes[/]" if bar.holds else "[red]no[/]")
     return table

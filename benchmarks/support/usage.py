@@ -11,16 +11,15 @@ def cpu_s(pid: int) -> float:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process and its living children have had, each for itself, summed.
+    """The sum of the peak memory of a process and of its running children: Linux' VmHWM.
 
-    Linux' VmHWM. Pages that they share are counted once for each, so it is more than the machine
-    has to find.
+    Shared pages count once for each process, so the sum is more than the machine needs.
     """
     return sum(_bytes(process.pid, "status", "VmHWM") for process in family(pid))
 
 
 def now_bytes(pid: int) -> int:
-    """Their current memory, summed in the same way."""
+    """The sum of their current memory, counted in the same way."""
     return sum(_bytes(process.pid, "status", "VmRSS") for process in family(pid))
 
 
