@@ -15,6 +15,7 @@ from batchflow.jobs import (
     UploadSpec,
     derived_job_id,
 )
+from batchflow.requests.jsonl import InvalidJsonl, JsonlProblem
 from batchflow.states import JobState, Stage
 from batchflow.store import JobStore, backoff, heartbeats, keys, metrics, quota_queues, records
 from batchflow.store.command import Command
@@ -51,7 +52,6 @@ class Fleet:
         """Create everything."""
         # A job of a new store starts with a try, because that store may have been emptied.
         self._redis.set(self._key(keys.BORN), time.time() - _STORE_AGE_S)
-        self._heartbeats()
         for hours in (*range(170, 26, -1), 21, 17, 12.4, 9, 6.2, 4.1, 2.7, 1.6, 0.7):
             self._ended_pipeline(hours * _H_S)
         self._troubles()
@@ -60,6 +60,7 @@ class Fleet:
         self._quota_queue()
         self._transfers()
         self._fresh()
+        self._heartbeats()
 
     def _ended_pipeline(self, ago_s: float) -> None:
         name, credential, model = self._random.choice(
@@ -95,7 +96,9 @@ class Fleet:
                 self._progress(batch, 11, done, failed)
 
     def _outage(self) -> None:
-        message = "Waiting to call OpenAI again. OpenAI answered 503: The server is overloaded."
+        message = (
+            "Waiting to call OpenAI again. OpenAI returned HTTP 503: The server is overloaded."
+        )
         for hours, done in ((2.2, 9_340), (0.45, 1_112)):
             ago_s = hours * _H_S
             batch = self._batch(
@@ -186,6 +189,11 @@ class Fleet:
             to=JobState.FAILED,
             stage=Stage.ENDED,
         )
+        problems = (
+            JsonlProblem(118, "custom_id is missing"),
+            JsonlProblem(402, "custom_id 'inv-2231' was already used on line 17"),
+            JsonlProblem(511, "empty lines, up to line 514"),
+        )
         wrong = self._job_request(
             15 * _MIN_S,
             self._execution("extract-invoices"),
@@ -195,10 +203,7 @@ class Fleet:
             14.8 * _MIN_S,
             wrong,
             "upload",
-            {
-                "message": "The file can't be a batch's input. Line 118: no custom_id. Line 402: "
-                "the custom_id 'inv-2231' was used in line 17. Lines 511 to 514: not JSON."
-            },
+            {"message": str(InvalidJsonl(problems, len(problems)))},
             to=JobState.FAILED,
         )
         lost = self._job_request(
@@ -215,8 +220,8 @@ class Fleet:
             lost,
             "download",
             {
-                "message": "Can't write s3://northwind-media/captions/9/output_file.jsonl: access "
-                "denied (gave up after 8 tries)"
+                "message": "Can't write s3://northwind-media/captions/9/output_file.jsonl "
+                "(PermissionError). (gave up after 8 tries)"
             },
             to=JobState.RETRYABLE,
         )

@@ -39,7 +39,7 @@ class Picture:
 def main() -> None:
     """Take the screenshots of the status page in docs/images."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with gateway() as (url, fleet), running_chromium() as browser:
+    with running_chromium() as browser, gateway() as (url, fleet):
         pictures = [
             Picture("status-page"),
             Picture("status-page-dark", scheme="dark"),
@@ -77,9 +77,6 @@ def gateway() -> Iterator[tuple[str, Fleet]]:
         name, command = process_commands.redis(redis_port, str(processes.folder))
         redis = processes.start(name, command, os.environ, stop_last=True)
         processes.wait_until(redis, lambda: is_port_taken(redis_port))
-        with Redis.from_url(redis_url, decode_responses=True) as client:
-            fleet = Fleet(client, "batchflow")
-            fleet.fill()
         env = {
             **os.environ,
             "BATCHFLOW_REDIS_URL": redis_url,
@@ -87,6 +84,10 @@ def gateway() -> Iterator[tuple[str, Fleet]]:
         }
         child = processes.start("gateway", process_commands.gateway(port), env)
         processes.wait_until(child, lambda: is_port_taken(port))
+        # Fill Redis last, so that the fleet does not age while processes start.
+        with Redis.from_url(redis_url, decode_responses=True) as client:
+            fleet = Fleet(client, "batchflow")
+            fleet.fill()
         yield f"http://127.0.0.1:{port}", fleet
     finally:
         processes.stop()
