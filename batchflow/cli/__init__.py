@@ -1,5 +1,7 @@
 """The ``batchflow`` command, whose subcommands are imported on first use."""
 
+import click
+
 from batchflow.cli.command_group import LazyCommand, LazyGroup
 
 #: Name -> where it is defined, the extra that installs what it needs, and its line in the help.
@@ -30,14 +32,17 @@ _COMMANDS = {
     ),
 }
 
-main = LazyGroup(
-    name="batchflow",
-    lazy_commands=_COMMANDS,
-    help="""Run OpenAI batches from Flyte at scale.
+
+@click.group("batchflow", cls=LazyGroup, lazy_commands=_COMMANDS)
+@click.version_option(
+    package_name="flyte-batchflow", prog_name="batchflow", message="%(prog)s %(version)s"
+)
+def main() -> None:
+    """Run OpenAI batches from Flyte at scale.
 
     Exit codes: 0 for success, 1 if a job failed or a check found a problem, 2 for invalid usage,
     input or settings, 130 after Ctrl-C.
-    """,
-)
+    """
+
 
 __all__ = ["main"]

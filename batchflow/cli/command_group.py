@@ -1,13 +1,8 @@
-"""A click group that imports commands on first use and turns errors into messages and exit codes.
-
-Exit codes are 1 for failures, 2 for what the user has to correct, and 130 after Ctrl-C, as in
-shells.
-"""
+"""A click group that imports commands on first use, and turns errors into exit codes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import version
+from pkgutil import resolve_name
 from typing import Any
 
 import click
@@ -21,6 +16,7 @@ from batchflow.errors import (
 )
 from batchflow.overview.untrusted_text import printable
 
+#: The last one is what shells return after Ctrl-C.
 _FAILED, _INVALID, _INTERRUPTED = 1, 2, 130
 
 
@@ -54,9 +50,8 @@ class LazyCommand:
 
     def load(self, name: str) -> click.Command:
         """Import the command; raises MissingExtra if a dependency is not installed."""
-        module, _, attribute = self.target.partition(":")
         try:
-            command: click.Command = getattr(import_module(module), attribute)
+            command: click.Command = resolve_name(self.target)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("batchflow."):
                 raise
@@ -73,16 +68,6 @@ class LazyGroup(click.Group):
     def __init__(self, *, lazy_commands: Mapping[str, LazyCommand], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._lazy_commands = lazy_commands
-        self.params.append(
-            click.Option(
-                ["--version"],
-                is_flag=True,
-                expose_value=False,
-                is_eager=True,
-                callback=_show_version,
-                help="Show the version and exit.",
-            )
-        )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._lazy_commands)
@@ -109,9 +94,3 @@ class _CommandError(click.ClickException):
         super().__init__(printable(str(error)))
         # click declares the exit code as a class variable, but reads it from the instance.
         vars(self)["exit_code"] = exit_code(error)
-
-
-def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        click.echo(f"batchflow {version('flyte-batchflow')}")
-        ctx.exit()

@@ -19,7 +19,7 @@ from batchflow.cli.output import echo, echo_json, grid
 from batchflow.cli.store_session import with_store
 from batchflow.errors import BatchflowError, StoreUnavailable
 from batchflow.overview.formatting import count
-from batchflow.overview.untrusted_text import printable
+from batchflow.overview.untrusted_text import one_line, printable
 from batchflow.queue import QueueUnavailable
 from batchflow.settings import load_settings
 
@@ -96,9 +96,9 @@ def report(sections: Sequence[Section]) -> Table:
         rows.append((Text(section.name, style="bold"), "", ""))
         for result in section.findings:
             level = Text(f"  {result.level}", style=_STYLES[result.level])
-            rows.append((level, printable(result.what), _one_paragraph(result.seen)))
+            rows.append((level, printable(result.what), one_line(result.seen)))
             if result.advice:
-                rows.append(("", "", Text(_one_paragraph(result.advice), style="dim")))
+                rows.append(("", "", Text(one_line(result.advice), style="dim")))
         rows.append(("", "", ""))
     table = grid(rows)
     # Long names wrap, rather than leave no room for the rest.
@@ -129,10 +129,6 @@ async def _run(check: Check, context: CheckContext) -> list[CheckResult]:
         # Without the error's message, which may contain a secret.
         seen = f"the check failed with {type(error).__name__}"
         return [CheckResult(Level.PROBLEM, name, seen, "Please report this as a bug.")]
-
-
-def _one_paragraph(text: str) -> str:
-    return printable(" ".join(text.split()))
 
 
 def _verdict(problems: int, warnings: int) -> Text:

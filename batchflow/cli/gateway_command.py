@@ -47,8 +47,10 @@ def gateway(host: str, port: int, proxies: tuple[str, ...], log_level: str) -> N
             "BATCHFLOW_API_TOKEN to at least 16 random characters, or listen on 127.0.0.1."
         )
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    Server(make_gateway(settings), host=host, port=port, proxies=proxies, on_ready=_announce).run()
-
-
-def _announce(url: str) -> None:
-    click.echo(f"Gateway ready: {url}")
+    Server(
+        make_gateway(settings),
+        host=host,
+        port=port,
+        proxies=proxies,
+        on_ready=lambda url: click.echo(f"Gateway ready: {url}"),
+    ).run()

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from batchflow import create_batch
 from batchflow.cli.command_group import Interrupted, JobFailed
-from batchflow.cli.progress import ProgressThread, RunProgress, make_display
+from batchflow.cli.progress import RunProgress, make_display, showing_progress
 from batchflow.errors import BatchflowError, InvalidInput, StoreUnavailable
 from batchflow.flyte1 import local
 from batchflow.flyte1.results import BatchResult
@@ -92,9 +92,9 @@ class _LocalRun:
             self._store = connect(load_settings())
             # Fail early, with a plain message, if Redis is unavailable.
             self._store.run(records.time())
-            with ProgressThread(self._read_progress, display):
+            with showing_progress(self._read_progress, display):
                 result = self._run_workflow(path)
-        job = self._job(JobKind.BATCH)
+        job = self._batch()
         if job is None:
             raise JobFailed("The batch succeeded, but Redis has lost its record.")
         output, errors = (
@@ -108,7 +108,7 @@ class _LocalRun:
         try:
             if self._stack:
                 self._stack.finish_cancellations()
-            job = self._job(JobKind.BATCH)
+            job = self._batch()
         except StoreUnavailable as error:
             return f"Interrupted; the batch may still be running at OpenAI. {error}"
         if job is None:
@@ -128,7 +128,7 @@ class _LocalRun:
         return result
 
     def _failure(self) -> BatchflowError | None:
-        """Return the error of the job that failed, if a job did."""
+        """The error of the job that failed, if a job did."""
         meta = self._latest_meta()
         if meta is None:
             return None
@@ -154,8 +154,10 @@ class _LocalRun:
         return RunProgress.of(job) if job else None
 
     def _restart_ended_processes(self) -> None:
-        for child in self._stack.processes.children if self._stack else ():
-            if self._stack and not child.running:
+        if self._stack is None:
+            return
+        for child in self._stack.processes.children:
+            if not child.running:
                 logger.warning("The %s ended unexpectedly and is restarted.", child.name)
                 self._stack.processes.restart(child)
 
@@ -163,11 +165,11 @@ class _LocalRun:
         metas = (task.resource_meta for task in reversed(self._tasks))
         return next((meta for meta in metas if meta is not None), None)
 
-    def _job(self, kind: JobKind) -> Job | None:
+    def _batch(self) -> Job | None:
         for task in self._tasks:
             meta = task.resource_meta
             job = self._store.run(records.get(meta.job_id)) if meta and self._store else None
-            if job and job.kind is kind:
+            if job and job.kind is JobKind.BATCH:
                 return job
         return None
 
@@ -194,7 +196,7 @@ def _is_not_raised_too(record: logging.LogRecord) -> bool:
 
 
 def _batchflow_error(error: BaseException | None) -> BatchflowError | None:
-    """Return the Batchflow error that flytekit has wrapped, if there is one."""
+    """The Batchflow error that flytekit has wrapped, if there is one."""
     while error is not None:
         if isinstance(error, BatchflowError):
             return error

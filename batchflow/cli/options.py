@@ -7,7 +7,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from batchflow.errors import InvalidInput, explain_invalid
+from batchflow.errors import InvalidInput, explain_invalid, invalid_fields
 from batchflow.jobs import DEFAULT_SECRET_KEY, Credential
 from batchflow.overview.job_filter import JobFilter
 from batchflow.states import JobKind, JobState
@@ -23,18 +23,16 @@ _CREDENTIAL_OPTIONS = (
     ),
 )
 
-#: The names and meanings are those of the gateway's API.
+#: An option for each field of a JobFilter.
 _FILTER_OPTIONS = (
     click.option(
         "--state",
-        "states",
         multiple=True,
         type=click.Choice(list(map(str, JobState))),
         help="Only jobs in this state. Repeatable.",
     ),
     click.option(
         "--kind",
-        "kinds",
         multiple=True,
         type=click.Choice(list(map(str, JobKind))),
         help="Only jobs of this kind. Repeatable.",
@@ -73,26 +71,13 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add options that select jobs; the command receives them as ``wanted``."""
 
     @wraps(command)
-    def with_options(
-        *,
-        states: tuple[str, ...],
-        kinds: tuple[str, ...],
-        organization: str,
-        execution: str,
-        text: str,
-        **others: Any,
-    ) -> None:
+    def with_options(**values: Any) -> None:
+        fields = {name: values.pop(name) for name in JobFilter.model_fields}
         try:
-            wanted = JobFilter(
-                state=frozenset(map(JobState, states)),
-                kind=frozenset(map(JobKind, kinds)),
-                organization=organization,
-                execution=execution,
-                text=text,
-            )
+            wanted = JobFilter.model_validate(fields)
         except ValidationError as error:
             raise InvalidInput(f"The filter is not valid. {explain_invalid(error)}.") from None
-        command(wanted=wanted, **others)
+        command(wanted=wanted, **values)
 
     for option in reversed(_FILTER_OPTIONS):
         with_options = option(with_options)
@@ -108,7 +93,6 @@ def _credential(secret: str | None, organization: str | None) -> Credential:
             organization=organization, group=group or None, key=key or DEFAULT_SECRET_KEY
         )
     except ValidationError as error:
-        invalid = {problem["loc"][0] for problem in error.errors()}
-        if "organization" in invalid:
+        if "organization" in invalid_fields(error):
             raise InvalidInput("--organization is not a valid organization id.") from None
         raise InvalidInput("--secret is not a valid name of a secret.") from None

@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -32,7 +32,7 @@ class RunProgress:
 
     @classmethod
     def of(cls, job: Job) -> Self:
-        """Return the progress of a run by its latest job."""
+        """The progress of a run, given its latest job."""
         return cls(
             phase=_phase(job),
             completed=job.completed,
@@ -49,28 +49,6 @@ class RunProgress:
             return ""
         failed = f", {self.failed:,} failed" if self.failed else ""
         return f"{self.completed + self.failed:,} of {self.total:,}{failed}"
-
-
-class Display(Protocol):
-    """A context in which progress is shown."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
-
-    def show(self, progress: RunProgress) -> None:
-        """Show the current progress."""
-
-
-def make_display(console: Console) -> Display:
-    """Return a bar for a terminal, and lines for anything else."""
-    return Bar(console) if console.is_terminal else Lines(console)
 
 
 class Bar(Progress):
@@ -116,14 +94,8 @@ class Lines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        return
+    def __exit__(self, *_: object) -> None:
+        """Leave the lines where they are."""
 
     def show(self, progress: RunProgress) -> None:
         message = one_line(progress.message, _MESSAGE_CHARS)
@@ -136,27 +108,31 @@ class Lines:
         self._console.print(Text(f"[{elapsed_s:6.1f} s] {line}"), soft_wrap=True)
 
 
-class ProgressThread:
-    """A thread that reads the progress and shows it until this context is left."""
+Display = Bar | Lines
 
-    def __init__(self, read: Callable[[], RunProgress | None], display: Display) -> None:
-        self._read = read
-        self._display = display
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+def make_display(console: Console) -> Display:
+    """A bar for a terminal, and lines for anything else."""
+    return Bar(console) if console.is_terminal else Lines(console)
 
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
 
-    def _loop(self) -> None:
-        while not self._done.wait(_REFRESH_S):
-            if progress := self._read():
-                self._display.show(progress)
+@contextmanager
+def showing_progress(read: Callable[[], RunProgress | None], display: Display) -> Iterator[None]:
+    """Read the progress and show it, in a thread, until the context is left."""
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(_REFRESH_S):
+            if progress := read():
+                display.show(progress)
+
+    thread = threading.Thread(target=show, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _phase(job: Job) -> str:

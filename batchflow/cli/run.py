@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from batchflow.cli.command_group import JobFailed
 from batchflow.cli.local_run import succeeded_batch
-from batchflow.cli.options import credential_options
+from batchflow.cli.options import credential_options, json_option
 from batchflow.cli.output import echo, echo_json
 from batchflow.cli.results_audit import audit_results, request_ids
 from batchflow.cli.run_summary import RunSummary
@@ -44,7 +43,7 @@ _CHUNK_BYTES = 1 << 20
     "--metadata", metavar="KEY=VALUE", multiple=True, help="Metadata of the batch. Repeatable."
 )
 @credential_options
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@json_option
 def run(
     file: Path,
     output_dir: Path,
@@ -101,26 +100,16 @@ def replace_file(source: Path | None, target: Path) -> Path | None:
     if source is None:
         target.unlink(missing_ok=True)
         return None
-    with tempfile.NamedTemporaryFile(
-        dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as part:
-        try:
-            with source.open("rb") as content:
-                shutil.copyfileobj(content, part)
-            part.flush()
-            os.fsync(part.fileno())
-            Path(part.name).chmod(0o666 & ~_umask())
-            Path(part.name).replace(target)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with source.open("rb") as content, part.open("xb") as copy:
+            shutil.copyfileobj(content, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
     return target
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _validated(file: Path, endpoint: str | None) -> JsonlSummary:

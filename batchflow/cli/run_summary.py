@@ -35,15 +35,9 @@ class RunSummary:
     error_file: Path | None
 
     def as_data(self) -> dict[str, Any]:
-        """Return the summary for JSON."""
-        audit = self.audit
+        """The summary for scripts."""
         return {
-            "requests": audit.requests,
-            "answered": audit.answered,
-            "failed": audit.failed,
-            "unaccounted": audit.unaccounted,
-            "duplicates": audit.duplicates,
-            "unexpected": audit.unexpected,
+            **vars(self.audit),
             "tokens": {
                 name: self.usage.get(f"{name}_tokens") for name in ("input", "output", "total")
             },
@@ -53,13 +47,13 @@ class RunSummary:
             "job_id": self.job_id,
             "duration_s": round(self.duration_s, 1),
             "emulated": self.emulated,
-            "errors": [error.data() for error in audit.errors],
+            "errors": [error.data() for error in self.audit.errors],
             "output_file": str(self.output_file) if self.output_file else None,
             "error_file": str(self.error_file) if self.error_file else None,
         }
 
     def as_table(self) -> Table:
-        """Return the summary for people."""
+        """The summary for people."""
         batch = f"{self.batch_id}{' (emulated)' if self.emulated else ''}"
         return pairs(
             [

@@ -3,7 +3,6 @@
 import base64
 import os
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -13,7 +12,7 @@ from batchflow.cli.supervisor import Supervisor, stopping_on_signals
 from batchflow.errors import InvalidInput
 from batchflow.jobs import Credential
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
-from batchflow.queue import SOFT_SHUTDOWN_S, make_app
+from batchflow.queue import SOFT_SHUTDOWN_S
 from batchflow.settings import load_settings
 from batchflow.stack import local_stack, process_commands
 from batchflow.stack.processes import Processes, free_port, is_port_taken
@@ -27,13 +26,6 @@ _DEFAULT_GATEWAY_PORT = 8080
 _WEBHOOK_SECRET_BYTES = 32
 #: The secret in the old plugin's documentation, which the emulator's users may name.
 _DOCUMENTED_CREDENTIAL = Credential(group="openai-api-key", key="api_key")
-
-
-@dataclass(frozen=True)
-class _Options:
-    port: int
-    gateway_port: int
-    data_dir: Path | None
 
 
 @click.command()
@@ -60,14 +52,16 @@ def up(port: int, gateway_port: int | None, data_dir: Path | None) -> None:
     If BATCHFLOW_REDIS_URL is set, that Redis is used. Without an API key in OPENAI_API_KEY, an
     emulator takes the place of OpenAI.
     """
-    options = _Options(port, gateway_port or _default_gateway_port(port), data_dir)
-    _check(options)
+    gateway_port = gateway_port or _default_gateway_port(port)
+    _check_ports(port, gateway_port)
+    if data_dir:
+        _make_data_dir(data_dir)
     emulated = not local_stack.export_api_key(Credential())
     console = Console(highlight=False)
     processes = Processes(stop_s=SOFT_SHUTDOWN_S + _STOP_MARGIN_S)
     with stopping_on_signals(processes, console):
         console.print("Starting.")
-        for line in _start(processes, options, emulated=emulated):
+        for line in _start(processes, port, gateway_port, data_dir, emulated=emulated):
             console.print(line, soft_wrap=True, markup=False)
         supervisor = Supervisor(processes, console)
         while True:
@@ -80,30 +74,33 @@ def _default_gateway_port(connector_port: int) -> int:
     return _DEFAULT_GATEWAY_PORT
 
 
-def _check(options: _Options) -> None:
-    for port, option in ((options.port, "--port"), (options.gateway_port, "--gateway-port")):
-        if is_port_taken(port):
-            raise InvalidInput(f"Port {port} is in use. Choose another one with {option}.")
-    if options.port == options.gateway_port:
+def _check_ports(port: int, gateway_port: int) -> None:
+    for number, option in ((port, "--port"), (gateway_port, "--gateway-port")):
+        if is_port_taken(number):
+            raise InvalidInput(f"Port {number} is in use. Choose another one with {option}.")
+    if port == gateway_port:
         raise InvalidInput("--port and --gateway-port must be different.")
-    if options.data_dir is None:
-        return
+
+
+def _make_data_dir(folder: Path) -> None:
     if load_settings().redis_url:
         raise InvalidInput(
             "--data-dir can't be used with BATCHFLOW_REDIS_URL: that Redis stores its own data. "
             "Leave out --data-dir, or unset BATCHFLOW_REDIS_URL."
         )
     try:
-        options.data_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidInput(f"{options.data_dir} can't be created: {error.strerror}.") from error
+        raise InvalidInput(f"{folder} can't be created: {error.strerror}.") from error
 
 
-def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[str]:
+def _start(
+    processes: Processes, port: int, gateway_port: int, data_dir: Path | None, *, emulated: bool
+) -> list[str]:
     """Start all processes, each once those that it needs are ready; return lines to print."""
     redis_is_given = bool(load_settings().redis_url)
-    lines = [_start_redis(processes, options.data_dir)]
-    page = f"http://127.0.0.1:{options.gateway_port}"
+    lines = [_start_redis(processes, data_dir)]
+    page = f"http://127.0.0.1:{gateway_port}"
     os.environ.setdefault("BATCHFLOW_PUBLIC_URL", page)
     if emulated:
         lines.append(_start_emulator(processes, f"{page}{WEBHOOK_PATH}"))
@@ -116,17 +113,14 @@ def _start(processes: Processes, options: _Options, *, emulated: bool) -> list[s
         "worker", process_commands.worker(concurrency=_CONCURRENCY, log_level="INFO"), env
     )
     metrics_port = free_port()
-    connector = processes.start(
-        "connector", process_commands.connector(options.port, metrics_port), env
-    )
-    gateway = processes.start("gateway", process_commands.gateway(options.gateway_port), env)
-    processes.wait_until(gateway, lambda: is_port_taken(options.gateway_port))
-    processes.wait_until(connector, lambda: is_port_taken(options.port))
-    app = make_app(load_settings())
-    processes.wait_until(worker, lambda: bool(app.control.ping(timeout=0.3)))
+    connector = processes.start("connector", process_commands.connector(port, metrics_port), env)
+    gateway = processes.start("gateway", process_commands.gateway(gateway_port), env)
+    processes.wait_until(gateway, lambda: is_port_taken(gateway_port))
+    processes.wait_until(connector, lambda: is_port_taken(port))
+    local_stack.wait_for_worker(processes, worker)
     return [
         *lines,
-        f"connector   grpc://127.0.0.1:{options.port}, metrics at http://127.0.0.1:{metrics_port}",
+        f"connector   grpc://127.0.0.1:{port}, metrics at http://127.0.0.1:{metrics_port}",
         f"gateway     {page} (status page)",
         "worker      all queues, with beat",
         "",
@@ -141,30 +135,17 @@ def _start_redis(processes: Processes, data_dir: Path | None) -> str:
         # Fail early if it is unavailable.
         connect(load_settings()).run(records.time())
         return "Redis       from BATCHFLOW_REDIS_URL"
-    port = free_port()
     folder = data_dir.resolve() if data_dir else processes.folder
-    name, command = process_commands.redis(port, str(folder), durable=data_dir is not None)
-    redis = processes.start("redis", command, os.environ, stop_last=True)
-    url = f"redis://127.0.0.1:{port}/0"
-    processes.wait_until(redis, lambda: local_stack.redis_responds(url))
-    os.environ["BATCHFLOW_REDIS_URL"] = url
-    load_settings.cache_clear()
+    program, url = local_stack.start_redis(processes, folder, durable=data_dir is not None)
     data = f"data in {folder}" if data_dir else "in memory: jobs are lost when it stops"
-    return f"Redis       {url} ({name}, {data})"
+    return f"Redis       {url} ({program}, {data})"
 
 
 def _start_emulator(processes: Processes, webhook_url: str) -> str:
-    folder = processes.folder / "secrets"
-    for credential in (Credential(), _DOCUMENTED_CREDENTIAL):
-        local_stack.write_emulator_key(credential, folder)
-    os.environ[local_stack.SECRETS_FOLDER_VARIABLE] = str(folder)
-    os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", str(local_stack.EMULATED_POLL_S))
     # Replaces the user's secrets: only the emulator sends webhooks to this gateway.
     key = base64.b64encode(secrets.token_bytes(_WEBHOOK_SECRET_BYTES)).decode()
     os.environ["OPENAI_WEBHOOK_SECRET"] = f"whsec_{key}"
-    url = local_stack.start_emulator(processes, os.environ, webhook_url=webhook_url)
-    os.environ["OPENAI_BASE_URL"] = url
-    load_settings.cache_clear()
+    url = local_stack.start_emulator(processes, _DOCUMENTED_CREDENTIAL, webhook_url=webhook_url)
     return f"OpenAI      emulated at {url} (no API key is set, so nothing is charged)"
 
 

@@ -1,6 +1,7 @@
 """Text from OpenAI, Flyte and users, made safe to show on a page and in a terminal."""
 
 import re
+import sys
 
 #: Control characters, and those that change the direction of writing: a message must not rearrange
 #: the text around it, or control a terminal. Tabs and line ends stay.
@@ -14,7 +15,7 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def one_line(text: str, max_chars: int) -> str:
-    """Text of others in one line."""
+def one_line(text: str, max_chars: int = sys.maxsize) -> str:
+    """Text of others in one line, cut after a number of characters."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= max_chars else line[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from batchflow.openai_client.api_key import api_key
 from batchflow.queue import make_app
 from batchflow.settings import load_settings
 from batchflow.stack import process_commands
-from batchflow.stack.processes import Processes, free_port
+from batchflow.stack.processes import Child, Processes, free_port
 from batchflow.store import connect, index, records
 
 logger = logging.getLogger(__name__)
@@ -25,15 +24,15 @@ logger = logging.getLogger(__name__)
 #: The emulator accepts any key.
 _EMULATOR_KEY = "emulated"
 #: The folder in which flytekit's SecretsManager looks for secrets that are not in the environment.
-SECRETS_FOLDER_VARIABLE = "FLYTE_SECRETS_DEFAULT_DIR"
+_SECRETS_FOLDER_VARIABLE = "FLYTE_SECRETS_DEFAULT_DIR"
 #: Flyte's variable for the default secret.
-DEFAULT_KEY_VARIABLE = f"_FSEC_{DEFAULT_SECRET_KEY}"
+_DEFAULT_KEY_VARIABLE = f"_FSEC_{DEFAULT_SECRET_KEY}"
 #: Variables that users set; the first one that is set becomes the default secret.
 _KEY_VARIABLES = (DEFAULT_SECRET_KEY, "OPENAI_API_KEY")
 #: Threads of the worker: one uploads, one downloads, two remain for polls and sweeps.
 _CONCURRENCY = 4
-#: Poll interval with the emulator, whose batches take seconds.
-EMULATED_POLL_S = 0.5
+#: BATCHFLOW_POLL_INTERVAL_S with the emulator, whose batches take seconds.
+_EMULATED_POLL_S = "0.5"
 #: How long a stopping stack waits for cancellations to reach OpenAI.
 _CANCEL_S = 20.0
 _RECENT_JOBS = 100
@@ -53,7 +52,7 @@ class LocalStack:
     def provide_key(self, credential: Credential) -> None:
         """Make sure that the workers find this API key; raises CredentialMissing."""
         if self.emulated:
-            write_emulator_key(credential, Path(os.environ[SECRETS_FOLDER_VARIABLE]))
+            _write_emulator_key(credential)
         else:
             api_key(credential)
 
@@ -97,16 +96,16 @@ def start_local_stack(credential: Credential) -> LocalStack:
 
 
 def export_api_key(credential: Credential) -> bool:
-    """Put the API key into the variable that workers read; return False if there is none.
+    """Put the API key into the variable that workers read; False if there is none.
 
     A batch task names no secret, so the key of its file tasks becomes the default as well.
     """
     key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), None)
-    if key and not os.environ.get(DEFAULT_KEY_VARIABLE):
-        os.environ[DEFAULT_KEY_VARIABLE] = key
+    if key and not os.environ.get(_DEFAULT_KEY_VARIABLE):
+        os.environ[_DEFAULT_KEY_VARIABLE] = key
     if _has_key(credential) and not _has_key(Credential()):
-        os.environ[DEFAULT_KEY_VARIABLE] = api_key(credential)
-    if _has_key(Credential()) or os.environ.get(DEFAULT_KEY_VARIABLE):
+        os.environ[_DEFAULT_KEY_VARIABLE] = api_key(credential)
+    if _has_key(Credential()) or os.environ.get(_DEFAULT_KEY_VARIABLE):
         # Raise for a malformed key, rather than fall back to the emulator's made-up answers.
         api_key(Credential())
         api_key(credential)
@@ -119,57 +118,72 @@ def export_api_key(credential: Credential) -> bool:
     return False
 
 
-def start_emulator(processes: Processes, env: Mapping[str, str], *, webhook_url: str = "") -> str:
-    """Start the OpenAI emulator, wait until it is ready, and return its base URL."""
+def start_redis(processes: Processes, folder: Path, *, durable: bool = False) -> tuple[str, str]:
+    """Start Redis, point the environment of this process to it, and return its program and URL."""
+    port = free_port()
+    program, command = process_commands.redis(port, str(folder), durable=durable)
+    redis = processes.start("redis", command, os.environ, stop_last=True)
+    url = f"redis://127.0.0.1:{port}/0"
+    processes.wait_until(redis, lambda: _redis_responds(url))
+    os.environ["BATCHFLOW_REDIS_URL"] = url
+    load_settings.cache_clear()
+    return program, url
+
+
+def start_emulator(processes: Processes, credential: Credential, *, webhook_url: str = "") -> str:
+    """Start the OpenAI emulator, point the environment of this process to it, and return its URL.
+
+    The workers find a key for the default credential and for ``credential``.
+    """
     command = process_commands.simulator(free_port(), webhook_url=webhook_url)
+    env = dict(os.environ)
     if not webhook_url:
-        # The emulator accepts a single secret and the gateway's variable may hold several.
-        env = {name: value for name, value in env.items() if name != "OPENAI_WEBHOOK_SECRET"}
+        # The emulator accepts a single secret, and the gateway's variable may contain several.
+        env.pop("OPENAI_WEBHOOK_SECRET", None)
     child = processes.start("emulator", command, env, stop_last=True)
     processes.wait_until(child, lambda: bool(_READY_LINE.search(child.tail())))
-    ready = _READY_LINE.search(child.tail())
-    return ready[1] if ready else ""
+    url: str = _READY_LINE.findall(child.tail())[0]
+    os.environ["OPENAI_BASE_URL"] = url
+    os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", _EMULATED_POLL_S)
+    os.environ[_SECRETS_FOLDER_VARIABLE] = str(processes.folder / "secrets")
+    _write_emulator_key(Credential())
+    _write_emulator_key(credential)
+    load_settings.cache_clear()
+    return url
 
 
-def write_emulator_key(credential: Credential, secrets: Path) -> None:
-    """Write a key for the emulator into the workers' secrets folder."""
-    parts = (credential.group, credential.group_version, credential.key)
-    path = secrets.joinpath(*(part.lower() for part in parts if part))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_EMULATOR_KEY, "utf-8")
-
-
-def redis_responds(url: str) -> bool:
-    """Return whether a Redis responds at this URL."""
-    with contextlib.suppress(RedisError), Redis.from_url(url) as client:
-        return bool(client.ping())
-    return False
+def wait_for_worker(processes: Processes, worker: Child) -> None:
+    """Wait until a Celery worker takes messages."""
+    app = make_app(load_settings())
+    processes.wait_until(worker, lambda: bool(app.control.ping(timeout=0.3)))
 
 
 def _start(processes: Processes, credential: Credential, *, emulated: bool) -> LocalStack:
-    port = free_port()
-    name, command = process_commands.redis(port, str(processes.folder))
-    redis = processes.start(name, command, os.environ, stop_last=True)
-    url = f"redis://127.0.0.1:{port}/0"
-    os.environ["BATCHFLOW_REDIS_URL"] = url
-    stack = LocalStack(processes, f"{name}, a Celery worker and beat", emulated)
+    redis, _ = start_redis(processes, processes.folder)
     if emulated:
-        os.environ[SECRETS_FOLDER_VARIABLE] = str(processes.folder / "secrets")
-        os.environ.setdefault("BATCHFLOW_POLL_INTERVAL_S", str(EMULATED_POLL_S))
-        os.environ["OPENAI_BASE_URL"] = start_emulator(processes, os.environ)
-        stack.provide_key(Credential())
-        stack.provide_key(credential)
-    load_settings.cache_clear()
-    processes.wait_until(redis, lambda: redis_responds(url))
+        start_emulator(processes, credential)
     processes.start("beat", process_commands.beat(log_level="WARNING"), os.environ)
     worker = processes.start(
         "worker",
         process_commands.worker(concurrency=_CONCURRENCY, log_level="WARNING"),
         os.environ,
     )
-    app = make_app(load_settings())
-    processes.wait_until(worker, lambda: bool(app.control.ping(timeout=0.3)))
-    return stack
+    wait_for_worker(processes, worker)
+    return LocalStack(processes, f"{redis}, a Celery worker and beat", emulated)
+
+
+def _redis_responds(url: str) -> bool:
+    with contextlib.suppress(RedisError), Redis.from_url(url) as client:
+        return bool(client.ping())
+    return False
+
+
+def _write_emulator_key(credential: Credential) -> None:
+    parts = (credential.group, credential.group_version, credential.key)
+    folder = Path(os.environ[_SECRETS_FOLDER_VARIABLE])
+    path = folder.joinpath(*(part.lower() for part in parts if part))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_EMULATOR_KEY, "utf-8")
 
 
 def _cancellation_pending(job: Job) -> bool:

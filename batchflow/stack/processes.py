@@ -26,14 +26,14 @@ class ProcessFailed(BatchflowError):
 
 
 def free_port() -> int:
-    """Return a loopback port that no process listens on."""
+    """A loopback port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_port_taken(port: int) -> bool:
-    """Return whether a process listens on this loopback port."""
+    """Whether a process listens on this loopback port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -53,7 +53,7 @@ class Child:
     stop_last: bool = False
 
     def tail(self) -> str:
-        """Return the last lines of its log."""
+        """The last lines of its log."""
         lines = self.log.read_text("utf-8", errors="replace").splitlines()
         return "\n".join(lines[-_LOG_TAIL_LINES:])
 
@@ -68,18 +68,14 @@ class Processes:
 
     def __init__(self, *, stop_s: float = _STOP_S) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="batchflow-stack-")
-        self._children: list[Child] = []
+        #: The started processes.
+        self.children: list[Child] = []
         self._stop_s = stop_s
 
     @property
     def folder(self) -> Path:
         """A temporary folder, deleted when the processes are stopped."""
         return Path(self._folder.name)
-
-    @property
-    def children(self) -> Sequence[Child]:
-        """The started processes."""
-        return tuple(self._children)
 
     def start(
         self,
@@ -106,7 +102,7 @@ class Processes:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call, no locks
             )
         child = Child(name, command, env, popen, log, stop_last)
-        self._children = [*(other for other in self._children if other.name != name), child]
+        self.children = [*(other for other in self.children if other.name != name), child]
         return child
 
     def restart(self, child: Child) -> Child:
@@ -128,14 +124,14 @@ class Processes:
     def stop(self) -> None:
         """Stop all processes, those marked ``stop_last`` after the others. Idempotent."""
         for stop_last in (False, True):
-            _stop([child for child in self._children if child.stop_last is stop_last], self._stop_s)
-        self._children.clear()
+            _stop([child for child in self.children if child.stop_last is stop_last], self._stop_s)
+        self.children.clear()
         with contextlib.suppress(OSError):
             self._folder.cleanup()
 
     def kill(self) -> None:
         """Send SIGKILL to all processes."""
-        for child in self._children:
+        for child in self.children:
             child.popen.kill()
 
 
