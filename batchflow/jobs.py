@@ -249,7 +249,7 @@ class Job(_Frozen):
     output_tokens: int = 0
     #: The most frequent error of the failed requests, after the job's page has been opened.
     top_error: str = ""
-    #: The transitions, one per line, see ``overview.history``.
+    #: The transitions, one per line, see ``overview.job_view``.
     history: str = ""
 
     @field_validator("spec", mode="before")

@@ -1,8 +1,11 @@
 """URLs of pages about a job: in OpenAI's and Flyte's consoles, and on the gateway."""
 
+from functools import partial
 from urllib.parse import quote
 
 _OPENAI = "https://platform.openai.com"
+#: A name as a part of a path.
+_part = partial(quote, safe="")
 
 
 def batch_page(batch_id: str) -> str:
@@ -28,7 +31,3 @@ def execution_page(flyte_console_url: str, execution: str) -> str | None:
         return None
     project, domain, name = map(_part, parts)
     return f"{flyte_console_url}/projects/{project}/domains/{domain}/executions/{name}"
-
-
-def _part(name: str) -> str:
-    return quote(name, safe="")

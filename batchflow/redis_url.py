@@ -11,6 +11,8 @@ An IPv6 address is in brackets, and special characters of a password are percent
 contains a URL: it may contain a password.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
@@ -22,7 +24,6 @@ from batchflow.errors import InvalidSettings
 
 _SENTINEL_PORT = 26379
 _SENTINEL_TIMEOUT_S = 1.0
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 @dataclass(frozen=True)
@@ -58,47 +59,37 @@ def check_redis_url(url: str) -> None:
     if is_sentinel(url):
         parse_sentinel(url)
         return
-    try:
+    with _refusing_as(
+        "BATCHFLOW_REDIS_URL is not a valid Redis URL. Its form is "
+        "redis://:password@host:6379/0, or it begins with rediss://, unix:// or sentinel://."
+    ):
         parts = urlsplit(url)
-        fine = parts.scheme in _REDIS_SCHEMES and (
-            parts.scheme == "unix" or _has_valid_location(parts)
-        )
-    except ValueError:
-        fine = False
-    if not fine:
-        raise InvalidSettings(
-            "BATCHFLOW_REDIS_URL is not a valid Redis URL. Its form is "
-            "redis://:password@host:6379/0, or it begins with rediss://, unix:// or sentinel://. "
-            "Percent-encode special characters of a password."
-        )
+        if parts.scheme != "unix" and not (
+            parts.scheme in ("redis", "rediss") and _has_valid_location(parts)
+        ):
+            raise ValueError
 
 
 def parse_sentinel(url: str) -> SentinelAddress:
     """Parse a ``sentinel://`` URL; raises InvalidSettings, without the URL."""
-    try:
+    with _refusing_as(
+        "BATCHFLOW_REDIS_URL is not a valid Sentinel URL. Its form is "
+        "sentinel://:password@host:26379,host:26379/master-name/0."
+    ):
         parts = urlsplit(url)
         user_info, _, hosts = parts.netloc.rpartition("@")
         username, _, password = user_info.partition(":")
         master, _, db = parts.path.strip("/").partition("/")
-        query = parse_qs(parts.query)
-        sentinels = tuple(_host(host) for host in hosts.split(","))
-        address = SentinelAddress(
-            sentinels=sentinels,
+        if not master:
+            raise ValueError
+        return SentinelAddress(
+            sentinels=tuple(_host(host) for host in hosts.split(",")),
             master=unquote(master),
             db=int(db or 0),
             username=unquote(username) or None,
             password=unquote(password) or None,
-            sentinel_password=query.get("sentinel_password", [None])[0],
+            sentinel_password=parse_qs(parts.query).get("sentinel_password", [None])[0],
         )
-    except ValueError:
-        address = None
-    if address is None or not address.master:
-        raise InvalidSettings(
-            "BATCHFLOW_REDIS_URL is not a valid Sentinel URL. Its form is "
-            "sentinel://:password@host:26379,host:26379/master-name/0. Percent-encode special "
-            "characters of a password."
-        )
-    return address
 
 
 def broker(url: str) -> tuple[str, dict[str, Any]]:
@@ -121,16 +112,13 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
 
 
 def _plain_broker(url: str) -> str:
-    try:
+    with _refusing_as(
+        "Celery's broker URL is not valid. Check BATCHFLOW_BROKER_URL, or BATCHFLOW_REDIS_URL if "
+        "that is not set."
+    ):
         parts = urlsplit(url)
-        fine = _has_valid_location(parts) or parts.scheme not in ("redis", "rediss")
-    except ValueError:
-        fine = False
-    if not fine:
-        raise InvalidSettings(
-            "Celery's broker URL is not valid. Check BATCHFLOW_BROKER_URL, or BATCHFLOW_REDIS_URL "
-            "if that is not set. Percent-encode special characters of a password."
-        )
+        if not _has_valid_location(parts) and parts.scheme in ("redis", "rediss"):
+            raise ValueError
     query = parse_qs(parts.query)
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in query:
         # By default, kombu would accept any certificate.
@@ -140,6 +128,16 @@ def _plain_broker(url: str) -> str:
         db = query.get("db", ["0"])[0]
         return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={db}"
     return url
+
+
+@contextmanager
+def _refusing_as(message: str) -> Iterator[None]:
+    """Raise InvalidSettings in place of a ValueError, whose message may contain the URL."""
+    try:
+        yield
+    except ValueError:
+        advice = "Percent-encode special characters of a password."
+        raise InvalidSettings(f"{message} {advice}") from None
 
 
 def _has_valid_location(parts: SplitResult) -> bool:

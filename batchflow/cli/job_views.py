@@ -14,7 +14,7 @@ from batchflow.jobs import Job
 from batchflow.links import job_page
 from batchflow.overview.cancellation import Cancellation
 from batchflow.overview.formatting import ago, count, left, local_time, size
-from batchflow.overview.history import timeline
+from batchflow.overview.job_view import timeline
 from batchflow.overview.untrusted_text import one_line, printable
 from batchflow.states import JobKind, JobState, phase_of
 from batchflow.store.records import CancelResult

@@ -87,14 +87,10 @@ def _process_statistics(summary: Summary) -> Text:
     ]
     return _line(
         Text.assemble("workers: ", Text(", ").join(workers)),
-        Text(f"last sweep {_ago(summary, summary.swept_at)}"),
-        Text(f"last poll {_ago(summary, summary.polled_at)}"),
-        Text(f"last webhook {_ago(summary, summary.webhook_at)}"),
+        Text(f"last sweep {ago(summary.swept_at, summary.at)}"),
+        Text(f"last poll {ago(summary.polled_at, summary.at)}"),
+        Text(f"last webhook {ago(summary.webhook_at, summary.at)}"),
     )
-
-
-def _ago(summary: Summary, moment: datetime | None) -> str:
-    return ago(moment, summary.at) if moment else "never"
 
 
 def _wait(wait: Wait) -> Text:

@@ -11,17 +11,13 @@ from starlette.middleware import Middleware
 from batchflow.gateway import probes, webhook_receiver
 from batchflow.gateway.api import event_stream, jobs
 from batchflow.gateway.connections import GatewayConnections
-from batchflow.gateway.error_responses import install_error_handlers
+from batchflow.gateway.error_responses import ERROR_HANDLERS
 from batchflow.gateway.metrics import endpoint
 from batchflow.gateway.pages import job_pages, login
 from batchflow.gateway.pages.templating import static_files
 from batchflow.gateway.security.access import Access
 from batchflow.gateway.security.headers import SecurityHeadersMiddleware
-from batchflow.gateway.security.middleware import (
-    AuthMiddleware,
-    BodyLimitMiddleware,
-    RateLimitMiddleware,
-)
+from batchflow.gateway.security.middleware import AccessMiddleware, BodyLimitMiddleware
 from batchflow.gateway.security.rate_limit import RateLimiter
 from batchflow.gateway.webhook_signature import parse_secrets
 from batchflow.queue import Sender, make_app
@@ -57,18 +53,17 @@ def make_gateway(settings: Settings) -> FastAPI:
         openapi_url="/api/openapi.json",
         # A redirect to the path without a slash would use the host name that the client sent.
         redirect_slashes=False,
+        exception_handlers=ERROR_HANDLERS,
         middleware=[
             Middleware(SecurityHeadersMiddleware),
             Middleware(BodyLimitMiddleware),
-            Middleware(RateLimitMiddleware, limiter=limiter),
-            Middleware(AuthMiddleware, access=access),
+            Middleware(AccessMiddleware, access=access, limiter=limiter),
         ],
     )
     app.state.connections = GatewayConnections(settings, store, celery, Sender(celery))
     app.state.access = access
     app.state.rate_limiter = limiter
     app.state.webhook_keys = parse_secrets(settings.webhook_secrets)
-    install_error_handlers(app)
     for routes in (webhook_receiver, probes, login, jobs, event_stream, endpoint, job_pages):
         app.include_router(routes.router)
     app.mount("/static", static_files, name="static")

@@ -1,10 +1,11 @@
 """The responses to errors: one table for the API's JSON and for the pages."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -69,13 +70,6 @@ def error_response(status: int, message: str, headers: Any = None) -> JSONRespon
     return JSONResponse({"error": {"message": message}}, status, headers)
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Let the app answer every error in that form."""
-    for kind in (*MEANINGS, HTTPException):
-        app.add_exception_handler(kind, _expected)
-    app.add_exception_handler(Exception, _unexpected)
-
-
 async def _expected(_: Request, error: Exception) -> Response:
     meaning = meaning_of(error)
     assert meaning is not None  # noqa: S101 - the handler is registered for these alone
@@ -92,3 +86,10 @@ async def _unexpected(_: Request, error: Exception) -> Response:
     )
     add_security_headers(response.headers)
     return response
+
+
+#: For the app, which answers every error in this form.
+ERROR_HANDLERS: Final[dict[int | type[Exception], Callable[..., Any]]] = {
+    **dict.fromkeys((*MEANINGS, HTTPException), _expected),
+    Exception: _unexpected,
+}

@@ -33,9 +33,9 @@ def between(earlier: datetime, later: datetime) -> str:
     return _compact(seconds, "seconds" if seconds < _MINUTE_S else _smallest_unit(seconds), "%d")
 
 
-def ago(moment: datetime, now: datetime) -> str:
-    """The age of a moment: ``12 s ago``, ``2 h 5 min ago``."""
-    return f"{between(moment, now)} ago"
+def ago(moment: datetime | None, now: datetime) -> str:
+    """The age of a moment: ``12 s ago``, ``2 h 5 min ago``; ``never`` without one."""
+    return f"{between(moment, now)} ago" if moment else "never"
 
 
 def left(moment: datetime, now: datetime) -> str:

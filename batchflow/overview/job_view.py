@@ -1,13 +1,26 @@
-"""A job as the API and the command line show it."""
+"""A job and its history, as the API, the status page and the command line show them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from batchflow.jobs import Job, Spec
-from batchflow.overview.history import Event, timeline
 from batchflow.states import JobKind, JobState, Phase, phase_of
+
+
+class Event(BaseModel):
+    """A transition: the state and the message of a job from then on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    state: JobState
+    openai_status: str = Field(description="OpenAI's status; empty before there is a batch.")
+    source: str = Field(
+        description="What made the change: `create`, `submit`, `poll`, `webhook`, `cancel` ..."
+    )
+    message: str
 
 
 class JobView(BaseModel):
@@ -58,7 +71,7 @@ class JobView(BaseModel):
     @classmethod
     def of(cls, job: Job) -> "JobView":
         """A job in a list."""
-        return cls.model_validate(_shown(job))
+        return cls(**_shown(job))
 
 
 class JobDetails(JobView):
@@ -73,14 +86,24 @@ class JobDetails(JobView):
     @classmethod
     def of(cls, job: Job) -> "JobDetails":
         """A single job."""
-        return cls.model_validate(
-            {
-                **_shown(job),
-                "spec": job.spec,
-                "result": job.result,
-                "timeline": timeline(job),
-            }
-        )
+        return cls(**_shown(job), spec=job.spec, result=job.result, timeline=timeline(job))
+
+
+def timeline(job: Job) -> tuple[Event, ...]:
+    """A job's transitions, oldest first. If there are very many, those after the first are left
+    out."""
+    return tuple(_event(line) for line in job.history.split("\n") if line)
+
+
+def _event(line: str) -> Event:
+    at_s, state, status, source, message = line.split("\t", 4)
+    return Event(
+        at=datetime.fromtimestamp(float(at_s), UTC),
+        state=JobState(state),
+        openai_status=status,
+        source=source,
+        message=message,
+    )
 
 
 def _shown(job: Job) -> dict[str, Any]:

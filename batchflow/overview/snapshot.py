@@ -1,7 +1,7 @@
 """The fleet at a moment: everything that Redis knows of it, read in two round trips."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -19,6 +19,7 @@ from batchflow.store import (
 )
 from batchflow.store.backoff import Backoff
 from batchflow.store.command import Command
+from batchflow.store.heartbeats import Worker
 from batchflow.store.index import IndexEntry
 
 #: For how long ended jobs are counted in ``ended_recently``.
@@ -41,8 +42,8 @@ class FleetSnapshot:
     oldest_live: Mapping[JobKind, IndexEntry]
     #: When the most overdue job became due; in the future if no job is due.
     first_due_s: float | None
-    #: Queue, without the prefix -> live workers that take messages from it.
-    workers: Mapping[str, int]
+    #: Those with a recent heartbeat.
+    live_workers: Sequence[Worker]
     #: Credential -> the pause of its calls.
     backoffs: Mapping[str, Backoff]
     #: ``<credential>|<model>`` -> jobs that wait for quota.
@@ -57,6 +58,11 @@ class FleetSnapshot:
     def count(self, *states: JobState) -> int:
         """The jobs of all kinds in these states."""
         return sum(self.jobs.get(key, 0) for key in product(JobKind, states))
+
+    @property
+    def workers(self) -> Mapping[str, int]:
+        """Queue, without the prefix -> live workers that take messages from it."""
+        return Counter(queue for worker in self.live_workers for queue in worker.queues)
 
     @property
     def due_lag_s(self) -> float:
@@ -107,12 +113,7 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
         recording_since_s=since_s,
         oldest_live=oldest_live,
         first_due_s=due_s,
-        workers=Counter(
-            queue
-            for worker in workers
-            if worker_is_alive(worker.seen_s, now_s)
-            for queue in worker.queues
-        ),
+        live_workers=[worker for worker in workers if worker_is_alive(worker.seen_s, now_s)],
         backoffs={name: pause for name, pause in sorted(backoffs.items()) if pause},
         quota_queues=lengths,
         ended_recently=ended_recently,

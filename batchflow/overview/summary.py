@@ -62,7 +62,7 @@ class Summary(_Frozen):
         """The summary of a snapshot."""
         oldest = fleet.oldest_live.get(JobKind.BATCH)
         return cls(
-            at=_time(fleet.now_s),
+            at=datetime.fromtimestamp(fleet.now_s, UTC),
             counts={
                 kind: {state: fleet.jobs.get((kind, state), 0) for state in JobState}
                 for kind in JobKind
@@ -74,12 +74,12 @@ class Summary(_Frozen):
             failed_last_hour=sum(fleet.ended_recently.get(state, 0) for state in FAILURES),
             input_tokens=int(fleet.counters.get(("tokens", "input"), 0)),
             output_tokens=int(fleet.counters.get(("tokens", "output"), 0)),
-            since=_optional_time(fleet.recording_since_s),
+            since=_time(fleet.recording_since_s),
             oldest_batch=oldest.job_id if oldest else None,
             oldest_batch_since=_time(float(oldest.time)) if oldest else None,
-            polled_at=_optional_time(fleet.last_seen_s.get("poll")),
-            swept_at=_optional_time(fleet.last_seen_s.get("sweep")),
-            webhook_at=_optional_time(fleet.last_seen_s.get("webhook")),
+            polled_at=_time(fleet.last_seen_s.get("poll")),
+            swept_at=_time(fleet.last_seen_s.get("sweep")),
+            webhook_at=_time(fleet.last_seen_s.get("webhook")),
             workers=dict(fleet.workers),
         )
 
@@ -128,9 +128,5 @@ def _waits(fleet: FleetSnapshot) -> tuple[Wait, ...]:
     return (*paused, *over_quota)
 
 
-def _time(epoch_s: float) -> datetime:
-    return datetime.fromtimestamp(epoch_s, UTC)
-
-
-def _optional_time(epoch_s: float | None) -> datetime | None:
-    return None if epoch_s is None else _time(epoch_s)
+def _time(epoch_s: float | None) -> datetime | None:
+    return None if epoch_s is None else datetime.fromtimestamp(epoch_s, UTC)

@@ -21,10 +21,9 @@ from batchflow.errors import InvalidInput, JobNotFound
 from batchflow.jobs import Job, JobRequest
 from batchflow.overview import job_list
 from batchflow.overview.cancellation import Cancellation, cancel_job
-from batchflow.overview.history import timeline
 from batchflow.overview.job_filter import JobFilter
 from batchflow.overview.job_list import ListedJobs, find_job, list_jobs
-from batchflow.overview.job_view import JobDetails, JobView
+from batchflow.overview.job_view import JobDetails, JobView, timeline
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import LIVE, JobKind, JobState, Phase, Stage
 from batchflow.store import AsyncJobStore, JobStore, events, keys, records

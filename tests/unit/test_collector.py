@@ -16,6 +16,7 @@ from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
 from batchflow.store import metrics
 from batchflow.store.backoff import Backoff
+from batchflow.store.heartbeats import Worker
 from batchflow.store.index import IndexEntry
 from tests.kit.exposition import OPENMETRICS, TEXT, Exposition, problems
 from tests.kit.snapshots import a_snapshot
@@ -62,7 +63,10 @@ BUSY: dict[str, Any] = {
     "last_seen_s": {"poll": 9_996.0, "sweep": 9_999.0, "webhook": 9_970.0},
     "oldest_live": {JobKind.BATCH: IndexEntry("6400.000000", "bf-1")},
     "first_due_s": 9_988.0,
-    "workers": {"submit": 2, "poll": 1, "another": 5},
+    "live_workers": [
+        Worker("a@x", ("submit", "poll"), 10_000.0),
+        Worker("b@x", ("submit", "another"), 10_000.0),
+    ],
     "backoffs": {"team/key@org-1": Backoff(17.0, "OpenAI answered 503.")},
     "quota_queues": {"team/key@org-1|gpt-5": 3, "team/key|": 1, "empty|gpt-5": 0},
 }

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from batchflow.gateway.pages.blockers import blockers
-from batchflow.gateway.pages.filters import kind_filters, state_filters
-from batchflow.gateway.pages.list_query import ListQuery
+from batchflow.gateway.pages.list_query import ListQuery, kind_filters, state_filters
 from batchflow.gateway.pages.stat_tiles import StatTile, spoken_summary, stat_tiles
 from batchflow.gateway.pages.templating import printable
 from batchflow.links import batch_page, execution_page, file_page

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from batchflow.jobs import Job
-from batchflow.overview.history import Event, timeline
+from batchflow.overview.job_view import Event, timeline
 from batchflow.states import JobState
 
 

@@ -15,7 +15,6 @@ from batchflow.overview.health import (
     beat_has_stopped,
     job_is_overdue,
     polls_have_stopped,
-    worker_is_alive,
 )
 from batchflow.overview.snapshot import read_snapshot
 from batchflow.overview.summary import summarize
@@ -23,7 +22,6 @@ from batchflow.queue import Queue, all_queues, make_app, queue_name
 from batchflow.queue.lengths import queue_lengths
 from batchflow.settings import Settings
 from batchflow.states import JobKind, JobState
-from batchflow.store import heartbeats, records
 
 _BROKER_TIMEOUT_S: Final = 6.0
 #: How long Celery's workers have to reply.
@@ -64,12 +62,7 @@ async def queues(context: CheckContext) -> Iterable[CheckResult]:
 
 async def workers(context: CheckContext) -> Iterable[CheckResult]:
     """Check by the workers' heartbeats that each queue has one."""
-    now_s = await context.store.run(records.time())
-    alive = [
-        worker
-        for worker in await context.store.run(heartbeats.workers())
-        if worker_is_alive(worker.seen_s, now_s)
-    ]
+    alive = (await read_snapshot(context.store)).live_workers
     on_queue = {
         queue: [worker.name for worker in alive if queue in worker.queues] for queue in Queue
     }

@@ -19,9 +19,9 @@ from flytekit import FlyteContextManager
 
 from batchflow.cli.checks.check import CheckContext, CheckResult, Level, in_thread
 from batchflow.openai_client.client import base_url
-from batchflow.overview.health import worker_is_alive
+from batchflow.overview.snapshot import read_snapshot
 from batchflow.queue import Queue
-from batchflow.store import heartbeats, records
+from batchflow.store import records
 
 _PACKAGES: Final = ("flyte-batchflow", "flytekit", "openai", "celery", "kombu", "redis")
 #: A larger difference makes displayed ages wrong.
@@ -102,13 +102,10 @@ def _compared(name: str, earliest_s: float, latest_s: float, began_s: float) -> 
 
 
 async def _has_file_worker(context: CheckContext) -> bool:
-    now_s = await context.store.run(records.time())
     host = socket.gethostname()
     return any(
-        worker_is_alive(worker.seen_s, now_s)
-        and Queue.FILES in worker.queues
-        and worker.name.endswith(f"@{host}")
-        for worker in await context.store.run(heartbeats.workers())
+        Queue.FILES in worker.queues and worker.name.endswith(f"@{host}")
+        for worker in (await read_snapshot(context.store)).live_workers
     )
 
 

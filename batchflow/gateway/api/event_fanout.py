@@ -9,8 +9,7 @@ a broken connection leaves nothing behind. No library does this for a Redis stre
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -48,28 +47,15 @@ class EventFanout:
 
     def __init__(self, store: AsyncJobStore) -> None:
         self._store = store
-        #: All entries after ``_start`` up to ``_end``; both are None until Redis has answered.
+        #: All entries after ``_start`` up to ``end``; both are None until Redis has answered.
         self._kept: deque[Entry] = deque()
         self._start: EntryId | None = None
-        self._end: EntryId | None = None
+        self.end: EntryId | None = None
         self._changed = asyncio.Event()
+        #: The number of open streams.
         self.clients = 0
         #: Set when the process stops; the streams of all clients then end.
         self.closed = False
-
-    @property
-    def end(self) -> EntryId | None:
-        """The position of the newest entry."""
-        return self._end
-
-    @contextmanager
-    def client(self) -> Iterator[None]:
-        """Count a client for the time of a block."""
-        self.clients += 1
-        try:
-            yield
-        finally:
-            self.clients -= 1
 
     async def after(self, position: EntryId | None, *, for_s: float) -> NextEntries:
         """The entries after a position, or from now on; waits up to ``for_s`` seconds for one."""
@@ -94,7 +80,7 @@ class EventFanout:
                 await self._read_on()
                 following = True
                 while not self.closed:
-                    await self._store.run_alone(wait(self._end or BEGINNING, for_s=_BLOCK_S))
+                    await self._store.run_alone(wait(self.end or BEGINNING, for_s=_BLOCK_S))
                     # Also if nothing arrived: it may be another Redis by now, an empty one.
                     await self._read_on()
                     await asyncio.sleep(_PAUSE_S)
@@ -111,15 +97,15 @@ class EventFanout:
 
     async def _read_on(self) -> None:
         """Read new entries, or notice that Redis was emptied, and wake up the clients."""
-        if self._end is None:
+        if self.end is None:
             found = NextEntries([], await self._store.run(newest()) or BEGINNING, missed=True)
         else:
-            found = await self._read(self._end)
+            found = await self._read(self.end)
         if found.missed:
             self._kept.clear()
             self._start = found.position
         self._kept.extend(found.entries)
-        self._end = found.position
+        self.end = found.position
         while len(self._kept) > MAX_KEPT:
             self._start = self._kept.popleft().id
         self._wake()
@@ -129,13 +115,13 @@ class EventFanout:
         changed.set()
 
     async def _entries_after(self, position: EntryId | None) -> NextEntries:
-        if self._start is None or self._end is None:
+        if self._start is None or self.end is None:
             return NextEntries([], position)
         if position is None:
-            return NextEntries([], self._end)
-        if self._start <= position <= self._end:
+            return NextEntries([], self.end)
+        if self._start <= position <= self.end:
             found = list(takewhile(lambda entry: entry.id > position, reversed(self._kept)))[::-1]
-            return NextEntries(found, self._end)
+            return NextEntries(found, self.end)
         try:
             return await self._read(position)
         except StoreUnavailable:

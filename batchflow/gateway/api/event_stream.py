@@ -106,8 +106,11 @@ async def _fanout_for_client(request: Request) -> AsyncIterator[EventFanout]:
             f"This gateway already serves {MAX_STREAMS} streams.",
             {"Retry-After": "10"},
         )
-    with fanout.client():
+    fanout.clients += 1
+    try:
         yield fanout
+    finally:
+        fanout.clients -= 1
 
 
 @router.get(
@@ -150,9 +153,13 @@ async def _events(
     while not fanout.closed:
         found = await fanout.after(position, for_s=HEARTBEAT_S)
         position = found.position
-        blocks = [_reset(position)] if found.missed else []
+        blocks = []
+        if found.missed:
+            blocks.append(format_sse_event(event="reset", data_str=_RESET, id=str(position)))
         blocks += [
-            _block(entry.id, entry.transition)
+            format_sse_event(
+                event="transition", data_str=entry.transition.model_dump_json(), id=str(entry.id)
+            )
             for entry in found.entries
             if entry.transition and job_id in (None, entry.transition.job_id)
         ]
@@ -161,16 +168,6 @@ async def _events(
         if blocks:
             yield b"".join(blocks)
             sent, sent_at_s = position, clock()
-
-
-def _block(entry_id: EntryId, transition: Transition) -> bytes:
-    return format_sse_event(
-        event="transition", data_str=transition.model_dump_json(), id=str(entry_id)
-    )
-
-
-def _reset(position: EntryId | None) -> bytes:
-    return format_sse_event(event="reset", data_str=_RESET, id=str(position))
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -89,11 +89,7 @@ def _of_waiting(fleet: FleetSnapshot) -> Iterator[Metric]:
     yield gauge(
         "jobs_waiting_for_capacity",
         "Jobs that wait for OpenAI's limit of enqueued tokens; absent where none waits.",
-        {
-            _credential_and_model(queue): length
-            for queue, length in fleet.quota_queues.items()
-            if length
-        },
+        {tuple(name.rsplit("|", 1)): n for name, n in fleet.quota_queues.items() if n},
         ("credential", "model"),
     )
     yield gauge(
@@ -141,12 +137,8 @@ def _of_calls(fleet: FleetSnapshot) -> Iterator[Metric]:
         ("operation",),
         known=[(operation,) for operation in Operation],
     )
-    reasons: list[Labels] = [
-        (CallOutcome.RATE_LIMITED,),
-        (CallOutcome.UNAUTHORIZED,),
-        (CallOutcome.UNAVAILABLE,),
-        (NO_KEY,),
-    ]
+    outcomes = (CallOutcome.RATE_LIMITED, CallOutcome.UNAUTHORIZED, CallOutcome.UNAVAILABLE)
+    reasons: list[Labels] = [(reason,) for reason in (*outcomes, NO_KEY)]
     yield counter(
         "openai_waits",
         "Pauses of credentials after failures.",
@@ -191,16 +183,7 @@ def _of_queues(queue_lengths: Mapping[Queue, QueueLength]) -> Iterator[Metric]:
     yield gauge(
         "queue_oldest_message_age",
         "The age of the oldest message; absent if the queue is empty, or the broker is not Redis.",
-        {
-            (q,): length.oldest_s
-            for q, length in queue_lengths.items()
-            if length.oldest_s is not None
-        },
+        {(queue,): n.oldest_s for queue, n in queue_lengths.items() if n.oldest_s is not None},
         ("queue",),
         unit=SECONDS,
     )
-
-
-def _credential_and_model(queue: str) -> Labels:
-    credential, _, model = queue.rpartition("|")
-    return credential, model

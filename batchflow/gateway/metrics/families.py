@@ -2,15 +2,11 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import Metric
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
 from batchflow.store import metrics
@@ -40,7 +36,7 @@ def counter(
     values: Mapping[Labels, float],
     labels: Labels,
     *,
-    known: Iterable[Labels] = (),
+    known: Iterable[Labels],
     unit: str = "",
 ) -> Metric:
     """A counter. The series in ``known`` exist from the start, with 0: ``increase`` would miss the
@@ -70,7 +66,8 @@ def histogram(
     sums = counted(counters, stored + metrics.SUM, len(labels))
     family = HistogramMetricFamily(_PREFIX + name, text, labels=labels, unit=SECONDS)
     for found, numbers in buckets.items():
-        family.add_metric(found, _cumulative(bounds_s, numbers), sums.get(found, 0.0))
+        cumulative = zip(map(floatToGoString, bounds_s), accumulate(numbers), strict=True)
+        family.add_metric(found, list(cumulative), sums.get(found, 0.0))
     return family
 
 
@@ -81,7 +78,3 @@ def counted(counters: Counters, name: str, labels: int) -> dict[Labels, float]:
         for key, value in counters.items()
         if key[0] == name and len(key) == labels + 1
     }
-
-
-def _cumulative(bounds: Sequence[float], numbers: Sequence[float]) -> list[tuple[str, float]]:
-    return list(zip(map(floatToGoString, bounds), accumulate(numbers), strict=True))

@@ -17,8 +17,7 @@ from batchflow.errors import JobNotFound, StoreUnavailable
 from batchflow.gateway.connections import AppConnections, GatewayConnections
 from batchflow.gateway.pages.blockers import blockers
 from batchflow.gateway.pages.error_pages import PageRoute
-from batchflow.gateway.pages.filters import kind_filters, state_filters
-from batchflow.gateway.pages.list_query import ListQuery
+from batchflow.gateway.pages.list_query import ListQuery, kind_filters, state_filters
 from batchflow.gateway.pages.stat_tiles import spoken_summary, stat_tiles
 from batchflow.gateway.pages.templating import render
 from batchflow.gateway.security.access import check_csrf
@@ -26,8 +25,8 @@ from batchflow.jobs import Job, is_job_id, is_openai_id
 from batchflow.links import execution_page
 from batchflow.overview.cancellation import cancel_job
 from batchflow.overview.formatting import words
-from batchflow.overview.history import timeline
 from batchflow.overview.job_list import MAX_SEARCHED, find_job, list_jobs
+from batchflow.overview.job_view import timeline
 from batchflow.overview.summary import summarize
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import phase_of

@@ -1,12 +1,15 @@
-"""The query of the page with all jobs, and links to other queries."""
+"""The query of the page with all jobs, and the filters: links to other queries."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from pydantic import ConfigDict, Field
 
 from batchflow.overview.job_filter import JobFilter
-from batchflow.states import JobKind, JobState
+from batchflow.overview.summary import Summary
+from batchflow.states import LIVE, JobKind, JobState
 
 
 class ListQuery(JobFilter):
@@ -53,3 +56,50 @@ class ListQuery(JobFilter):
                 if (value := getattr(self, name))
             ),
         ]
+
+
+@dataclass(frozen=True)
+class FilterLink:
+    """A filter, and whether it is on."""
+
+    text: str
+    href: str
+    is_on: bool
+    #: The number of jobs that match; None if they are not counted.
+    jobs: int | None = None
+    #: The state whose icon it has.
+    state: str = ""
+
+
+def state_filters(query: ListQuery, summary: Summary) -> list[FilterLink]:
+    """All jobs, the live ones, and those in each state."""
+    kinds = query.kind or JobKind
+    is_counted = not (query.organization or query.execution or query.text)
+
+    def jobs_in(states: Iterable[JobState]) -> int | None:
+        jobs = sum(summary.counts[kind][state] for kind in kinds for state in states)
+        return jobs if is_counted else None
+
+    every, live = query.changed(state=frozenset()).url(), query.changed(state=LIVE).url()
+    return [
+        FilterLink("All", every, not query.state, jobs_in(JobState)),
+        FilterLink("Live", live, query.state == LIVE, jobs_in(LIVE)),
+        *(
+            FilterLink(
+                state.title(),
+                query.toggled("state", state).url(),
+                state in query.state,
+                jobs_in([state]),
+                state,
+            )
+            for state in JobState
+        ),
+    ]
+
+
+def kind_filters(query: ListQuery) -> list[FilterLink]:
+    """The kinds; without any of them, all jobs match."""
+    return [
+        FilterLink(kind.title(), query.toggled("kind", kind).url(), kind in query.kind)
+        for kind in JobKind
+    ]

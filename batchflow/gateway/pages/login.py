@@ -4,7 +4,7 @@ import re
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from batchflow.gateway.pages.error_pages import PageRoute
@@ -35,12 +35,7 @@ async def log_in(
     next: Annotated[str, Form()] = "/",  # noqa: A002 - the parameter's name
 ) -> Response:
     """Begin a session, or show the form with an error."""
-    if wait_s := await limiter.wait_s(LOGINS, request):
-        raise HTTPException(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            f"Too many attempts. Try again in {wait_s} s.",
-            {"Retry-After": str(wait_s)},
-        )
+    await limiter.check(LOGINS, request, what="attempts")
     if not access.is_token(token.strip()):
         error = "Wrong token. It is the value of BATCHFLOW_API_TOKEN on the gateway."
         status = HTTPStatus.UNAUTHORIZED

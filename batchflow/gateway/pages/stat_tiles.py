@@ -47,10 +47,7 @@ def stat_tiles(
 ) -> list[StatTile]:
     """All tiles, in the order of the page."""
     return [
-        _running(summary),
-        _queued(summary),
-        _succeeded(summary),
-        _failed(summary),
+        *_jobs(summary),
         _tokens(summary),
         _oldest(summary),
         _last_poll(summary, sweep_interval_s, poll_interval_s),
@@ -60,44 +57,40 @@ def stat_tiles(
 
 def spoken_summary(summary: Summary) -> str:
     """The fleet in a sentence, for screen readers."""
-    failed = summary.failed_last_hour
     return (
         f"{number(summary.running)} running, {number(summary.queued)} queued, "
-        f"{number(failed)} failed in the last hour"
+        f"{number(summary.failed_last_hour)} failed in the last hour"
     )
 
 
-def _running(summary: Summary) -> StatTile:
+def _jobs(summary: Summary) -> list[StatTile]:
     kinds = ", ".join(
         count(running, *nouns)
         for kind, nouns in _NOUNS.items()
         if (running := summary.counts[kind][JobState.RUNNING])
     )
-    return StatTile("Running", number(summary.running), kinds, _url(JobState.RUNNING))
-
-
-def _queued(summary: Summary) -> StatTile:
-    note = "not yet at OpenAI" if summary.queued else ""
-    return StatTile("Queued", number(summary.queued), note, _url(JobState.QUEUED))
-
-
-def _succeeded(summary: Summary) -> StatTile:
-    return StatTile(
-        "Succeeded, last hour",
-        number(summary.succeeded_last_hour),
-        f"{number(_total(summary, JobState.SUCCEEDED))} in total",
-        _url(JobState.SUCCEEDED),
-    )
-
-
-def _failed(summary: Summary) -> StatTile:
-    return StatTile(
-        "Failed, last hour",
-        number(summary.failed_last_hour),
-        f"{number(_total(summary, *FAILURES))} in total",
-        _url(*FAILURES),
-        alert=summary.failed_last_hour > 0,
-    )
+    return [
+        StatTile("Running", number(summary.running), kinds, _url(JobState.RUNNING)),
+        StatTile(
+            "Queued",
+            number(summary.queued),
+            "not yet at OpenAI" if summary.queued else "",
+            _url(JobState.QUEUED),
+        ),
+        StatTile(
+            "Succeeded, last hour",
+            number(summary.succeeded_last_hour),
+            _in_total(summary, JobState.SUCCEEDED),
+            _url(JobState.SUCCEEDED),
+        ),
+        StatTile(
+            "Failed, last hour",
+            number(summary.failed_last_hour),
+            _in_total(summary, *FAILURES),
+            _url(*FAILURES),
+            alert=summary.failed_last_hour > 0,
+        ),
+    ]
 
 
 def _tokens(summary: Summary) -> StatTile:
@@ -126,40 +119,37 @@ def _oldest(summary: Summary) -> StatTile:
 
 
 def _last_poll(summary: Summary, sweep_interval_s: float, poll_interval_s: float) -> StatTile:
-    polled = ago(summary.polled_at, summary.at) if summary.polled_at else "never"
+    polled = ago(summary.polled_at, summary.at)
     sweep_age_s = summary.age_s(summary.swept_at)
     if beat_has_stopped(sweep_age_s, sweep_interval_s):
         since = f" for {duration(sweep_age_s)}" if sweep_age_s is not None else ""
         return StatTile("Last poll", polled, f"no sweep{since}: check beat", alert=True)
     if polls_have_stopped(summary.unpolled_s, poll_interval_s):
         return StatTile("Last poll", polled, "OpenAI does not answer polls", alert=True)
-    webhook = (
-        f"webhook {ago(summary.webhook_at, summary.at)}"
-        if summary.webhook_at
-        else "no webhooks yet"
+    last = summary.webhook_at
+    return StatTile(
+        "Last poll", polled, f"webhook {ago(last, summary.at)}" if last else "no webhooks yet"
     )
-    return StatTile("Last poll", polled, webhook)
 
 
 def _workers(summary: Summary) -> StatTile:
     by_queue = {queue: summary.workers.get(queue, 0) for queue in Queue}
-    fewest = min(by_queue.values())
-    if missing := queues_without_worker(summary.workers):
-        queues = " and ".join(missing)
-        note = "none is running" if len(missing) == len(by_queue) else f"none on {queues}"
-        return StatTile("Workers", number(fewest), note, alert=True)
-    if fewest == max(by_queue.values()):
-        return StatTile("Workers", number(fewest), "on each queue")
-    return StatTile(
-        "Workers",
-        number(fewest),
-        ", ".join(f"{queue} {workers}" for queue, workers in by_queue.items()),
-    )
+    fewest, missing = min(by_queue.values()), queues_without_worker(summary.workers)
+    if len(missing) == len(Queue):
+        note = "none is running"
+    elif missing:
+        note = f"none on {' and '.join(missing)}"
+    elif fewest == max(by_queue.values()):
+        note = "on each queue"
+    else:
+        note = ", ".join(f"{queue} {workers}" for queue, workers in by_queue.items())
+    return StatTile("Workers", number(fewest), note, alert=bool(missing))
 
 
 def _url(*states: JobState) -> str:
     return ListQuery(state=frozenset(states)).url()
 
 
-def _total(summary: Summary, *states: JobState) -> int:
-    return sum(by_state[state] for by_state in summary.counts.values() for state in states)
+def _in_total(summary: Summary, *states: JobState) -> str:
+    total = sum(by_state[state] for by_state in summary.counts.values() for state in states)
+    return f"{number(total)} in total"

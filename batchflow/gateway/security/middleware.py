@@ -37,7 +37,6 @@ class BodyLimitMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -66,48 +65,31 @@ class BodyLimitMiddleware:
         await self._app(scope, receive_within_limit, send_and_close)
 
 
-class RateLimitMiddleware:
-    """ASGI middleware that limits the requests of each client. Webhooks and probes are exempt."""
+class AccessMiddleware:
+    """ASGI middleware that refuses too many requests and unauthorized ones, and gives routes the
+    sender. Webhooks and probes have no rate limit."""
 
-    def __init__(self, app: ASGIApp, limiter: RateLimiter) -> None:
+    def __init__(self, app: ASGIApp, access: Access, limiter: RateLimiter) -> None:
         self._app = app
+        self._access = access
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
-        if scope["type"] == "http" and scope["path"] not in MACHINE_PATHS:
-            wait_s = await self._limiter.wait_s(REQUESTS, Request(scope))
-            if wait_s:
-                response = error_response(
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                    f"Too many requests. Try again in {wait_s} s.",
-                    {"Retry-After": str(wait_s)},
-                )
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-class AuthMiddleware:
-    """ASGI middleware that refuses unauthorized requests, and gives routes the sender."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        request, path = Request(scope), scope["path"]
         try:
+            if path not in MACHINE_PATHS:
+                await self._limiter.check(REQUESTS, request)
             self._access.check(request)
         except HTTPException as refusal:
-            await error_response(refusal.status_code, refusal.detail)(scope, receive, send)
+            response = error_response(refusal.status_code, refusal.detail, refusal.headers)
+            await response(scope, receive, send)
             return
         principal = self._access.principal(request)
-        if not self._access.is_authorized(principal) and not _is_open(scope["path"]):
+        is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+        if not is_open and not self._access.is_authorized(principal):
             await _ask_for_token(request)(scope, receive, send)
             return
         before = principal.session
@@ -126,10 +108,6 @@ class AuthMiddleware:
 def _announced_bytes(headers: Headers) -> int:
     length = headers.get("content-length", "")[:_MAX_DIGITS]
     return int(length) if length.isdecimal() else 0
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def _ask_for_token(request: Request) -> Response:

@@ -3,9 +3,10 @@
 import ipaddress
 import math
 import time
+from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
@@ -35,6 +36,17 @@ class RateLimiter:
             return 0
         ends_s, _ = await self._limiter.get_window_stats(limit, client)
         return max(1, math.ceil(ends_s - time.time()))
+
+    async def check(
+        self, limit: RateLimitItem, request: Request, *, what: str = "requests"
+    ) -> None:
+        """Count a request; raises HTTPException if it is above the limit."""
+        if wait_s := await self.wait_s(limit, request):
+            raise HTTPException(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"Too many {what}. Try again in {wait_s} s.",
+                {"Retry-After": str(wait_s)},
+            )
 
 
 def _of(request: Request) -> RateLimiter:
