@@ -148,7 +148,7 @@ class OpenAIApi:
         """Pages of a list, newest first, back to ``not_before``."""
         while True:
             try:
-                with self._call(operation), malformed_pages():
+                with self._call(operation), malformed_pages(expected.__name__):
                     page = fetch(after)
                     items = parsed_page(expected, page)
                     more = page.has_next_page()

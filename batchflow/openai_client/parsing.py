@@ -40,12 +40,12 @@ def parsed_page(expected: type[T], page: object) -> list[T]:
 
 
 @contextmanager
-def malformed_pages() -> Iterator[None]:
+def malformed_pages(expected: str) -> Iterator[None]:
     """Translate what the SDK's paginator raises for a response that is not an object."""
     try:
         yield
     except (AttributeError, TypeError) as error:
-        raise malformed("list") from error
+        raise malformed(f"list of {expected}") from error
 
 
 def malformed(expected: str) -> OpenAIUnavailable:

@@ -19,7 +19,7 @@ from batchflow.hosts import is_loopback
 from batchflow.jobs import Credential, is_openai_id
 from batchflow.openai_client.client import PAGE, sdk_client
 from batchflow.openai_client.error_classification import translated_errors
-from batchflow.openai_client.parsing import malformed
+from batchflow.openai_client.parsing import malformed, malformed_pages
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH, BatchEvent
 
 _MAX_URL_CHARS = 2_048
@@ -99,7 +99,7 @@ class WebhooksApi:
         if endpoint_id is not None and not is_openai_id(endpoint_id):
             raise InvalidInput("Not a valid webhook endpoint id. An id looks like we_68f0c1.")
         try:
-            with translated_errors():
+            with translated_errors(), malformed_pages("webhook endpoints"):
                 yield
         except CredentialRefused as error:
             raise CredentialRefused(
@@ -119,9 +119,6 @@ class WebhooksApi:
                 f"The project of this API key has no webhook endpoint {endpoint_id}. "
                 "`batchflow webhooks list` shows its endpoints."
             ) from error
-        except (AttributeError, TypeError) as error:
-            # From the SDK's paginator, for a response that is not an object.
-            raise malformed("list of webhook endpoints") from error
 
 
 def connect_webhooks(credential: Credential, timeout_s: float) -> WebhooksApi:

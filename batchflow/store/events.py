@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from batchflow.errors import InvalidInput, invalid_fields
 from batchflow.states import JobKind, JobState
@@ -55,7 +55,9 @@ class Transition(BaseModel):
 
     job_id: str
     kind: JobKind
-    before: JobState | None = Field(description="The state before; null for a new job.")
+    before: Annotated[JobState | None, BeforeValidator(lambda text: text or None)] = Field(
+        description="The state before; null for a new job."
+    )
     state: JobState
     openai_status: str = Field(description="OpenAI's status; empty before there is a batch.")
     message: str
@@ -63,11 +65,6 @@ class Transition(BaseModel):
         description="What made the change: `create`, `submit`, `poll`, `webhook`, `cancel` ..."
     )
     at: datetime
-
-    @field_validator("before", mode="before")
-    @classmethod
-    def _none_for_a_new_job(cls, value: object) -> object:
-        return value or None
 
 
 @dataclass(frozen=True)
