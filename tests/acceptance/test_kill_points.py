@@ -1,8 +1,7 @@
 """A worker that is killed at any point of any step loses nothing and repeats nothing.
 
-Each step is taken in a child process that kills itself at one point. First all of them die, while
-no other worker runs; then healthy workers finish all the jobs together, and each test looks at
-what became of its own.
+Each step runs in a child process that kills itself at one point. First all children die, while no
+other worker runs. Then healthy workers finish all jobs together, and each test checks its own.
 """
 
 import signal
@@ -31,24 +30,24 @@ from tests.kit.kill_point_stack import (
     a_submitted_job,
     an_upload_job,
     has_all_lines,
+    has_no_batch,
     has_one_batch,
     has_one_file,
+    have_all_ended,
     is_cancelled,
     jobs_for_the_sweep,
     to_be_cancelled,
     two_submitted_jobs,
-    was_all_attended_to,
-    was_never_made,
 )
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 # -- the points -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Situation:
-    """A step, what there is before it, and all that it does outside its own process, in order."""
+    """A step, the state before it, and everything that it does outside its process, in order."""
 
     step: str
     setup: Callable[[KillPointStack, Case], object]
@@ -57,7 +56,7 @@ class Situation:
 
     @property
     def points(self) -> list[str]:
-        """Before and after each of them."""
+        """The points before and after each action."""
         times: Counter[str] = Counter()
         names = []
         for what in self.does:
@@ -72,246 +71,105 @@ _TAKE = ("SET lease", "HGETALL job", "TIME", "HMGET backoff")
 _GIVE_BACK = ("DEL backoff", "release lease")
 #: After each request to OpenAI; tokens and times when a batch has ended.
 _COUNT = "all HINCRBYFLOAT metrics"
+#: Searches for what an earlier try may have made.
+_SEARCH_BATCHES = ("TIME", "GET /v1/batches", _COUNT)
+_SEARCH_FILES = ("TIME", "GET /v1/files", _COUNT)
+#: Writes an observation of a batch; what the end of a batch adds.
+_OBSERVE = ("EXISTS pushed", "all update job")
+_END = ("TIME", _COUNT, "all advance waiting")
+_SEE_CANCELLED = (*_OBSERVE, "all advance waiting")
+_CREATE_BATCH = ("GET openai", "advance waiting", "begin job", "POST /v1/batches", _COUNT)
+_SEND_FILE = ("begin job", "POST /v1/files", "send a piece", "send a piece", _COUNT, "update job")
+_CREATE_FILE = ("update job", "update job", *_SEND_FILE)
+_GET_FILE = ("write the blob", "GET /v1/files/{id}/content", _COUNT, "publish the blob")
+#: A poll, before and after its request.
+_TAKE_POLL = ("all HGETALL job", "SET lease", "TIME", "HMGET backoff")
+_SEE_PAGE = (_COUNT, "ZMSCORE due", "all HGETALL job", *_OBSERVE, *_END)
+_END_POLL = ("DEL backoff", "record_event pulse", "release lease")
 
 SITUATIONS: dict[str, Situation] = {
     "submit": Situation(
-        "submit",
-        a_batch_job,
-        has_one_batch,
-        (
-            *_TAKE,
-            "GET openai",
-            "advance waiting",
-            "begin job",
-            "POST /v1/batches",
-            _COUNT,
-            "EXISTS pushed",
-            "all update job",
-            *_GIVE_BACK,
-        ),
+        "submit", a_batch_job, has_one_batch, (*_TAKE, *_CREATE_BATCH, *_OBSERVE, *_GIVE_BACK)
     ),
     "submit after a lost request": Situation(
         "submit",
         a_lost_request,
         has_one_batch,
-        (
-            *_TAKE,
-            "TIME",
-            "GET /v1/batches",
-            _COUNT,
-            "GET openai",
-            "advance waiting",
-            "begin job",
-            "POST /v1/batches",
-            _COUNT,
-            "EXISTS pushed",
-            "all update job",
-            *_GIVE_BACK,
-        ),
+        (*_TAKE, *_SEARCH_BATCHES, *_CREATE_BATCH, *_OBSERVE, *_GIVE_BACK),
     ),
     "submit after a lost reply": Situation(
         "submit",
         a_lost_reply,
         has_one_batch,
-        (
-            *_TAKE,
-            "TIME",
-            "GET /v1/batches",
-            _COUNT,
-            "EXISTS pushed",
-            "all update job",
-            "TIME",
-            _COUNT,
-            "all advance waiting",
-            *_GIVE_BACK,
-        ),
+        (*_TAKE, *_SEARCH_BATCHES, *_OBSERVE, *_END, *_GIVE_BACK),
     ),
     "upload": Situation(
-        "upload",
-        an_upload_job,
-        has_one_file,
-        (
-            *_TAKE,
-            "update job",
-            "update job",
-            "begin job",
-            "POST /v1/files",
-            "send a piece",
-            "send a piece",
-            _COUNT,
-            "update job",
-            *_GIVE_BACK,
-        ),
+        "upload", an_upload_job, has_one_file, (*_TAKE, *_CREATE_FILE, *_GIVE_BACK)
     ),
     "upload after a lost request": Situation(
         "upload",
         a_lost_upload,
         has_one_file,
-        (
-            *_TAKE,
-            "TIME",
-            "GET /v1/files",
-            _COUNT,
-            "update job",
-            "update job",
-            "begin job",
-            "POST /v1/files",
-            "send a piece",
-            "send a piece",
-            _COUNT,
-            "update job",
-            *_GIVE_BACK,
-        ),
+        (*_TAKE, *_SEARCH_FILES, *_CREATE_FILE, *_GIVE_BACK),
     ),
     "upload after a lost reply": Situation(
         "upload",
         a_lost_upload_reply,
         has_one_file,
-        (
-            *_TAKE,
-            "TIME",
-            "GET /v1/files",
-            _COUNT,
-            "update job",
-            *_GIVE_BACK,
-        ),
+        (*_TAKE, *_SEARCH_FILES, "update job", *_GIVE_BACK),
     ),
     "download": Situation(
         "download",
         a_download_job,
         has_all_lines,
-        (
-            *_TAKE,
-            "update job",
-            "write the blob",
-            "GET /v1/files/{id}/content",
-            _COUNT,
-            "publish the blob",
-            "write the blob",
-            "GET /v1/files/{id}/content",
-            _COUNT,
-            "publish the blob",
-            "update job",
-            *_GIVE_BACK,
-        ),
+        (*_TAKE, "update job", *_GET_FILE, *_GET_FILE, "update job", *_GIVE_BACK),
     ),
     "cancel": Situation(
         "cancel",
         to_be_cancelled(a_submitted_job),
         is_cancelled,
-        (
-            *_TAKE,
-            "POST /v1/batches/{id}/cancel",
-            _COUNT,
-            "EXISTS pushed",
-            "all update job",
-            "all advance waiting",
-            *_GIVE_BACK,
-        ),
+        (*_TAKE, "POST /v1/batches/{id}/cancel", _COUNT, *_SEE_CANCELLED, *_GIVE_BACK),
     ),
     "cancel after a lost reply": Situation(
         "cancel",
         to_be_cancelled(a_lost_reply),
         is_cancelled,
-        (
-            *_TAKE,
-            "TIME",
-            "GET /v1/batches",
-            _COUNT,
-            "EXISTS pushed",
-            "all update job",
-            "all advance waiting",
-            "update job",
-            *_GIVE_BACK,
-        ),
+        (*_TAKE, *_SEARCH_BATCHES, *_SEE_CANCELLED, "update job", *_GIVE_BACK),
     ),
     "cancel after a lost request": Situation(
         "cancel",
         to_be_cancelled(a_lost_request),
-        was_never_made,
-        (
-            *_TAKE,
-            "TIME",
-            "GET /v1/batches",
-            _COUNT,
-            "GET openai",
-            "begin job",
-            "update job",
-            *_GIVE_BACK,
-        ),
+        has_no_batch,
+        (*_TAKE, *_SEARCH_BATCHES, "GET openai", "begin job", "update job", *_GIVE_BACK),
     ),
     "poll one": Situation(
         "poll",
         a_submitted_job,
         has_one_batch,
-        (
-            "all HGETALL job",
-            "SET lease",
-            "TIME",
-            "HMGET backoff",
-            "GET /v1/batches/{id}",
-            _COUNT,
-            "ZMSCORE due",
-            "all HGETALL job",
-            "EXISTS pushed",
-            "all update job",
-            "TIME",
-            _COUNT,
-            "all advance waiting",
-            "DEL backoff",
-            "record_event pulse",
-            "release lease",
-        ),
+        (*_TAKE_POLL, "GET /v1/batches/{id}", *_SEE_PAGE, *_END_POLL),
     ),
     "poll two": Situation(
         "poll",
         two_submitted_jobs,
         has_one_batch,
-        (
-            "all HGETALL job",
-            "SET lease",
-            "TIME",
-            "HMGET backoff",
-            "GET /v1/batches",
-            _COUNT,
-            "ZMSCORE due",
-            "all HGETALL job",
-            "EXISTS pushed",
-            "all update job",
-            "TIME",
-            _COUNT,
-            "all advance waiting",
-            "DEL backoff",
-            "record_event pulse",
-            "release lease",
-        ),
+        (*_TAKE_POLL, "GET /v1/batches", *_SEE_PAGE, *_END_POLL),
     ),
     "sweep": Situation(
         "sweep",
         jobs_for_the_sweep,
-        was_all_attended_to,
+        have_all_ended,
         (
-            "SET lease",
-            "TIME",
-            "claim due",
-            "all HGETALL job",
-            "update job",
-            "send batchflow.submit",
-            "update job",
-            "send batchflow.cancel",
-            "TIME",
-            "send batchflow.poll",
-            "TIME",
-            "ZRANGE recent",
-            "all HINCRBYFLOAT metrics + record_event pulse",
-            "release lease",
+            *("SET lease", "TIME", "claim due", "all HGETALL job"),
+            *("update job", "send batchflow.submit", "update job", "send batchflow.cancel"),
+            *("TIME", "send batchflow.poll", "TIME", "ZRANGE recent"),
+            *("all HINCRBYFLOAT metrics + record_event pulse", "release lease"),
         ),
     ),
 }
 
 POINTS = [(name, point) for name, situation in SITUATIONS.items() for point in situation.points]
 
-#: Some of them once more, in a whole Celery worker.
+#: Points at which a whole Celery worker is killed, too.
 WHOLE_WORKER_POINTS = [
     ("submit", "after POST /v1/batches"),
     ("upload", "after POST /v1/files"),
@@ -330,15 +188,15 @@ def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def recorded(world: KillPointStack) -> dict[str, list[str]]:
-    """The points of each step that is not killed."""
+    """The points that each step passes if it is not killed."""
     cases = {name: Case() for name in SITUATIONS}
     for name, case in cases.items():
         SITUATIONS[name].setup(world, case)
     time.sleep(max(SETTLE_S, BATCH_S))
-    return {name: _take(world, name, case)[1] for name, case in cases.items()}
+    return {name: _run(world, name, case)[1] for name, case in cases.items()}
 
 
-def _take(world: KillPointStack, name: str, case: Case, kill_at: str = "") -> tuple[int, list[str]]:
+def _run(world: KillPointStack, name: str, case: Case, kill_at: str = "") -> tuple[int, list[str]]:
     step = SITUATIONS[name].step
     return world.killing.step(step, case.ids, kill_at=kill_at, prefix=case.prefix)
 
@@ -351,7 +209,7 @@ def test_the_list_of_points_is_complete(recorded: dict[str, list[str]], name: st
 
 @pytest.fixture(scope="module")
 def cases(world: KillPointStack) -> dict[tuple[str, str], Case]:
-    """A child has died at each point, and then healthy workers have done the rest."""
+    """The cases after a child has died at each point and healthy workers have ended all jobs."""
     cases = {(name, point): Case() for name, point in POINTS}
     cases |= {(f"whole {name}", point): Case() for name, point in WHOLE_WORKER_POINTS}
     for (name, _), case in cases.items():
@@ -362,14 +220,14 @@ def cases(world: KillPointStack) -> dict[tuple[str, str], Case]:
             step = SITUATIONS[name.removeprefix("whole ")].step
             case.status = world.killing.celery(step, case.ids, kill_at=point)
         else:
-            case.status, _ = _take(world, name, case, kill_at=point)
+            case.status, _ = _run(world, name, case, kill_at=point)
     world.start_healthy_workers()
     world.killing.take_over([case.prefix for case in cases.values() if case.prefix])
     ids = [job_id for case in cases.values() if not case.prefix for job_id in case.ids]
     deadline = time.monotonic() + ALL_END_S
     while time.monotonic() < deadline and not _all_ended(world, ids):
         time.sleep(0.5)
-    # Each test looks at its own.
+    # Each test checks its own jobs.
     return cases
 
 
@@ -399,20 +257,20 @@ def test_a_whole_celery_worker_dies(
 @pytest.mark.parametrize(
     "name", ["submit", "submit after a lost request", "upload", "upload after a lost request"]
 )
-def test_a_worker_stands_still_until_another_has_done_its_work(
+def test_a_worker_is_suspended_until_another_has_done_its_work(
     world: KillPointStack, name: str
 ) -> None:
     situation = SITUATIONS[name]
     case = Case(prefix=f"{world.prefix}-{uuid.uuid4().hex[:8]}")
     situation.setup(world, case)
     time.sleep(SETTLE_S)
-    pid = world.killing.stand_still(
+    pid = world.killing.suspend(
         situation.step, case.ids, stop_at="before begin job", prefix=case.prefix
     )
     assert pid > 0
-    # Its lease runs out, and another worker does the step.
+    # Its lease expires, and another worker runs the step.
     time.sleep(LEASE_S)
-    assert _take(world, name, case)[0] == 0
-    assert world.killing.go_on(pid) == 0
+    assert _run(world, name, case)[0] == 0
+    assert world.killing.resume(pid) == 0
     world.killing.take_over([case.prefix])
     situation.check(world, case)

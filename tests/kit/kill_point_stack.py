@@ -1,4 +1,4 @@
-"""Jobs before a step whose worker is killed, and what must have happened to them at the end."""
+"""Jobs before a step whose worker is killed, and checks of how they ended."""
 
 import uuid
 from collections.abc import Callable
@@ -47,7 +47,7 @@ ALL_END_S = 120.0
 
 
 class KillPointStack:
-    """Redis, the emulator, and the process whose children die."""
+    """Redis, the emulator, and the process whose children are killed."""
 
     def __init__(self, redis_url: str, folder: Path) -> None:
         self.folder = folder
@@ -80,7 +80,7 @@ class KillPointStack:
         self._stores: dict[str, JobStore] = {}
 
     def stop(self) -> None:
-        """End everything."""
+        """End all processes."""
         self.killing.stop()
         for process in reversed(self.processes):
             process.kill()
@@ -88,7 +88,7 @@ class KillPointStack:
         self.http.close()
 
     def start_healthy_workers(self) -> None:
-        """Real ones, with beat."""
+        """Start Celery's worker and beat."""
         celery: list[str | Path] = [BIN / "celery", "-A", "batchflow_workers"]
         options = ["--concurrency", "4", "--loglevel", "INFO"]
         self.processes.append(self._process("worker", [*celery, "worker", *options], self.env))
@@ -119,7 +119,7 @@ class KillPointStack:
     def _process(self, name: str, command: list[str | Path], env: dict[str, str]) -> Process:
         return Process(name, command, env or clean_environment(), self.folder / f"{name}.log")
 
-    # -- what is there before a step
+    # Jobs, files and batches before a step
 
     def job_request(self, spec: Spec, prefix: str = "", due_in_s: float = 0) -> str:
         """A new job."""
@@ -158,39 +158,39 @@ def _headers(org: str) -> dict[str, str]:
 
 @dataclass
 class Case:
-    """Jobs for one death."""
+    """Jobs for one kill."""
 
     org: str = field(default_factory=lambda: f"org-{uuid.uuid4().hex}")
     ids: list[str] = field(default_factory=list)
     prefix: str = ""
-    #: How the child that took the step ended.
+    #: The exit status of the child that ran the step.
     status: int | None = None
 
     @property
     def credential(self) -> Credential:
-        """Its own, so that no other case is in the way."""
+        """A credential of its own, so that no other case interferes."""
         return Credential(organization=self.org)
 
 
-# -- situations: what there is before a step ------------------------------------------------------
+# -- situations: the state before a step ----------------------------------------------------------
 
 
 def a_batch_job(world: KillPointStack, case: Case, *, due_in_s: float = 0) -> str:
-    """Nothing has been done."""
+    """No step has run."""
     spec = BatchSpec(credential=case.credential, input_file_id=world.upload(case.org), config={})
     case.ids.append(world.job_request(spec, case.prefix, due_in_s))
     return case.ids[-1]
 
 
 def a_lost_request(world: KillPointStack, case: Case) -> str:
-    """A try has begun, and has not reached OpenAI."""
+    """A try has begun, and its request was lost."""
     job_id = a_batch_job(world, case)
     world.run(records.begin(job_id), case.prefix)
     return job_id
 
 
 def a_lost_reply(world: KillPointStack, case: Case) -> str:
-    """A try has begun, and has made the batch."""
+    """A try has created the batch, and the reply was lost."""
     job_id = a_lost_request(world, case)
     file_id = world.job(job_id, case.prefix).input_file_id
     assert file_id
@@ -199,7 +199,7 @@ def a_lost_reply(world: KillPointStack, case: Case) -> str:
 
 
 def a_submitted_job(world: KillPointStack, case: Case) -> str:
-    """Its batch is at OpenAI, and the job knows it."""
+    """Its batch is at OpenAI, and recorded."""
     job_id = a_batch_job(world, case)
     status, _ = world.killing.step("submit", [job_id], prefix=case.prefix)
     assert status == 0
@@ -207,7 +207,7 @@ def a_submitted_job(world: KillPointStack, case: Case) -> str:
 
 
 def two_submitted_jobs(world: KillPointStack, case: Case) -> None:
-    """Of one credential."""
+    """Two jobs of one credential."""
     for _ in range(2):
         a_submitted_job(world, case)
 
@@ -215,7 +215,7 @@ def two_submitted_jobs(world: KillPointStack, case: Case) -> None:
 def to_be_cancelled(
     before: Callable[[KillPointStack, Case], str],
 ) -> Callable[[KillPointStack, Case], None]:
-    """A job as before, which runs for hours and whose cancellation was requested."""
+    """A job in that state, whose batch runs for hours and whose cancellation was requested."""
 
     def setup(world: KillPointStack, case: Case) -> None:
         world.emulator.configure(in_progress_s=3_600)
@@ -228,27 +228,27 @@ def to_be_cancelled(
 
 
 def an_upload_job(world: KillPointStack, case: Case) -> str:
-    """Nothing has been done."""
+    """No step has run."""
     uri = put(world.blobs, requests(), f"{uuid.uuid4().hex}.jsonl")
     case.ids.append(world.job_request(UploadSpec(credential=case.credential, uri=uri), case.prefix))
     return case.ids[-1]
 
 
 def a_lost_upload(world: KillPointStack, case: Case) -> str:
-    """A try has begun, and has not reached OpenAI."""
+    """A try has begun, and its request was lost."""
     job_id = an_upload_job(world, case)
     world.run(records.begin(job_id), case.prefix)
     return job_id
 
 
 def a_lost_upload_reply(world: KillPointStack, case: Case) -> None:
-    """A try has begun, and has sent the file."""
+    """A try has sent the file, and the reply was lost."""
     job_id = a_lost_upload(world, case)
     world.upload(case.org, f"{job_id}.jsonl")
 
 
 def a_download_job(world: KillPointStack, case: Case) -> None:
-    """Nothing has been done."""
+    """No step has run."""
     batch = _batch_with_both_files(world)
     case.org = batch["organization"]
     spec = DownloadSpec(
@@ -270,7 +270,7 @@ def _batch_with_both_files(world: KillPointStack) -> dict[str, Any]:
 
 
 def jobs_for_the_sweep(world: KillPointStack, case: Case) -> None:
-    """One for each thing that a sweep can ask for; in Redis they are by themselves."""
+    """A job for each step that a sweep enqueues, in a namespace of their own."""
     case.prefix = f"{world.prefix}-{uuid.uuid4().hex[:8]}"
     a_submitted_job(world, case)
     a_batch_job(world, case, due_in_s=0)
@@ -281,7 +281,7 @@ def jobs_for_the_sweep(world: KillPointStack, case: Case) -> None:
     assert world.run(cancel, case.prefix) is records.CancelResult.REQUESTED
 
 
-# -- what must have become of it ------------------------------------------------------------------
+# -- checks after all jobs have ended -------------------------------------------------------------
 
 
 def has_one_batch(world: KillPointStack, case: Case) -> None:
@@ -296,15 +296,15 @@ def has_one_batch(world: KillPointStack, case: Case) -> None:
 
 
 def is_cancelled(world: KillPointStack, case: Case) -> None:
-    """The batch is cancelled at OpenAI."""
+    """The job and its batch are cancelled."""
     [job_id] = case.ids
     job = world.job(job_id)
     assert job.state is JobState.CANCELLED, job
     assert [batch["status"] for batch in _batches_of(world, case, job_id)] == ["cancelled"]
 
 
-def was_never_made(world: KillPointStack, case: Case) -> None:
-    """It was cancelled before it reached OpenAI."""
+def has_no_batch(world: KillPointStack, case: Case) -> None:
+    """The job was cancelled before it had a batch."""
     [job_id] = case.ids
     assert world.job(job_id).state is JobState.CANCELLED
     assert _batches_of(world, case, job_id) == []
@@ -321,7 +321,7 @@ def has_one_file(world: KillPointStack, case: Case) -> None:
 
 
 def has_all_lines(world: KillPointStack, case: Case) -> None:
-    """Both files are where Flyte wants them, whole, and nothing else is."""
+    """Both files are complete at the destination, and no other file is there."""
     [job_id] = case.ids
     job = world.job(job_id)
     assert job.state is JobState.SUCCEEDED, job
@@ -332,8 +332,8 @@ def has_all_lines(world: KillPointStack, case: Case) -> None:
     assert there == set(job.result.values())
 
 
-def was_all_attended_to(world: KillPointStack, case: Case) -> None:
-    """Each job ended as it should, however the sweep did."""
+def have_all_ended(world: KillPointStack, case: Case) -> None:
+    """Each job has ended as it should."""
     *good, unwanted = case.ids
     has_one_batch(world, Case(case.org, good, case.prefix))
     assert world.job(unwanted, case.prefix).state is JobState.CANCELLED

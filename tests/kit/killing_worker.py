@@ -31,8 +31,8 @@ from batchflow.settings import load_settings
 from batchflow.store import connect, index
 from tests.kit.kill_points import Points
 
-#: A step that takes longer hangs.
-_STEP_S = 60.0
+#: A child that takes longer hangs.
+_STEP_S, _TAKE_OVER_S = 60.0, 300.0
 _WORKER_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
@@ -55,31 +55,29 @@ class KillingWorker:
         self, step: str, ids: Sequence[str], *, kill_at: str = "", prefix: str = ""
     ) -> tuple[int, list[str]]:
         """Run a step in a child; returns its exit status, -9 if it was killed, and its points."""
-        return self._job_request(
-            do="step", step=step, ids=list(ids), kill_at=kill_at, prefix=prefix
-        )
+        return self._send(do="step", step=step, ids=list(ids), kill_at=kill_at, prefix=prefix)
 
-    def stand_still(self, step: str, ids: Sequence[str], *, stop_at: str, prefix: str) -> int:
-        """Run a step in a child that stops at a point; returns its pid."""
-        job_request = {"do": "step", "step": step, "ids": list(ids), "prefix": prefix}
-        return self._job_request(**job_request, stop_at=stop_at)[0]
+    def suspend(self, step: str, ids: Sequence[str], *, stop_at: str, prefix: str) -> int:
+        """Run a step in a child that suspends itself at a point; returns its pid."""
+        return self._send(do="step", step=step, ids=list(ids), prefix=prefix, stop_at=stop_at)[0]
 
-    def go_on(self, pid: int) -> int:
-        """Continue that child; returns its exit status."""
-        return self._job_request(do="go on", pid=pid)[0]
+    def resume(self, pid: int) -> int:
+        """Resume that child; returns its exit status."""
+        return self._send(do="resume", pid=pid)[0]
 
     def celery(self, step: str, ids: Sequence[str], *, kill_at: str) -> int:
         """Send a step to a whole Celery worker, which is killed at a point; returns its status."""
-        return self._job_request(do="celery", step=step, ids=list(ids), kill_at=kill_at)[0]
+        return self._send(do="celery", step=step, ids=list(ids), kill_at=kill_at)[0]
 
     def take_over(self, prefixes: Sequence[str]) -> None:
         """Sweep, and run the steps that the sweeps enqueue, until all jobs have ended."""
-        self._job_request(do="take over", prefixes=list(prefixes))
+        status, _ = self._send(do="take over", prefixes=list(prefixes))
+        assert status == 0, "the jobs have not ended; see the log of the killing worker"
 
-    def _job_request(self, **job_request: Any) -> tuple[int, list[str]]:
+    def _send(self, **command: Any) -> tuple[int, list[str]]:
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
-        self._popen.stdin.write(json.dumps(job_request) + "\n")
+        self._popen.stdin.write(json.dumps(command) + "\n")
         self._popen.stdin.flush()
         answer = self._popen.stdout.readline()
         assert answer, "the killing worker has ended; see its log"
@@ -98,20 +96,20 @@ def _serve() -> None:
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        job_request = json.loads(line)
-        if job_request["do"] == "go on":
-            os.kill(job_request["pid"], signal.SIGCONT)
-            _answer(_status_of(job_request["pid"]), "")
+        command = json.loads(line)
+        if command["do"] == "resume":
+            os.kill(command["pid"], signal.SIGCONT)
+            _answer(_status_of(command["pid"]), "")
             continue
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reader)
-            _child(job_request, writer)
+            _child(command, writer)
         os.close(writer)
-        status = _status_of(pid)
+        status = _status_of(pid, _TAKE_OVER_S if command["do"] == "take over" else _STEP_S)
         with os.fdopen(reader) as pipe:
-            # A stopped child has not written its points yet.
+            # A suspended child has not written its points yet.
             _answer(status, "" if status > 0 else pipe.read())
 
 
@@ -120,9 +118,9 @@ def _answer(status: int, points: str) -> None:
     sys.stdout.flush()
 
 
-def _status_of(pid: int) -> int:
-    """The exit status of a child, or its pid if it was stopped."""
-    deadline = time.monotonic() + _STEP_S
+def _status_of(pid: int, limit_s: float = _STEP_S) -> int:
+    """The exit status of a child, or its pid if it suspended itself."""
+    deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
         if ended and os.WIFSTOPPED(status):
@@ -136,12 +134,12 @@ def _status_of(pid: int) -> int:
     return -15
 
 
-def _child(job_request: dict[str, Any], writer: int) -> None:
+def _child(command: dict[str, Any], writer: int) -> None:
     # The answers have stdout; Celery would write its banner there.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        points = _carry_out(job_request)
-        with contextlib.suppress(BrokenPipeError):  # a stopped child has no reader
+        points = _carry_out(command)
+        with contextlib.suppress(BrokenPipeError):  # a suspended child has no reader
             os.write(writer, json.dumps(points).encode())
     except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
         traceback.print_exc()
@@ -149,18 +147,18 @@ def _child(job_request: dict[str, Any], writer: int) -> None:
     os._exit(0)
 
 
-def _carry_out(job_request: dict[str, Any]) -> list[str]:
-    if job_request["do"] == "take over":
-        _take_over([_runtime(prefix) for prefix in job_request["prefixes"]])
+def _carry_out(command: dict[str, Any]) -> list[str]:
+    if command["do"] == "take over":
+        _take_over([_runtime(prefix) for prefix in command["prefixes"]])
         return []
-    runtime = _runtime(job_request.get("prefix", ""))
-    points = Points(job_request.get("kill_at", ""), job_request.get("stop_at", ""))
+    runtime = _runtime(command.get("prefix", ""))
+    points = Points(command.get("kill_at", ""), command.get("stop_at", ""))
     patch = pytest.MonkeyPatch()
-    step, ids = Step(f"batchflow.{job_request['step']}"), job_request["ids"]
+    step, ids = Step(f"batchflow.{command['step']}"), command["ids"]
     args = {Step.POLL: [ids, time.time()], Step.SWEEP: []}.get(step, ids)
-    if job_request["do"] == "step":
+    if command["do"] == "step":
         points.watch(patch)
-        _take(runtime, step, args)
+        _run(runtime, step, args)
     else:
         runtime.sender.send(step, *args)
         points.watch(patch)
@@ -181,7 +179,7 @@ def _runtime(prefix: str) -> Runtime:
     return Runtime(settings, connect(settings), Sender(make_app(settings)))
 
 
-def _take(runtime: Runtime, step: Step, args: Sequence[Any]) -> None:
+def _run(runtime: Runtime, step: Step, args: Sequence[Any]) -> None:
     if step is Step.SWEEP:
         sweep.sweep(runtime)
     elif step is Step.POLL:
@@ -214,9 +212,9 @@ def _take_over(runtimes: list[Runtime]) -> None:
         for runtime in live:
             collector = _Collector()
             collecting = replace(runtime, sender=collector)
-            _take(collecting, Step.SWEEP, [])
+            _run(collecting, Step.SWEEP, [])
             for step, args in collector.sent:
-                _take(collecting, step, args)
+                _run(collecting, step, args)
         time.sleep(0.1)
 
 
