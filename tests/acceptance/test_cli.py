@@ -9,20 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from batchflow.cli import main
 from batchflow.jobs import BatchSpec, Credential, JobRequest, random_job_id
-from batchflow.settings import Settings, load_settings
+from batchflow.settings import Settings
 from batchflow.stack.processes import free_port
 from batchflow.states import JobState, Stage
 from batchflow.store import JobStore, connect, records
+from tests.kit.cli import call
 
 REQUESTS = Path(__file__).parents[2] / "examples" / "requests.jsonl"
 BATCHFLOW = (sys.executable, "-m", "batchflow.cli")
@@ -115,19 +116,19 @@ def test_up_serves_the_other_commands_and_stops_cleanly(tmp_path: Path) -> None:
     run = _start("run", str(REQUESTS), cwd=tmp_path, **env)
 
     def running() -> Any:
-        listed = _ask("list", "--json", "--state", "running", "--kind", "batch", **env)
+        listed = call("list", "--json", "--state", "running", "--kind", "batch", env=env)
         jobs = [job for job in json.loads(listed.stdout)["jobs"] if job["batch_id"]]
         return jobs and jobs[0]
 
     job = _eventually(running, run)
-    shown = _ask("status", job["batch_id"], **env)
+    shown = call("status", job["batch_id"], env=env)
     assert job["id"] in shown.stdout
-    assert _ask("cancel", job["batch_id"], **env).exit_code == 0
+    assert call("cancel", job["batch_id"], env=env).exit_code == 0
     run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 1
     printed = (tmp_path / "stderr.txt").read_text()
     assert "\nError: Cancelled from the command line." in printed
-    again = _ask("cancel", job["id"], **env)
+    again = call("cancel", job["id"], env=env)
     assert again.exit_code == 0
     assert "had already ended: cancelled" in again.stdout
     with httpx2.Client(base_url=gateway[1], timeout=20) as http:
@@ -148,7 +149,7 @@ def test_up_reports_a_port_in_use(option: str) -> None:
         taken.listen()
         number = str(taken.getsockname()[1])
         ports = {"--port": str(free_port()), "--gateway-port": str(free_port())} | {option: number}
-        answer = _ask("up", *(part for pair in ports.items() for part in pair))
+        answer = call("up", *(part for pair in ports.items() for part in pair))
     assert answer.exit_code == 2
     assert f"Port {number} is in use. Choose another one with {option}." in answer.stderr
 
@@ -163,11 +164,8 @@ def store(redis_url: str, key_prefix: str) -> Iterator[JobStore]:
 
 @pytest.fixture
 def ask(redis_url: str, key_prefix: str) -> Callable[..., Result]:
-    def call(*arguments: str) -> Result:
-        env = {"BATCHFLOW_REDIS_URL": redis_url, "BATCHFLOW_KEY_PREFIX": key_prefix}
-        return _ask(*arguments, **env)
-
-    return call
+    env = {"BATCHFLOW_REDIS_URL": redis_url, "BATCHFLOW_KEY_PREFIX": key_prefix}
+    return partial(call, env=env)
 
 
 def test_status_finds_a_job_by_either_id(store: JobStore, ask: Callable[..., Result]) -> None:
@@ -242,14 +240,6 @@ def test_cancel_sends_a_request_to_the_workers(store: JobStore, ask: Callable[..
     job = store.run(records.get(job_id))
     assert job
     assert job.cancel_requested
-
-
-def _ask(*arguments: str, **env: str) -> Result:
-    load_settings.cache_clear()
-    try:
-        return CliRunner().invoke(main, list(arguments), env=env)
-    finally:
-        load_settings.cache_clear()
 
 
 def _batch_job(store: JobStore, *, organization: str | None = None, execution: str = "") -> str:

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from batchflow.cli import main
 from batchflow.openai_client.webhook_events import BATCH_EVENTS, WEBHOOK_PATH
 from batchflow.queue import Queue
-from batchflow.settings import Settings, load_settings
+from batchflow.settings import Settings
 from batchflow.stack.processes import free_port
+from tests.kit.cli import call
 from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import Node, Task, inputs_of, template_of
@@ -41,30 +41,14 @@ _RESTORED = "\x1b[?25h\x1b[?1049l"
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack for this module alone, so that the doctor finds nothing from other tests."""
-    fleet = Stack(tmp_path_factory.mktemp("fleet"))
-    try:
-        fleet.start()
+    with Stack(tmp_path_factory.mktemp("fleet")) as fleet:
         yield fleet
-    finally:
-        fleet.stop()
 
 
 @pytest.fixture
 def stack(fleet: Stack) -> Iterator[Stack]:
     yield fleet
     fleet.heal()
-
-
-def call(*arguments: str, env: Mapping[str, str | None]) -> Result:
-    """Run a command in this process."""
-    load_settings.cache_clear()
-    try:
-        result = CliRunner().invoke(main, list(arguments), env=env)
-    finally:
-        load_settings.cache_clear()
-    assert "Traceback" not in result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result
 
 
 # Doctor
@@ -97,8 +81,6 @@ def healthy(stack: Stack) -> Iterator[dict[str, str]]:
         )
         stack.emulator.heal()
         client.webhooks.delete(endpoint.id)
-    redis.config_set("maxmemory", 0)
-    redis.config_set("maxmemory-policy", "noeviction")
     redis.config_set("appendonly", "no")
 
 
@@ -157,44 +139,6 @@ def test_a_doctor_finds_a_worker_that_was_killed(healthy: dict[str, str], stack:
     assert report.at("problem") >= {f"Celery: workers on {queue}" for queue in Queue}
     advice = report.findings["Celery: workers on submit"]["advice"]
     assert f"celery -A batchflow_workers worker -Q {stack.key_prefix}.submit" in advice
-
-
-def test_a_doctor_finds_a_beat_that_is_stopped(healthy: dict[str, str], stack: Stack) -> None:
-    redis: Any = stack.redis
-    last_seen = stack.key("pulse")
-    stack.beat.stop()
-    until(lambda: time.time() - float(redis.hget(last_seen, "sweep")) > 2, "the last sweep")
-    # As if it were a minute older.
-    redis.hincrbyfloat(last_seen, "sweep", -60)
-    report = Report(healthy)
-    assert report.exit_code == 1
-    assert report.at("problem") == {"Celery: beat"}
-
-
-def test_a_doctor_finds_a_redis_that_evicts(healthy: dict[str, str], stack: Stack) -> None:
-    redis: Any = stack.redis
-    redis.config_set("maxmemory", "1gb")
-    redis.config_set("maxmemory-policy", "allkeys-lru")
-    report = Report(healthy)
-    assert report.exit_code == 1
-    assert report.at("problem") == {"Redis: eviction"}
-
-
-def test_a_doctor_finds_a_rejected_key(healthy: dict[str, str], stack: Stack) -> None:
-    stack.emulator.configure(refused_keys=[stack.api_key])
-    report = Report(healthy)
-    assert report.exit_code == 1
-    assert report.at("problem") == {"OpenAI: FLYTE_OPENAI_API_KEY"}
-    assert stack.api_key not in report.text
-
-
-def test_a_doctor_finds_an_unavailable_broker(healthy: dict[str, str]) -> None:
-    unavailable = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
-    report = Report(healthy | {"BATCHFLOW_BROKER_URL": unavailable})
-    assert report.exit_code == 1
-    assert report.at("problem") == {"Celery: broker"}
-    assert report.findings["Celery: queues"]["seen"].startswith("not checked")
-    assert "hunter2" not in report.text
 
 
 def test_a_doctor_finds_workers_with_another_redis(healthy: dict[str, str], stack: Stack) -> None:

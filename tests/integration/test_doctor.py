@@ -16,15 +16,14 @@ from typing import Any, TypeVar, cast
 import fakeredis
 import fsspec
 import pytest
-from click.testing import CliRunner
 
-from batchflow.cli import doctor, main
+from batchflow.cli import doctor
 from batchflow.cli.checks import credentials, fleet, gateway, machine, redis
 from batchflow.cli.checks.check import Check, CheckContext, CheckResult, Level
 from batchflow.jobs import BatchSpec, Credential
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
 from batchflow.queue import Queue, Sender, Step, make_app
-from batchflow.settings import Settings, load_settings
+from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import (
     AsyncJobStore,
@@ -38,6 +37,7 @@ from batchflow.store import (
     records,
 )
 from batchflow.store.command import Command
+from tests.kit.cli import call
 from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator, running_emulator
 from tests.kit.gateway import running_gateway
@@ -508,13 +508,7 @@ def test_versions(settings: MakeSettings) -> None:
 
 
 def _doctor(*options: str, **env: str) -> tuple[int, str]:
-    load_settings.cache_clear()
-    env["OPENAI_BASE_URL"] = "http://127.0.0.1:1/v1"
-    try:
-        result = CliRunner().invoke(main, ["doctor", *options], env=env)
-    finally:
-        load_settings.cache_clear()
-    assert result.exception is None or isinstance(result.exception, SystemExit)
+    result = call("doctor", *options, env={"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", **env})
     return result.exit_code, result.output
 
 
@@ -529,6 +523,21 @@ def test_without_redis_the_other_checks_are_made() -> None:
     assert [finding["level"] for finding in sections["Jobs"]] == ["note", "note"]
     assert all(finding["level"] == "ok" for finding in sections["Software"])
     assert "the check failed" not in output
+
+
+def test_without_a_broker_the_queues_are_not_checked(redis_url: str, key_prefix: str) -> None:
+    code, output = _doctor(
+        "--json",
+        BATCHFLOW_REDIS_URL=redis_url,
+        BATCHFLOW_KEY_PREFIX=key_prefix,
+        BATCHFLOW_BROKER_URL="redis://:hunter2@127.0.0.1:1/0",
+    )
+    assert code == 1
+    assert "hunter2" not in output
+    sections = {section["name"]: section["findings"] for section in json.loads(output)["sections"]}
+    found = {finding["what"]: finding for finding in sections["Celery"]}
+    assert found["broker"]["level"] == "problem"
+    assert found["queues"]["seen"] == "not checked: Celery's broker is unavailable"
 
 
 def test_an_invalid_secret_is_a_problem_and_not_shown(redis_url: str, key_prefix: str) -> None:

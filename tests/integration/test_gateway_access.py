@@ -16,6 +16,7 @@ from batchflow.gateway.security.rate_limit import LOGINS
 from batchflow.settings import Settings
 from batchflow.states import JobState
 from batchflow.store import records
+from tests.kit.cli import call
 from tests.kit.deliveries import OTHER_SECRET, SECRET, delivery, event
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.job_requests import a_job_request
@@ -46,43 +47,44 @@ def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.stop()
 
 
+def refusal(*options: str, **env: str) -> str:
+    """The error, in one line, with which `batchflow gateway` refuses to start."""
+    result = call("gateway", "--port", "0", *options, env=env)
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    return str(line)
+
+
 def address(process: Process) -> str:
     return until(lambda: _READY.search(process.log()), "the gateway to be ready")[1]
 
 
-class TestProcess:
+class TestRefused:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example", ""])
-    def test_a_public_address_requires_a_token(
-        self, start: Callable[..., Process], host: str
-    ) -> None:
-        process = start("--host", host)
-        assert process.wait() == 2
-        (line,) = process.log().splitlines()
+    def test_a_public_address_requires_a_token(self, redis_url: str, host: str) -> None:
+        line = refusal("--host", host, BATCHFLOW_REDIS_URL=redis_url)
         assert line.startswith("Error: ")
         assert "BATCHFLOW_API_TOKEN" in line
 
-    def test_a_short_token_is_refused(self, start: Callable[..., Process]) -> None:
-        process = start("--host", "0.0.0.0", env={"BATCHFLOW_API_TOKEN": "hunter2"})
-        assert process.wait() == 2
-        assert "BATCHFLOW_API_TOKEN" in process.log()
-        assert "hunter2" not in process.log()
-
-    def test_an_invalid_webhook_secret_is_refused(self, start: Callable[..., Process]) -> None:
-        process = start(env={"OPENAI_WEBHOOK_SECRET": "hunter2"})
-        assert process.wait() == 2
-        assert "OPENAI_WEBHOOK_SECRET" in process.log()
-        assert "hunter2" not in process.log()
-
     @pytest.mark.parametrize(
-        "url", ["", "http://user:hunter2@localhost", "redis://localhost/x?y=z"]
+        ("name", "value"),
+        [
+            ("BATCHFLOW_API_TOKEN", "hunter2"),
+            ("OPENAI_WEBHOOK_SECRET", "hunter2"),
+            ("BATCHFLOW_REDIS_URL", ""),
+            ("BATCHFLOW_REDIS_URL", "http://user:hunter2@localhost"),
+            ("BATCHFLOW_REDIS_URL", "redis://localhost/x?y=z"),
+        ],
     )
-    def test_an_invalid_redis_url_is_refused(self, start: Callable[..., Process], url: str) -> None:
-        process = start(env={"BATCHFLOW_REDIS_URL": url})
-        assert process.wait() == 2
-        assert "BATCHFLOW_REDIS_URL" in process.log()
-        assert "hunter2" not in process.log()
-        assert "Traceback" not in process.log()
+    def test_an_invalid_value_is_named_but_not_shown(
+        self, redis_url: str, name: str, value: str
+    ) -> None:
+        line = refusal(**{"BATCHFLOW_REDIS_URL": redis_url, name: value})
+        assert name in line
+        assert "hunter2" not in line
 
+
+class TestProcess:
     def test_a_public_address_works_with_a_token(self, start: Callable[..., Process]) -> None:
         process = start("--host", "0.0.0.0", env={"BATCHFLOW_API_TOKEN": TOKEN})
         url = address(process).replace("0.0.0.0", "127.0.0.1")

@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from batchflow.cli import main
 from batchflow.cli.command_group import Interrupted, JobFailed, LazyCommand, exit_code
 from batchflow.errors import (
     BatchflowError,
@@ -20,8 +18,8 @@ from batchflow.errors import (
     StoreUnavailable,
 )
 from batchflow.jobs import Credential
-from batchflow.settings import load_settings
 from batchflow.stack.local_stack import export_api_key
+from tests.kit.cli import call
 
 GOOD = '{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
 COMMANDS = (
@@ -38,22 +36,11 @@ COMMANDS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _fresh_settings() -> None:
-    load_settings.cache_clear()
-
-
 @pytest.fixture
 def good(tmp_path: Path) -> str:
     path = tmp_path / "good.jsonl"
     path.write_text(GOOD)
     return str(path)
-
-
-def _call(*arguments: str, **env: str) -> Result:
-    result = CliRunner().invoke(main, list(arguments), env=env)
-    assert "Traceback" not in result.output
-    return result
 
 
 def test_help_lists_all_commands_and_imports_none() -> None:
@@ -72,11 +59,11 @@ def test_help_lists_all_commands_and_imports_none() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
-    assert _call(name, "--help").exit_code == 0
+    assert call(name, "--help").exit_code == 0
 
 
 def test_version() -> None:
-    assert _call("--version").output.startswith("batchflow 0.")
+    assert call("--version").output.startswith("batchflow 0.")
 
 
 def test_a_missing_extra_is_named() -> None:
@@ -103,13 +90,13 @@ def test_exit_codes(error: BatchflowError, code: int) -> None:
 
 @pytest.mark.parametrize("name", ["status", "cancel"])
 def test_without_redis_url(name: str) -> None:
-    result = _call(name, "bf-" + "a" * 26)
+    result = call(name, "bf-" + "a" * 26)
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: BATCHFLOW_REDIS_URL is not set.")
 
 
 def test_unavailable_redis() -> None:
-    result = _call("list", "--json", BATCHFLOW_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    result = call("list", "--json", env={"BATCHFLOW_REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"})
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: Redis can't be reached")
     assert "hunter2" not in result.output
@@ -117,14 +104,14 @@ def test_unavailable_redis() -> None:
 
 
 def test_an_invalid_redis_url() -> None:
-    result = _call("list", BATCHFLOW_REDIS_URL="hunter2")
+    result = call("list", env={"BATCHFLOW_REDIS_URL": "hunter2"})
     assert result.exit_code == 2
     assert "hunter2" not in result.output
 
 
 @pytest.mark.parametrize("name", ["status", "cancel"])
 def test_an_invalid_id(name: str) -> None:
-    result = _call(name, "not an id", BATCHFLOW_REDIS_URL="redis://127.0.0.1:1/0")
+    result = call(name, "not an id", env={"BATCHFLOW_REDIS_URL": "redis://127.0.0.1:1/0"})
     assert result.exit_code == 2
     assert "Not a valid id" in result.stderr
 
@@ -142,7 +129,7 @@ def test_an_invalid_file(tmp_path: Path, content: bytes | None, message: str) ->
     path = tmp_path / "in.jsonl"
     if content is not None:
         path.write_bytes(content)
-    result = _call("run", str(path), "--json", "--output-dir", str(tmp_path / "out"))
+    result = call("run", str(path), "--json", "--output-dir", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert message in result.stderr
     assert not result.stdout
@@ -163,14 +150,14 @@ def test_an_invalid_file(tmp_path: Path, content: bytes | None, message: str) ->
     ],
 )
 def test_invalid_options(tmp_path: Path, good: str, options: list[str], message: str) -> None:
-    result = _call("run", good, *options, "--output-dir", str(tmp_path / "out"))
+    result = call("run", good, *options, "--output-dir", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert message in result.stderr
 
 
 def test_an_output_folder_that_is_a_file(tmp_path: Path, good: str) -> None:
     (tmp_path / "out").write_text("a file")
-    result = _call("run", good, "--output-dir", str(tmp_path / "out"))
+    result = call("run", good, "--output-dir", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "not writable" in result.stderr
 
@@ -212,7 +199,7 @@ def test_a_missing_secret_is_not_emulated(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_an_invalid_webhook_url(url: str, message: str) -> None:
-    result = _call("webhooks", "register", url)
+    result = call("webhooks", "register", url)
     assert result.exit_code == 2
     assert message in result.stderr
     assert "hunter2" not in result.output
@@ -220,17 +207,19 @@ def test_an_invalid_webhook_url(url: str, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a" * 257, "a\nb"])
 def test_an_invalid_endpoint_name(name: str) -> None:
-    result = _call("webhooks", "register", "https://batchflow.example.com/", "--name", name)
+    result = call("webhooks", "register", "https://batchflow.example.com/", "--name", name)
     assert result.exit_code == 2
     assert "--name" in result.stderr
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "soon"])
 def test_an_invalid_interval(interval: str) -> None:
-    assert _call("watch", "--interval", interval).exit_code == 2
+    assert call("watch", "--interval", interval).exit_code == 2
 
 
 def test_up_rejects_a_data_dir_for_a_given_redis(tmp_path: Path) -> None:
-    result = _call("up", "--data-dir", str(tmp_path), BATCHFLOW_REDIS_URL="redis://127.0.0.1:1/0")
+    result = call(
+        "up", "--data-dir", str(tmp_path), env={"BATCHFLOW_REDIS_URL": "redis://127.0.0.1:1/0"}
+    )
     assert result.exit_code == 2
     assert "--data-dir" in result.stderr

@@ -1,13 +1,12 @@
 """The simulator's settings, options and signals."""
 
 import signal
-import subprocess
-import sys
 
 import httpx2
 import pytest
 
-from tests.kit.simulator import PROGRAM, SimulatorClient, requests, running_simulator
+from tests.kit.cli import call
+from tests.kit.simulator import SimulatorClient, requests, running_simulator
 
 
 def test_settings_can_be_read_changed_and_reset(simulator: SimulatorClient) -> None:
@@ -60,11 +59,9 @@ def test_options_set_it_up_and_signals_end_it(end: signal.Signals) -> None:
     ],
 )
 def test_wrong_options_are_explained(options: tuple[str, ...], problem: str) -> None:
-    command = [sys.executable, "-c", PROGRAM, "--port", "0", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 2
-    assert f"Error: Invalid value for '{options[0]}': " in done.stderr
-    assert problem in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "hunter2" not in done.stderr
-    assert done.stdout == ""
+    result = call("simulate", "--port", "0", *options)
+    assert result.exit_code == 2
+    assert f"Error: Invalid value for '{options[0]}': " in result.stderr
+    assert problem in result.stderr
+    assert "hunter2" not in result.stderr
+    assert result.stdout == ""
