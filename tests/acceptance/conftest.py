@@ -7,18 +7,15 @@ import pytest
 
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient, Node
+from tests.kit.flyte_tasks import TaskStarter
 from tests.kit.stack import Stack
 
 
 @pytest.fixture(scope="session")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All processes, for the whole session."""
-    stack = Stack(tmp_path_factory.mktemp("stack"))
-    try:
-        stack.start()
+    with Stack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture
@@ -52,3 +49,9 @@ def node(stack: Stack) -> Node:
     folder = stack.blobs / uuid.uuid4().hex[:12]
     folder.mkdir()
     return Node(folder)
+
+
+@pytest.fixture
+def start(flyte: FlyteClient, emulator: Emulator, org: str, node: Node) -> TaskStarter:
+    """Starts tasks at that node, of an organization of their own."""
+    return TaskStarter(flyte, emulator, org, node)

@@ -4,7 +4,6 @@ one batch, and its task succeeds."""
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,31 +12,31 @@ import pytest
 from batchflow_workers.files.validating_reader import AHEAD_BYTES
 
 from tests.kit.emulator import Emulator
-from tests.kit.flyte_client import PATIENCE_S, FlyteClient, Node, Task, file_inputs, inputs_of
-from tests.kit.flyte_client import template_of as template
-from tests.kit.flyte_tasks import (
-    batch_task,
-    custom_ids,
-    download_task,
-    put,
-    requests,
-    upload_task,
-)
+from tests.kit.flyte_client import PATIENCE_S, Task
+from tests.kit.flyte_tasks import TaskStarter, custom_ids, requests
 from tests.kit.processes import Process, until
 from tests.kit.stack import Stack
 
 LIVE = ("QUEUED", "INITIALIZING", "RUNNING")
 
 
-def start_upload(flyte: FlyteClient, org: str, node: Node) -> Task:
-    """Upload three requests."""
-    uri = put(node.folder, requests(), f"{node.execution}.jsonl")
-    return flyte.create(template(upload_task(org)), file_inputs(uri), node)
+def running_batch(start: TaskStarter, *, in_progress_s: float) -> Task:
+    """A task whose batch is in progress, for this time."""
+    start.emulator.configure(in_progress_s=in_progress_s)
+    task = start.batch()
+    task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
+    return task
 
 
-def start_batch(flyte: FlyteClient, org: str, node: Node, file_id: str) -> Task:
-    """Run a batch of an uploaded file."""
-    return flyte.create(template(batch_task(org)), inputs_of(input_file_id=file_id), node)
+def until_tried(stack: Stack, task: Task) -> None:
+    """Wait until the job of a task has sent its request to OpenAI."""
+    job_id = task.get().custom_info["job_id"]
+    until(lambda: stack.record(job_id).get("tries") == "1", "the request to be sent")
+
+
+def assert_has_one_batch(start: TaskStarter, task: Task) -> None:
+    """Check that a task succeeds, and that its batch is the only one."""
+    assert [task.succeeds()["id"]] == start.batch_ids()
 
 
 def pool_children(worker: Process) -> list[psutil.Process]:
@@ -59,155 +58,122 @@ def stopped(process: Process) -> Iterator[None]:
 
 
 def test_a_worker_is_killed_in_two_steps_and_the_queues_are_emptied(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+    stack: Stack, emulator: Emulator, start: TaskStarter
 ) -> None:
-    file_id = emulator.upload(org, requests(2))
+    file_id = emulator.upload(start.org, requests(2))
     # OpenAI has executed both calls when the worker dies, but has not responded yet.
     for operation in ("files.create", "batches.create"):
         emulator.outage(answer="normal", delay_s=5, operations=[operation], count=1)
-    upload = start_upload(flyte, org, node)
-    batch = start_batch(flyte, org, replace(node, node="n1"), file_id)
-    until(lambda: len(emulator.uploads(org)) == 2, "the file to be at OpenAI")
-    until(lambda: emulator.batches(org), "the batch to be at OpenAI")
+    upload, batch = start.upload(), start.at("n1").batch(file_id)
+    until(lambda: len(start.upload_ids()) == 2, "the file to be at OpenAI")
+    until(start.batches, "the batch to be at OpenAI")
     stack.worker.kill()
     assert upload.get().phase in LIVE
     assert batch.get().phase in LIVE
     # The message of this job exists only in a queue.
-    other = f"{org}-other"
-    other_file_id = emulator.upload(other, requests())
-    lost = start_batch(flyte, other, replace(node, node="n2"), other_file_id)
+    other = start.at("n2", org=f"{start.org}-other")
+    lost = other.batch()
     queues = [f"{stack.key_prefix}.{name}" for name in ("submit", "poll", "files")]
     assert stack.redis.llen(queues[0]) == 1
     stack.redis.delete(*queues)
     stack.worker.start()
 
-    sent = upload.succeeds()
-    assert [file["id"] for file in emulator.uploads(org)] == [file_id, sent]
-    made = batch.succeeds()
-    assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
-    assert lost.succeeds()["id"] == emulator.batches(other)[0]["id"]
-    assert len(emulator.batches(other)) == 1
+    assert [file_id, upload.succeeds()] == start.upload_ids()
+    assert_has_one_batch(start, batch)
+    assert_has_one_batch(other, lost)
 
 
 def test_a_pool_process_is_killed_before_openai_has_the_request(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+    stack: Stack, emulator: Emulator, start: TaskStarter
 ) -> None:
-    file_id = emulator.upload(org, requests(2))
     # The response is an error, so nothing was executed, and arrives after the process is dead.
     emulator.outage(answer="status", delay_s=5, operations=["batches.create"], count=1)
-    task = start_batch(flyte, org, node, file_id)
-    job_id = task.get().custom_info["job_id"]
-    until(lambda: stack.record(job_id).get("tries") == "1", "the request to go out")
+    task = start.batch()
+    until_tried(stack, task)
     for child in pool_children(stack.worker):
         child.kill()
-    made = task.succeeds()
-    assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
+    assert_has_one_batch(start, task)
 
 
 def test_a_worker_is_killed_while_it_sends_a_file(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+    stack: Stack, emulator: Emulator, start: TaskStarter
 ) -> None:
     content = requests(400, user="x" * 100_000)
-    uri = put(node.folder, content, "large.jsonl")
     # The socket buffers take some megabytes, and OpenAI none.
     with stopped(stack.emulator_process):
-        task = flyte.create(template(upload_task(org)), file_inputs(uri), node)
-        job_id = task.get().custom_info["job_id"]
-        until(lambda: stack.record(job_id).get("tries") == "1", "the request to be made")
+        task = start.upload(content)
+        until_tried(stack, task)
         # Validation read ahead; a position before that means that sending has begun.
-        until(lambda: 0 < read_position(stack.worker, uri) < AHEAD_BYTES, "the file to be sent")
+        until(lambda: 0 < read_position(stack) < AHEAD_BYTES, "the file to be sent")
         stack.worker.kill()
     assert task.get().phase in LIVE
     stack.worker.start()
     sent = task.succeeds()
-    assert [(file["id"], file["bytes"]) for file in emulator.uploads(org)] == [(sent, len(content))]
+    files = emulator.uploads(start.org)
+    assert [(file["id"], file["bytes"]) for file in files] == [(sent, len(content))]
 
 
-def read_position(worker: Process, path: str) -> int:
-    """A worker's position in a file, in bytes; 0 if the file is not open."""
-    positions = [0]
-    for process in pool_children(worker):
-        positions += [file.position for file in process.open_files() if file.path == path]
-    return max(positions)
+def read_position(stack: Stack) -> int:
+    """The worker's position in a file of the blob storage, in bytes; 0 if none is open."""
+    files = [file for child in pool_children(stack.worker) for file in child.open_files()]
+    return max([0, *(file.position for file in files if file.path.startswith(f"{stack.blobs}/"))])
 
 
 def test_a_worker_with_threads_can_be_stopped_during_a_transfer(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+    stack: Stack, emulator: Emulator, start: TaskStarter
 ) -> None:
     stack.worker.stop()
     threads = stack.make_worker("threads", "--pool", "threads", env=stack.worker_env())
     stack.extra(threads)
     emulator.outage(answer="normal", delay_s=15, operations=["files.create"], count=1)
-    upload = start_upload(flyte, org, node)
-    until(lambda: emulator.uploads(org), "the file to be at OpenAI")
+    upload = start.upload()
+    until(start.upload_ids, "the file to be at OpenAI")
     # The first signal lets steps finish, the second one does not.
     threads.signal(signal.SIGQUIT)
     until(lambda: "Soft Shutdown" in threads.log(), "the soft shutdown")
     threads.signal(signal.SIGQUIT)
     assert threads.wait(timeout_s=10) == 0
     stack.worker.start()
-    assert [file["id"] for file in emulator.uploads(org)] == [upload.succeeds()]
+    assert [upload.succeeds()] == start.upload_ids()
 
 
 def test_two_workers_and_two_beats_do_not_duplicate_work(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+    stack: Stack, emulator: Emulator, start: TaskStarter
 ) -> None:
+    def polls() -> int:
+        return emulator.calls("batches.retrieve") + emulator.calls("batches.list")
+
+    def checked_at() -> float:
+        return float(stack.record(task.get().custom_info["job_id"])["checked_at"])
+
     stack.extra(stack.make_worker("second", env=stack.worker_env()), stack.make_beat("beat-2"))
-    emulator.configure(in_progress_s=3)
-    task = start_batch(flyte, org, node, emulator.upload(org, requests()))
-    task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
-    before = emulator.calls("batches.retrieve") + emulator.calls("batches.list")
-    checked = stack.record(task.get().custom_info["job_id"])["checked_at"]
+    task = running_batch(start, in_progress_s=3)
+    before, checked_s = polls(), checked_at()
     made = task.succeeds()
-    after = emulator.calls("batches.retrieve") + emulator.calls("batches.list")
-    final = stack.record(task.get().custom_info["job_id"])["checked_at"]
     # One poll per interval of 0.3 s, by either worker, and a margin for the sweep's clock.
-    assert after - before <= (float(final) - float(checked)) / 0.3 + 1.5
-    assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
+    assert polls() - before <= (checked_at() - checked_s) / 0.3 + 1.5
+    assert [made["id"]] == start.batch_ids()
 
 
-def test_beat_stops_for_a_while(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
+def test_beat_stops_for_a_while(stack: Stack, start: TaskStarter) -> None:
     stack.beat.stop()
-    task = start_batch(flyte, org, node, emulator.upload(org, requests()))
+    task = start.batch()
     until(
-        lambda: [b["status"] for b in emulator.batches(org)] == ["completed"],
+        lambda: [batch["status"] for batch in start.batches()] == ["completed"],
         "the batch to complete at OpenAI",
     )
     assert task.get().phase in LIVE
     stack.beat.start()
-    assert task.succeeds()["id"] == emulator.batches(org)[0]["id"]
-
-
-# -- the connector --------------------------------------------------------------------------------
-
-
-def test_the_connector_restarts(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
-    emulator.configure(in_progress_s=2)
-    task = start_batch(flyte, org, node, emulator.upload(org, requests()))
-    task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
-    stack.connector.kill()
-    stack.connector.start()
-    stack.connector.await_ready()
-    answer = flyte.get(task.meta, task.task_type, wait=True)
-    assert answer.phase in ("RUNNING", "SUCCEEDED")
-    assert task.succeeds()["id"] == emulator.batches(org)[0]["id"]
+    assert_has_one_batch(start, task)
 
 
 # -- OpenAI ---------------------------------------------------------------------------------------
 
 
-def test_openai_is_down_for_seconds(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
-    emulator.configure(in_progress_s=1)
-    running = start_batch(flyte, org, node, emulator.upload(org, requests()))
-    running.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
+def test_openai_is_down_for_seconds(emulator: Emulator, start: TaskStarter) -> None:
+    running = running_batch(start, in_progress_s=1)
     emulator.outage(answer="status", status=503)
-    upload = start_upload(flyte, org, replace(node, node="n1"))
+    upload = start.at("n1").upload()
     waiting = upload.until(
         lambda answer: (
             "Waiting to call OpenAI again" in answer.message
@@ -222,8 +188,8 @@ def test_openai_is_down_for_seconds(
         assert upload.get(timeout_s=2).phase in LIVE
     emulator.end_outages()
     sent = upload.succeeds()
-    assert running.succeeds()["id"] == emulator.batches(org)[0]["id"]
-    assert [file["id"] for file in emulator.uploads(org)][1:] == [sent]
+    assert_has_one_batch(start, running)
+    assert start.upload_ids()[1:] == [sent]
 
 
 @pytest.mark.parametrize(
@@ -237,40 +203,31 @@ def test_openai_is_down_for_seconds(
     ids=lambda outage: str(outage["answer"]),
 )
 def test_the_response_to_a_create_is_lost(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node, outage: dict[str, Any]
+    emulator: Emulator, start: TaskStarter, outage: dict[str, Any]
 ) -> None:
-    file_id = emulator.upload(org, requests())
+    file_id = emulator.upload(start.org, requests())
     for operation in ("batches.create", "files.create"):
         emulator.outage(**outage, after_acting=True, operations=[operation], count=1)
-    upload = start_upload(flyte, org, node)
-    batch = start_batch(flyte, org, replace(node, node="n1"), file_id)
-    made = batch.succeeds()
-    assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
-    sent = upload.succeeds()
-    assert [file["id"] for file in emulator.uploads(org)] == [file_id, sent]
+    upload, batch = start.upload(), start.at("n1").batch(file_id)
+    assert_has_one_batch(start, batch)
+    assert [file_id, upload.succeeds()] == start.upload_ids()
 
 
-@pytest.mark.parametrize("answer", ["cut", "garbage", "drop"])
-def test_a_download_is_malformed(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node, answer: str
-) -> None:
-    result = start_batch(flyte, org, node, emulator.upload(org, requests(50))).succeeds()
-    emulator.outage(answer=answer, operations=["files.content"], count=1)
-    inputs = inputs_of(batch_endpoint_result=result)
-    files = flyte.create(template(download_task(org)), inputs, replace(node, node="n1")).succeeds()
+def test_a_download_is_malformed(emulator: Emulator, start: TaskStarter) -> None:
+    result = start.batch(emulator.upload(start.org, requests(50))).succeeds()
+    emulator.outage(answer="garbage", operations=["files.content"], count=1)
+    files = start.at("n1").download(result).succeeds()
     assert len(custom_ids(files["output_file"]["path"])) == 50
 
 
 # -- Redis ----------------------------------------------------------------------------------------
 
 
-def test_redis_is_emptied(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
+def test_redis_is_emptied(stack: Stack, emulator: Emulator, start: TaskStarter) -> None:
     emulator.configure(in_progress_s=3)
-    sent = start_upload(flyte, org, node)
+    sent = start.upload()
     file_id = sent.succeeds()
-    task = start_batch(flyte, org, replace(node, node="n1"), file_id)
+    task = start.at("n1").batch(file_id)
     task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
     stack.redis.flushdb()
     answer = task.get()
@@ -278,63 +235,47 @@ def test_redis_is_emptied(
     assert "Redis lost this job's record" in answer.message
     # The result of the upload is recovered, too.
     assert sent.succeeds() == file_id
-    made = task.succeeds()
-    assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
-    assert [file["id"] for file in emulator.uploads(org)] == [file_id]
+    assert_has_one_batch(start, task)
+    assert start.upload_ids() == [file_id]
 
 
-def test_delete_after_redis_was_emptied_cancels_the_batch(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
-    emulator.configure(in_progress_s=60)
-    task = start_batch(flyte, org, node, emulator.upload(org, requests()))
-    task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
+def test_delete_after_redis_was_emptied_cancels_the_batch(stack: Stack, start: TaskStarter) -> None:
+    task = running_batch(start, in_progress_s=60)
     stack.redis.flushdb()
     task.delete()
     assert "Cancelled by Flyte" in task.fails()
-    assert [entry["status"] for entry in emulator.batches(org)] == ["cancelled"]
+    assert [batch["status"] for batch in start.batches()] == ["cancelled"]
 
 
-def test_redis_restarts_empty(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
-    emulator.configure(in_progress_s=2)
-    task = start_batch(flyte, org, node, emulator.upload(org, requests()))
-    task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
+def test_redis_restarts_empty(stack: Stack, emulator: Emulator, start: TaskStarter) -> None:
+    task = running_batch(start, in_progress_s=2)
     # A step runs meanwhile, so that its message is not acknowledged.
     emulator.outage(answer="normal", delay_s=3, operations=["files.create"], count=1)
-    upload = start_upload(flyte, org, replace(node, node="n1"))
-    until(lambda: len(emulator.uploads(org)) == 2, "the file to be at OpenAI")
+    upload = start.at("n1").upload()
+    until(lambda: len(start.upload_ids()) == 2, "the file to be at OpenAI")
     stack.redis_server.stop()
-    assert_degraded(flyte, task, org, node)
+    assert_degraded(task, start)
     stack.redis_server.start()
     stack.redis_server.await_ready()
-    made = task.succeeds()
-    assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
-    assert upload.succeeds() == emulator.uploads(org)[1]["id"]
-    assert len(emulator.uploads(org)) == 2
+    assert_has_one_batch(start, task)
+    assert [upload.succeeds()] == start.upload_ids()[1:]
     ended = [process.name for process in stack.processes if not process.running]
     assert not ended, f"exited instead of waiting for Redis: {ended}"
 
 
-def test_redis_hangs(
-    stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
-    emulator.configure(in_progress_s=1)
-    task = start_batch(flyte, org, node, emulator.upload(org, requests()))
-    task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
+def test_redis_hangs(stack: Stack, start: TaskStarter) -> None:
+    task = running_batch(start, in_progress_s=1)
     with stopped(stack.redis_server):
-        assert_degraded(flyte, task, org, node)
-    made = task.succeeds()
-    assert [entry["id"] for entry in emulator.batches(org)] == [made["id"]]
+        assert_degraded(task, start)
+    assert_has_one_batch(start, task)
 
 
-def assert_degraded(flyte: FlyteClient, task: Task, org: str, node: Node) -> None:
+def assert_degraded(task: Task, start: TaskStarter) -> None:
     """Check what Flyte receives while Redis is unavailable, within its deadline for a call."""
     answer = task.get(timeout_s=PATIENCE_S)
     assert answer.phase == "RUNNING"
     assert "status store unreachable" in answer.message
     with pytest.raises(grpc.RpcError) as refused:
-        start_batch(flyte, org, replace(node, node="other"), "file-1")
+        start.at("other").batch("file-1")
     assert refused.value.code() is grpc.StatusCode.INTERNAL
     assert "Redis can't be reached" in str(refused.value.details())

@@ -12,8 +12,9 @@ import pytest
 
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_backend import FlyteBackend, History
-from tests.kit.flyte_client import FlyteClient, Node, file_inputs, inputs_of, template_of
+from tests.kit.flyte_client import file_inputs, inputs_of, template_of
 from tests.kit.flyte_tasks import (
+    TaskStarter,
     batch_task,
     custom_ids,
     download_task,
@@ -28,8 +29,10 @@ pytestmark = pytest.mark.timeout(240)
 
 CHAINS = 4
 REQUESTS = 4
-#: A tenth of Flyte's default; the outages are as much shorter than real ones.
-RESYNC_S = 3.0
+#: A thirtieth of Flyte's default; the outages are as much shorter than real ones.
+RESYNC_S = 1.0
+#: The starts of two chains are this far apart, so that a fault meets them at different steps.
+STAGGER_S = 0.75
 #: The limit on a test, in seconds.
 _MAX_S = 120.0
 
@@ -37,55 +40,47 @@ _MAX_S = 120.0
 class Chains:
     """Concurrent chains of an upload, a batch and a download, and the check of their results."""
 
-    def __init__(self, emulator: Emulator, flyte: FlyteClient, org: str, node: Node) -> None:
-        self._emulator = emulator
-        self._org = org
-        self._node = node
-        self.backend = FlyteBackend(flyte, resync_s=RESYNC_S)
-        self.backend.gives_up_at = time.monotonic() + _MAX_S
+    def __init__(self, start: TaskStarter) -> None:
+        self._start = start
 
-    def run(self, fault: Callable[[], None], after_s: float) -> list[History]:
+    def run(
+        self, fault: Callable[[], None], after_s: float, resync_s: float = RESYNC_S
+    ) -> list[History]:
         """Run all chains, and cause a fault ``after_s`` seconds after their start."""
+        backend = FlyteBackend(self._start.flyte, resync_s=resync_s)
+        backend.gives_up_at = time.monotonic() + _MAX_S
         timer = threading.Timer(after_s, fault)
         with ThreadPoolExecutor(CHAINS) as pool:
-            futures = [pool.submit(self._run_one, number) for number in range(CHAINS)]
+            futures = [pool.submit(self._run_one, backend, number) for number in range(CHAINS)]
             timer.start()
             histories = [history for future in futures for history in future.result()]
         timer.join()
         return histories
 
-    def _run_one(self, number: int) -> list[History]:
-        node = replace(self._node, execution=f"{self._node.execution}-{number}")
+    def _run_one(self, backend: FlyteBackend, number: int) -> list[History]:
+        org, node = self._start.org, self._start.node
+        node = replace(node, execution=f"{node.execution}-{number}")
         uri = put(node.folder, requests(REQUESTS), f"{number}.jsonl")
-        # Staggered, so that the fault meets the chains at different steps.
-        time.sleep(number * RESYNC_S / CHAINS)
-        run = self.backend.run
-        upload = run("upload", template_of(upload_task(self._org)), file_inputs(uri), node)
+        time.sleep(number * STAGGER_S)
+        run = backend.run
+        upload = run("upload", template_of(upload_task(org)), file_inputs(uri), node)
         if not upload.succeeded:
             return [upload]
-        batch = run(
-            "batch",
-            template_of(batch_task(self._org)),
-            inputs_of(input_file_id=upload.result),
-            replace(node, node="n1"),
-        )
+        file_id = inputs_of(input_file_id=upload.result)
+        batch = run("batch", template_of(batch_task(org)), file_id, replace(node, node="n1"))
         if not batch.succeeded:
             return [upload, batch]
-        download = run(
-            "download",
-            template_of(download_task(self._org)),
-            inputs_of(batch_endpoint_result=batch.result),
-            replace(node, node="n2"),
-        )
-        return [upload, batch, download]
+        result = inputs_of(batch_endpoint_result=batch.result)
+        node = replace(node, node="n2")
+        return [upload, batch, run("download", template_of(download_task(org)), result, node)]
 
     def check(self, histories: list[History]) -> None:
         """Check that all tasks succeeded, without duplicates at OpenAI and without lost lines."""
         assert [h for h in histories if not h.succeeded] == []
         assert len(histories) == 3 * CHAINS
         assert [h.retryable_failures for h in histories if h.retryable_failures] == []
-        assert len(self._emulator.uploads(self._org)) == CHAINS
-        assert [b["status"] for b in self._emulator.batches(self._org)] == ["completed"] * CHAINS
+        assert len(self._start.upload_ids()) == CHAINS
+        assert [batch["status"] for batch in self._start.batches()] == ["completed"] * CHAINS
         for download in [h for h in histories if h.name == "download"]:
             found = custom_ids(download.result["output_file"]["path"])
             assert found == [f"r-{n}" for n in range(REQUESTS)]
@@ -93,15 +88,15 @@ class Chains:
 
 
 @pytest.fixture
-def chains(emulator: Emulator, flyte: FlyteClient, org: str, node: Node) -> Chains:
+def chains(start: TaskStarter) -> Chains:
     """Chains in an organization of their own."""
-    emulator.configure(in_progress_s=1.5)
-    return Chains(emulator, flyte, org, node)
+    start.emulator.configure(in_progress_s=1.5)
+    return Chains(start)
 
 
 @pytest.mark.parametrize("answer", [{"status": 503}, {"status": 429}, {"answer": "drop"}])
 def test_openai_is_down(chains: Chains, emulator: Emulator, answer: dict[str, object]) -> None:
-    histories = chains.run(lambda: emulator.outage(**answer, duration_s=8), after_s=2)
+    histories = chains.run(lambda: emulator.outage(**answer, duration_s=5), after_s=2)
     chains.check(histories)
     assert [h.failed_gets + h.failed_creates for h in histories] == [[]] * len(histories)
 
@@ -109,7 +104,7 @@ def test_openai_is_down(chains: Chains, emulator: Emulator, answer: dict[str, ob
 def test_openai_hangs(chains: Chains, stack: Stack) -> None:
     def hang() -> None:
         stack.emulator_process.signal(signal.SIGSTOP)
-        time.sleep(6)
+        time.sleep(5)
         stack.emulator_process.signal(signal.SIGCONT)
 
     histories = chains.run(hang, after_s=2)
@@ -141,49 +136,34 @@ def test_the_connector_restarts(chains: Chains, stack: Stack) -> None:
         time.sleep(0.5)
         stack.connector.start()
 
-    histories = chains.run(restart, after_s=3)
-    chains.check(histories)
+    # Gets fail until the connector listens, and six of them would lose the task.
+    chains.check(chains.run(restart, after_s=3, resync_s=3 * RESYNC_S))
 
 
-def test_a_create_that_exceeds_its_deadline_is_adopted(
-    stack: Stack, emulator: Emulator, flyte: FlyteClient, org: str, node: Node
-) -> None:
+def test_a_create_that_exceeds_its_deadline_is_adopted(stack: Stack, start: TaskStarter) -> None:
     # A tenth of Flyte's deadline, which Redis, suspended for two seconds, exceeds.
-    backend = FlyteBackend(flyte, resync_s=1, timeout_s=1)
+    backend = FlyteBackend(start.flyte, resync_s=1, timeout_s=1)
     backend.gives_up_at = time.monotonic() + _MAX_S
-    template = template_of(batch_task(org))
-    inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
+    inputs = inputs_of(input_file_id=start.emulator.upload(start.org, requests()))
     stack.redis_server.signal(signal.SIGSTOP)
     threading.Timer(2, lambda: stack.redis_server.signal(signal.SIGCONT)).start()
-    history = backend.run("batch", template, inputs, node)
+    history = backend.run("batch", template_of(batch_task(start.org)), inputs, start.node)
     assert history.succeeded, history
     assert history.attempts > 1
-    assert [batch["id"] for batch in emulator.batches(org)] == [history.result["id"]]
+    assert start.batch_ids() == [history.result["id"]]
 
 
-def test_redis_is_emptied_between_two_attempts(
-    stack: Stack, emulator: Emulator, flyte: FlyteClient, org: str, node: Node
+@pytest.mark.parametrize("attempt", ["the same", "the next"])
+def test_redis_is_emptied_before_a_create_is_repeated(
+    stack: Stack, start: TaskStarter, attempt: str
 ) -> None:
-    # The first create succeeded, but Flyte did not receive the response.
-    template = template_of(batch_task(org))
-    inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
-    flyte.create(template, inputs, node)
-    until(lambda: emulator.batches(org), "the first attempt's batch")
+    # The first create succeeded, but Flyte did not receive or store the response.
+    template = template_of(batch_task(start.org))
+    inputs = inputs_of(input_file_id=start.emulator.upload(start.org, requests()))
+    start.flyte.create(template, inputs, start.node)
+    until(start.batches, "the first batch")
     stack.redis.flushall()
-    history = FlyteBackend(flyte, resync_s=0.5).run("batch", template, inputs, node.again())
+    node = start.node if attempt == "the same" else start.node.again()
+    history = FlyteBackend(start.flyte, resync_s=0.5).run("batch", template, inputs, node)
     assert history.succeeded, history
-    assert [batch["id"] for batch in emulator.batches(org)] == [history.result["id"]]
-
-
-def test_redis_is_emptied_before_the_same_attempt_is_repeated(
-    stack: Stack, emulator: Emulator, flyte: FlyteClient, org: str, node: Node
-) -> None:
-    # Flyte was restarted before it stored the response.
-    template = template_of(batch_task(org))
-    inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
-    flyte.create(template, inputs, node)
-    until(lambda: emulator.batches(org), "the first attempt's batch")
-    stack.redis.flushall()
-    history = FlyteBackend(flyte, resync_s=0.5).run("batch", template, inputs, node)
-    assert history.succeeded, history
-    assert [batch["id"] for batch in emulator.batches(org)] == [history.result["id"]]
+    assert start.batch_ids() == [history.result["id"]]

@@ -1,8 +1,6 @@
 """The connector over gRPC, as Flyte's backend calls it, with real workers and an emulator."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import grpc
 import msgpack
@@ -12,13 +10,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
 from tests.kit.emulator import Emulator
-from tests.kit.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
+from tests.kit.flyte_client import FlyteClient, Node, file_inputs, inputs_of, template_of
 from tests.kit.flyte_tasks import (
+    TaskStarter,
     batch_task,
     custom_ids,
     download_task,
     jsonl,
-    put,
     request_line,
     requests,
     upload_task,
@@ -26,20 +24,6 @@ from tests.kit.flyte_tasks import (
 from tests.kit.stack import Stack
 
 MAX_MESSAGE_CHARS = 20_000
-
-
-@pytest.fixture
-def start_batch(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> Callable[..., Task]:
-    """Starts a batch of an uploaded file, by default one with three requests."""
-
-    def start(file_id: str | None = None, *, at: Node = node, **config: Any) -> Task:
-        file_id = file_id or emulator.upload(org, requests())
-        template = template_of(batch_task(org, **config))
-        return flyte.create(template, inputs_of(input_file_id=file_id), at)
-
-    return start
 
 
 def is_sentence(message: str) -> bool:
@@ -55,19 +39,16 @@ def is_sentence(message: str) -> bool:
 # -- from end to end ------------------------------------------------------------------------------
 
 
-def test_upload_batch_download(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
+def test_upload_batch_download(emulator: Emulator, start: TaskStarter) -> None:
     # Long enough that a get falls into each phase.
     emulator.configure(validating_s=1.0, in_progress_s=1.0, finalizing_s=0.6)
     wrong = request_line("wrong", temperature=9)
     content = jsonl([*(request_line(f"r-{n}") for n in range(5)), wrong])
-    source = file_inputs(put(node.folder, content))
 
-    upload = flyte.create(template_of(upload_task(org)), source, node).follow()
+    upload = start.upload(content).follow()
     assert upload.answer.phase == "SUCCEEDED"
     file_id = upload.answer.result
-    [file] = emulator.files(org)
+    [file] = emulator.files(start.org)
     assert file_id == file["id"]
     assert file["filename"] == f"{upload.answer.custom_info['job_id']}.jsonl"
     assert file["bytes"] == len(content)
@@ -75,20 +56,17 @@ def test_upload_batch_download(
         "OpenAI file": f"https://platform.openai.com/storage/files/{file_id}"
     }
 
-    task = batch_task(org, model="gpt-4o-mini", metadata={"team": "support"})
-    running = flyte.create(
-        template_of(task), inputs_of(input_file_id=file_id), replace(node, node="n1")
-    )
+    running = start.at("n1").batch(file_id, model="gpt-4o-mini", metadata={"team": "support"})
     during = running.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
-    [batch] = emulator.batches(org)
+    [batch] = start.batches()
     assert during.custom_info["openai_status"] == "in_progress"
     assert during.custom_info["batch_id"] == batch["id"]
     assert during.custom_info["input_file_id"] == file_id
-    assert during.custom_info["organization"] == org
+    assert during.custom_info["organization"] == start.org
     assert during.custom_info["request_counts"]["total"] == 6
     assert during.links == {"OpenAI batch": f"https://platform.openai.com/batches/{batch['id']}"}
     result = running.succeeds()
-    with emulator.sdk(org) as client:
+    with emulator.sdk(start.org) as client:
         assert result == client.batches.retrieve(batch["id"]).to_dict()
     assert result["metadata"] == {
         "team": "support",
@@ -102,50 +80,36 @@ def test_upload_batch_download(
     assert after.custom_info["error_file_id"] == result["error_file_id"]
     assert after.custom_info["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
 
-    place = replace(node, node="n2")
-    files = flyte.create(
-        template_of(download_task(org)), inputs_of(batch_endpoint_result=result), place
-    ).succeeds()
+    last = start.at("n2")
+    files = last.download(result).succeeds()
     assert set(files) == {"output_file", "error_file"}
     assert custom_ids(files["output_file"]["path"]) == [f"r-{n}" for n in range(5)]
     assert custom_ids(files["error_file"]["path"]) == ["wrong"]
-    assert all(file["path"].startswith(place.output_prefix) for file in files.values())
+    assert all(file["path"].startswith(last.node.output_prefix) for file in files.values())
 
 
-def test_phases_come_in_order_and_say_what_happens(
-    emulator: Emulator, start_batch: Callable[..., Task]
-) -> None:
+def test_phases_come_in_order_and_say_what_happens(emulator: Emulator, start: TaskStarter) -> None:
     emulator.configure(validating_s=1.0, in_progress_s=1.0)
-    run = start_batch().follow()
+    run = start.batch().follow()
     assert run.phases[-3:] == ["INITIALIZING", "RUNNING", "SUCCEEDED"]
     assert set(run.phases) <= {"QUEUED", "INITIALIZING", "RUNNING", "SUCCEEDED"}
     assert any("validating" in message for message in run.messages)
 
 
-def test_a_batch_without_failures_has_no_error_file(
-    flyte: FlyteClient, org: str, node: Node, start_batch: Callable[..., Task]
-) -> None:
-    result = start_batch().succeeds()
+def test_a_batch_without_failures_has_no_error_file(start: TaskStarter) -> None:
+    result = start.batch().succeeds()
     assert "error_file_id" not in result or result["error_file_id"] is None
-    files = flyte.create(
-        template_of(download_task(org)), inputs_of(batch_endpoint_result=result), node
-    ).succeeds()
+    files = start.download(result).succeeds()
     assert custom_ids(files["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
     assert files["error_file"] is None
 
 
-def test_twenty_batches_at_once(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
-    file_id = emulator.upload(org, requests(2))
-    template = template_of(batch_task(org))
-    tasks = [
-        flyte.create(template, inputs_of(input_file_id=file_id), replace(node, node=f"n{n}"))
-        for n in range(20)
-    ]
+def test_twenty_batches_at_once(emulator: Emulator, start: TaskStarter) -> None:
+    file_id = emulator.upload(start.org, requests(2))
+    tasks = [start.at(f"n{n}").batch(file_id) for n in range(20)]
     results = [task.succeeds() for task in tasks]
     assert len({result["id"] for result in results}) == 20
-    assert len(emulator.batches(org)) == 20
+    assert len(start.batches()) == 20
 
 
 def test_the_connectors_name_their_task_types(flyte: FlyteClient) -> None:
@@ -160,104 +124,43 @@ def test_the_connectors_name_their_task_types(flyte: FlyteClient) -> None:
 
 
 def test_a_bad_file_is_refused_before_anything_is_uploaded(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+    emulator: Emulator, start: TaskStarter
 ) -> None:
     good = requests(1)
-    content = good + b'{"custom_id": "x"\n' + good + b"[1, 2]\n"
-    task = flyte.create(template_of(upload_task(org)), file_inputs(put(node.folder, content)), node)
-    message = task.fails()
+    message = start.upload(good + b'{"custom_id": "x"\n' + good + b"[1, 2]\n").fails()
     for line in ("line 2: not valid JSON", "line 3: custom_id 'r-0' was already used on line 1"):
         assert line in message
     assert "line 4: it is an array, not an object" in message
-    assert emulator.files(org) == []
+    assert emulator.files(start.org) == []
 
 
-def test_a_missing_file_is_named(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
-) -> None:
-    uri = str(node.folder / "nowhere.jsonl")
-    message = flyte.create(template_of(upload_task(org)), file_inputs(uri), node).fails()
-    assert uri in message
-    assert is_sentence(message)
-    assert emulator.files(org) == []
-
-
-def test_openai_rejects_a_batch(emulator: Emulator, org: str, start_batch: Any) -> None:
-    message = start_batch("file-unknown").fails()
-    assert "No such File object: file-unknown" in message
-    assert emulator.batches(org) == []
-
-
-def test_a_batch_fails_validation_at_openai(
-    emulator: Emulator, org: str, start_batch: Callable[..., Task]
-) -> None:
+def test_a_batch_fails_validation_at_openai(emulator: Emulator, start: TaskStarter) -> None:
     # The file is for another endpoint, which only OpenAI checks.
-    file_id = emulator.upload(org, jsonl([request_line("a", url="/v1/embeddings")]))
-    run = start_batch(file_id).follow()
+    file_id = emulator.upload(start.org, jsonl([request_line("a", url="/v1/embeddings")]))
+    run = start.batch(file_id).follow()
     assert run.answer.phase == "FAILED"
     assert "line 1" in run.answer.message
     assert "does not match the batch endpoint" in run.answer.message
-    [batch] = emulator.batches(org)
+    [batch] = start.batches()
     assert run.answer.custom_info["openai_status"] == "failed"
     assert run.answer.custom_info["batch_id"] == batch["id"]
 
 
-def test_an_expired_batch_keeps_what_was_completed(
-    emulator: Emulator, org: str, start_batch: Callable[..., Task]
-) -> None:
-    emulator.next("expired", done_share=0.5)
-    run = start_batch(emulator.upload(org, requests(4))).follow()
-    assert run.answer.phase == "FAILED"
-    assert "expired" in run.answer.message
-    assert "2 of 4" in run.answer.message
-    [batch] = emulator.batches(org)
-    info = run.answer.custom_info
-    assert info["output_file_id"] == batch["output_file_id"]
-    assert info["error_file_id"] == batch["error_file_id"]
-    assert batch["output_file_id"] in run.answer.message
-    assert batch["error_file_id"] in run.answer.message
-
-
-def test_a_batch_that_was_cancelled_elsewhere_fails(
-    emulator: Emulator, org: str, start_batch: Callable[..., Task]
-) -> None:
-    emulator.next("cancelled", done_share=0.5)
-    message = start_batch(emulator.upload(org, requests(2))).fails()
-    assert "cancelled at OpenAI" in message
-    assert "1 of 2" in message
-
-
-def test_a_batch_waits_for_quota(
-    emulator: Emulator, org: str, start_batch: Callable[..., Task]
-) -> None:
+def test_a_batch_waits_for_quota(emulator: Emulator, start: TaskStarter) -> None:
     emulator.next("failed", code="token_limit_exceeded")
-    run = start_batch().follow()
+    run = start.batch().follow()
     assert run.answer.phase == "SUCCEEDED"
     assert any("Waiting for quota" in message for message in run.messages)
-    assert [batch["status"] for batch in emulator.batches(org)] == ["failed", "completed"]
-    assert run.answer.result["id"] == emulator.batches(org)[1]["id"]
-
-
-def test_an_unknown_status_changes_nothing(
-    emulator: Emulator, start_batch: Callable[..., Task]
-) -> None:
-    emulator.next("deliberating", shown_s=1.0)
-    task = start_batch()
-    during = task.until(
-        lambda answer: answer.custom_info.get("openai_status") == "deliberating", "that status"
-    )
-    assert during.phase in ("INITIALIZING", "RUNNING")
-    assert task.follow().answer.phase == "SUCCEEDED"
+    assert [batch["status"] for batch in start.batches()] == ["failed", "completed"]
+    assert run.answer.result["id"] == start.batches()[1]["id"]
 
 
 # -- delete ---------------------------------------------------------------------------------------
 
 
-def test_delete_cancels_the_batch_at_openai(
-    emulator: Emulator, org: str, start_batch: Callable[..., Task]
-) -> None:
+def test_delete_cancels_the_batch_at_openai(emulator: Emulator, start: TaskStarter) -> None:
     emulator.configure(in_progress_s=60)
-    task = start_batch(emulator.upload(org, requests(4)))
+    task = start.batch(emulator.upload(start.org, requests(4)))
     task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
     task.delete()
     task.delete()
@@ -265,13 +168,13 @@ def test_delete_cancels_the_batch_at_openai(
     assert run.answer.phase == "FAILED"
     assert "Cancelled by Flyte" in run.answer.message
     assert "of 4 requests were completed" in run.answer.message
-    assert [batch["status"] for batch in emulator.batches(org)] == ["cancelled"]
+    assert [batch["status"] for batch in start.batches()] == ["cancelled"]
     task.delete()
     assert task.get().message == run.answer.message
 
 
-def test_delete_of_an_ended_job_changes_nothing(start_batch: Callable[..., Task]) -> None:
-    task = start_batch()
+def test_delete_of_an_ended_job_changes_nothing(start: TaskStarter) -> None:
+    task = start.batch()
     result = task.succeeds()
     task.delete()
     answer = task.get()
@@ -279,106 +182,100 @@ def test_delete_of_an_ended_job_changes_nothing(start_batch: Callable[..., Task]
 
 
 def test_delete_before_the_batch_is_created_prevents_it(
-    stack: Stack, emulator: Emulator, org: str, start_batch: Callable[..., Task]
+    stack: Stack, emulator: Emulator, start: TaskStarter
 ) -> None:
-    file_id = emulator.upload(org, requests())
+    file_id = emulator.upload(start.org, requests())
     stack.worker.stop()
-    task = start_batch(file_id)
+    task = start.batch(file_id)
     assert task.get().phase == "QUEUED"
     task.delete()
     assert "Cancelled by Flyte" in task.fails()
-    other = start_batch(file_id, metadata={"after": "it"})
+    other = start.batch(file_id, metadata={"after": "it"})
     stack.worker.start()
     # The queue is in order: once this job has succeeded, the deleted one has been processed.
     result = other.succeeds()
-    assert [batch["id"] for batch in emulator.batches(org)] == [result["id"]]
+    assert [batch["id"] for batch in start.batches()] == [result["id"]]
 
 
 # -- identity of jobs -----------------------------------------------------------------------------
 
 
-def test_create_repeated_gives_the_same_job(
-    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
-) -> None:
-    file_id = emulator.upload(org, requests())
-    tasks = [start_batch(file_id, at=node) for _ in range(3)]
+def test_create_repeated_gives_the_same_job(emulator: Emulator, start: TaskStarter) -> None:
+    file_id = emulator.upload(start.org, requests())
+    tasks = [start.batch(file_id) for _ in range(3)]
     results = [task.succeeds() for task in tasks]
-    tasks.append(start_batch(file_id, at=node))
+    tasks.append(start.batch(file_id))
     results.append(tasks[-1].succeeds())
     assert len({task.meta for task in tasks}) == 1
-    [batch] = emulator.batches(org)
+    [batch] = start.batches()
     assert {result["id"] for result in results} == {batch["id"]}
 
 
 def test_a_later_attempt_adopts_a_live_and_a_succeeded_job(
-    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
+    emulator: Emulator, start: TaskStarter
 ) -> None:
-    file_id = emulator.upload(org, requests())
-    first = start_batch(file_id, at=node)
-    second = start_batch(file_id, at=node.again())
+    file_id = emulator.upload(start.org, requests())
+    first = start.batch(file_id)
+    second = start.again().batch(file_id)
     assert second.succeeds() == first.succeeds()
-    third = start_batch(file_id, at=node.again().again())
+    third = start.again().again().batch(file_id)
     assert third.succeeds() == first.get().result
-    assert len(emulator.batches(org)) == 1
+    assert len(start.batches()) == 1
 
 
-def test_a_later_attempt_replaces_a_failed_job(
-    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
-) -> None:
-    file_id = emulator.upload(org, requests())
+def test_a_later_attempt_replaces_a_failed_job(emulator: Emulator, start: TaskStarter) -> None:
+    file_id = emulator.upload(start.org, requests())
     emulator.next("expired", done_share=0.0)
-    first = start_batch(file_id, at=node)
+    first = start.batch(file_id)
     first.fails()
     # The same attempt, repeated, gets the failure again.
-    assert "expired" in start_batch(file_id, at=node).fails()
-    second = start_batch(file_id, at=node.again())
+    assert "expired" in start.batch(file_id).fails()
+    second = start.again().batch(file_id)
     result = second.succeeds()
     assert first.get().phase == "FAILED"
     assert second.get().custom_info["job_id"] == f"{first.get().custom_info['job_id']}-2"
-    assert [batch["status"] for batch in emulator.batches(org)] == ["expired", "completed"]
-    assert result["id"] == emulator.batches(org)[1]["id"]
+    assert [batch["status"] for batch in start.batches()] == ["expired", "completed"]
+    assert result["id"] == start.batches()[1]["id"]
 
 
 def test_other_executions_nodes_and_map_elements_have_their_own_batches(
-    emulator: Emulator, org: str, node: Node, start_batch: Callable[..., Task]
+    emulator: Emulator, start: TaskStarter
 ) -> None:
-    file_id = emulator.upload(org, requests())
+    file_id = emulator.upload(start.org, requests())
     places = [
-        node,
-        replace(node, node="n1"),
-        replace(node, execution="another"),
-        *(replace(node, node="map", index=index) for index in range(3)),
+        start.node,
+        replace(start.node, node="n1"),
+        replace(start.node, execution="another"),
+        *(replace(start.node, node="map", index=index) for index in range(3)),
     ]
-    tasks = [start_batch(file_id, at=place) for place in places]
+    tasks = [replace(start, node=place).batch(file_id) for place in places]
     ids = {task.succeeds()["id"] for task in tasks}
     assert len(ids) == len(places)
-    assert {batch["id"] for batch in emulator.batches(org)} == ids
+    assert {batch["id"] for batch in start.batches()} == ids
 
 
 def test_without_an_identity_each_create_makes_a_job(
-    flyte: FlyteClient, emulator: Emulator, org: str, node: Node
+    flyte: FlyteClient, emulator: Emulator, start: TaskStarter
 ) -> None:
-    inputs = inputs_of(input_file_id=emulator.upload(org, requests()))
-    template = template_of(batch_task(org))
-    tasks = [flyte.create(template, inputs, node, identified=False) for _ in range(2)]
+    inputs = inputs_of(input_file_id=emulator.upload(start.org, requests()))
+    template = template_of(batch_task(start.org))
+    tasks = [flyte.create(template, inputs, start.node, identified=False) for _ in range(2)]
     assert len({task.succeeds()["id"] for task in tasks}) == 2
 
 
 # -- literals -------------------------------------------------------------------------------------
 
 
-def test_a_dict_may_come_as_msgpack_or_as_a_struct(
-    flyte: FlyteClient, org: str, node: Node, start_batch: Callable[..., Task]
-) -> None:
-    result = start_batch().succeeds()
+def test_a_dict_may_come_as_msgpack_or_as_a_struct(flyte: FlyteClient, start: TaskStarter) -> None:
+    result = start.batch().succeeds()
     binary, struct = LiteralMap(), LiteralMap()
     scalar = binary.literals["batch_endpoint_result"].scalar
     scalar.binary.value, scalar.binary.tag = msgpack.packb(result), "msgpack"
     generic = struct.literals["batch_endpoint_result"].scalar.generic
     ParseDict(result, generic)
-    template = template_of(download_task(org))
-    for index, inputs in enumerate((binary, struct)):
-        files = flyte.create(template, inputs, replace(node, node=f"d{index}")).succeeds()
+    template = template_of(download_task(start.org))
+    for name, inputs in {"d0": binary, "d1": struct}.items():
+        files = flyte.create(template, inputs, start.at(name).node).succeeds()
         assert custom_ids(files["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
 
 
@@ -394,49 +291,17 @@ def test_a_resource_meta_that_is_not_valid(flyte: FlyteClient, meta: bytes) -> N
         flyte.delete(meta, task_type)
 
 
-@pytest.mark.parametrize(
-    ("custom", "name"),
-    [
-        ({"config": {"temperature": 1}}, "temperature"),
-        ({"openai_organization": "org\nx: y"}, "openai_organization"),
-        ({"secret_arg": {"group": "../../etc", "key": "passwd"}}, "secret_arg.group"),
-    ],
-)
-def test_custom_that_is_not_valid(
-    flyte: FlyteClient, node: Node, custom: dict[str, Any], name: str
-) -> None:
+def test_custom_and_inputs_that_are_not_valid(flyte: FlyteClient, node: Node) -> None:
     template = template_of(batch_task("org-x"))
-    template.custom.CopyFrom(ParseDict(custom, Struct()))
-    message = flyte.create(template, inputs_of(input_file_id="file-1"), node).fails(timeout_s=10)
-    assert is_sentence(message), message
-    assert name in message
-
-
-def malformed_msgpack(name: str) -> LiteralMap:
-    inputs = LiteralMap()
-    scalar = inputs.literals[name].scalar
-    scalar.binary.value, scalar.binary.tag = b"\xc1\xff\x00", "msgpack"
-    return inputs
-
-
-@pytest.mark.parametrize(
-    ("make_task", "inputs", "name"),
-    [
-        (batch_task, LiteralMap(), "input_file_id"),
-        (batch_task, inputs_of(input_file_id="../batches"), "input_file_id"),
-        (upload_task, LiteralMap(), "jsonl_in"),
-        (upload_task, file_inputs("x" * 5_000), "uri"),
-        (download_task, inputs_of(batch_endpoint_result="batch-1"), "batch_endpoint_result"),
-        (download_task, malformed_msgpack("batch_endpoint_result"), "batch_endpoint_result"),
-        (download_task, inputs_of(batch_endpoint_result={"output_file_id": 7}), "output_file_id"),
-    ],
-)
-def test_inputs_that_are_not_valid(
-    flyte: FlyteClient, node: Node, make_task: Callable[[str], Any], inputs: LiteralMap, name: str
-) -> None:
-    message = flyte.create(template_of(make_task("org-x")), inputs, node).fails(timeout_s=10)
-    assert is_sentence(message), message
-    assert name in message
+    template.custom.CopyFrom(ParseDict({"config": {"temperature": 1}}, Struct()))
+    wrong = {
+        "temperature": flyte.create(template, inputs_of(input_file_id="file-1"), node),
+        "uri": flyte.create(template_of(upload_task("org-x")), file_inputs("x" * 5_000), node),
+    }
+    for name, task in wrong.items():
+        message = task.fails(timeout_s=10)
+        assert is_sentence(message), message
+        assert name in message
 
 
 def test_a_task_type_of_another_connector_is_not_found(flyte: FlyteClient, node: Node) -> None:
@@ -447,9 +312,7 @@ def test_a_task_type_of_another_connector_is_not_found(flyte: FlyteClient, node:
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_resource_meta_holds_names_and_no_values(
-    stack: Stack, start_batch: Callable[..., Task]
-) -> None:
-    task = start_batch()
+def test_resource_meta_holds_names_and_no_values(stack: Stack, start: TaskStarter) -> None:
+    task = start.batch()
     assert b'"credential"' in task.meta
     assert stack.api_key.encode() not in task.meta

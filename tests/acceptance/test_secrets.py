@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,15 +16,8 @@ import pytest
 from redis import Redis
 
 from tests.kit.emulator import Emulator
-from tests.kit.flyte_client import FlyteClient, Node, Task, file_inputs, inputs_of, template_of
-from tests.kit.flyte_tasks import (
-    batch_task,
-    custom_ids,
-    download_task,
-    put,
-    requests,
-    upload_task,
-)
+from tests.kit.flyte_client import Task
+from tests.kit.flyte_tasks import TaskStarter, custom_ids
 from tests.kit.processes import until
 from tests.kit.stack import KEY_VARIABLES, Stack
 
@@ -79,51 +72,28 @@ def listening_to_redis(stack: Stack, seen: Seen) -> Iterator[None]:
     seen.commands = bytes(received)
 
 
-def start_all(
-    flyte: FlyteClient, org: str, node: Node, result: dict[str, Any], file_id: str
-) -> list[Task]:
+def start_all(start: TaskStarter, result: dict[str, Any], file_id: str) -> list[Task]:
     """One task of each kind."""
-    source = file_inputs(put(node.folder, requests(), f"{node.node}.jsonl"))
-    return [
-        flyte.create(template_of(upload_task(org)), source, node),
-        flyte.create(
-            template_of(batch_task(org, metadata={"at": node.node})),
-            inputs_of(input_file_id=file_id),
-            node,
-        ),
-        flyte.create(
-            template_of(download_task(org)), inputs_of(batch_endpoint_result=result), node
-        ),
-    ]
+    batch = start.batch(file_id, metadata={"at": start.node.node})
+    return [start.upload(), batch, start.download(result)]
 
 
 @pytest.fixture
-def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: Node) -> Seen:
+def seen(stack: Stack, start: TaskStarter, emulator: Emulator) -> Seen:
     """What leaves the workers in success, during outages, and with a rejected key."""
     seen = Seen()
     with listening_to_redis(stack, seen):
         # Success; the worker starts late, so that messages can be read from their queues.
         stack.worker.stop()
-        source = file_inputs(put(node.folder, requests()))
-        upload = seen.note(flyte.create(template_of(upload_task(org)), source, node))
-        early = seen.note(
-            flyte.create(template_of(batch_task(org)), inputs_of(input_file_id="file-none"), node)
-        )
+        upload = seen.note(start.upload())
+        early = seen.note(start.batch("file-none"))
         seen.published += queued(stack)
         assert len(seen.published) >= 2
         stack.worker.start()
         file_id = seen.end(upload)
         seen.answers.append(early.fails())
-        batch = seen.note(
-            flyte.create(template_of(batch_task(org)), inputs_of(input_file_id=file_id), node)
-        )
-        result = seen.end(batch)
-        place = replace(node, node="good")
-        download = seen.note(
-            flyte.create(
-                template_of(download_task(org)), inputs_of(batch_endpoint_result=result), place
-            )
-        )
+        result = seen.end(seen.note(start.batch(file_id)))
+        download = seen.note(start.at("good").download(result))
         assert custom_ids(seen.end(download)["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
 
         # Each kind of outage, then a rejected key.
@@ -135,17 +105,16 @@ def seen(stack: Stack, flyte: FlyteClient, emulator: Emulator, org: str, node: N
         }
         for name, outage in outages.items():
             emulator.outage(**outage)
-            place = replace(node, node=name)
-            tasks = [*map(seen.note, start_all(flyte, f"{org}-{name}", place, result, file_id))]
+            failing = start.at(name, org=f"{start.org}-{name}")
+            tasks = [*map(seen.note, start_all(failing, result, file_id))]
             for task in tasks[:2] if name == "garbage" else tasks:
                 await_answer(seen, task, "Waiting to call OpenAI again")
             emulator.end_outages()
             for task in tasks:
                 task.delete()
         emulator.configure(refused_keys=[stack.api_key])
-        refused_org = f"{org}-refused"
-        place = replace(node, node="refused")
-        tasks = [*map(seen.note, start_all(flyte, refused_org, place, result, file_id))]
+        refused = start.at("refused", org=f"{start.org}-refused")
+        tasks = [*map(seen.note, start_all(refused, result, file_id))]
         for task in tasks:
             await_answer(seen, task, "rejected the API key")
         emulator.configure(refused_keys=[])

@@ -10,7 +10,6 @@ import pytest
 
 from tests.kit.flyte_client import ORDER, Node, Task, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
-from tests.kit.processes import until
 from tests.kit.stack import Stack
 
 pytestmark = pytest.mark.timeout(180)
@@ -21,12 +20,8 @@ BATCHES = 25
 @pytest.fixture(scope="module")
 def pushed_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with webhooks, which polls batches only every ten minutes."""
-    stack = Stack(tmp_path_factory.mktemp("pushed"), webhooks=True)
-    try:
-        stack.start()
+    with Stack(tmp_path_factory.mktemp("pushed"), webhooks=True) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture
@@ -107,11 +102,3 @@ def test_forged_webhooks_change_nothing(pushed: Stack) -> None:
     assert task.get().phase in ORDER
     pushed.emulator.end(batch_id)
     task.succeeds()
-
-
-def test_without_webhooks_polling_ends_all_tasks(stack: Stack) -> None:
-    tasks = start_tasks(stack)
-    end_all(stack, tasks)
-    for task, _ in tasks:
-        task.succeeds()
-    until(lambda: not stack.redis.zcard(stack.key("due")), "no job to be due")

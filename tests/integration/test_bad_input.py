@@ -294,18 +294,9 @@ INPUTS: dict[str, tuple[Task, str]] = {
         Task(BATCH, {"file": text("file-1")}),
         "The task needs the input input_file_id.",
     ),
-    "a batch with a dict": (
-        batch(packed({"id": "file-1"})),
-        NOT_A_STR,
-    ),
-    "a batch with a Struct": (
-        batch(struct({"id": "file-1"})),
-        NOT_A_STR,
-    ),
-    "a batch with a file": (
-        batch(blob("s3://bucket/file-1")),
-        NOT_A_STR,
-    ),
+    "a batch with a dict": (batch(packed({"id": "file-1"})), NOT_A_STR),
+    "a batch with a Struct": (batch(struct({"id": "file-1"})), NOT_A_STR),
+    "a batch with a file": (batch(blob("s3://bucket/file-1")), NOT_A_STR),
     "a batch that accepts a part, perhaps": (
         batch(accept_partial="perhaps"),
         f"{NOT_VALID}accept_partial: must be true or false.",
@@ -318,10 +309,7 @@ INPUTS: dict[str, tuple[Task, str]] = {
         Task(DOWNLOAD, {}),
         "The task needs the input batch_endpoint_result.",
     ),
-    "a download with a text": (
-        download(text("batch_1")),
-        NOT_A_DICT,
-    ),
+    "a download with a text": (download(text("batch_1")), NOT_A_DICT),
     "a download with nothing in it": (
         download({}),
         "batch_endpoint_result must be the dict that the batch task returned; "
@@ -359,14 +347,8 @@ INPUTS: dict[str, tuple[Task, str]] = {
         download({"output_file_id": "f" * 1_000_000}),
         f"{NOT_VALID}output_file_id: {ID}",
     ),
-    "an upload without inputs": (
-        Task(UPLOAD, {}),
-        NOT_A_FILE,
-    ),
-    "an upload with a text": (
-        Task(UPLOAD, {"jsonl_in": text("/tmp/in.jsonl")}),
-        NOT_A_FILE,
-    ),
+    "an upload without inputs": (Task(UPLOAD, {}), NOT_A_FILE),
+    "an upload with a text": (Task(UPLOAD, {"jsonl_in": text("/tmp/in.jsonl")}), NOT_A_FILE),
     "an upload with a dict": (
         Task(UPLOAD, {"jsonl_in": packed({"path": "/tmp/in.jsonl"})}),
         NOT_A_FILE,

@@ -1,4 +1,4 @@
-"""How batches end: late file ids, only errors, a part of the work. What was done is delivered."""
+"""How batches end: with late file ids, with errors only, or with a part of the results."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ WAITING = "; waiting for OpenAI to show its files"
 
 
 def custom(**options: Any) -> dict[str, Any]:
-    """What Flyte hands on of a task."""
+    """What Flyte passes on of a task."""
     task = BatchEndpointTask(name="batch", config={}, **options)
     custom = task.get_custom(SerializationSettings(image_config=None))
     # It travels as a protobuf Struct.
@@ -38,8 +38,8 @@ def custom(**options: Any) -> dict[str, Any]:
 def in_progress(workers: Workers, **options: Any) -> str:
     """A job whose batch is in progress, of a task with these options."""
     file_id = workers.emulator.upload(workers.organization, lines(COUNT))
-    asked = custom(openai_organization=workers.organization, **options)
-    job_id = workers.created(a_job_request(spec=batch_spec(asked, file_id)))
+    given = custom(openai_organization=workers.organization, **options)
+    job_id = workers.created(a_job_request(spec=batch_spec(given, file_id)))
     workers.step(job_id)
 
     def seen() -> bool:
@@ -49,17 +49,17 @@ def in_progress(workers: Workers, **options: Any) -> str:
     return job_id
 
 
-def ended(workers: Workers, job_id: str, status: str, **job_request: Any) -> Job:
-    """The job, after its batch has come to this."""
-    workers.emulator.end(str(workers.job(job_id).batch_id), status, **job_request)
+def ended(workers: Workers, job_id: str, status: str, **options: Any) -> Job:
+    """The job after its batch has ended with a status."""
+    workers.emulator.end(str(workers.job(job_id).batch_id), status, **options)
     workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
     return workers.job(job_id)
 
 
 def downloaded(workers: Workers, result: Any, folder: Path) -> dict[str, list[str] | None]:
-    """What the download task fetches of a batch: the custom_ids in each file."""
-    asked = custom(openai_organization=workers.organization)
-    job_id = workers.created(a_job_request(spec=download_spec(asked, result, f"{folder}/out")))
+    """Download the results of a batch; returns the custom_ids in each file."""
+    given = custom(openai_organization=workers.organization)
+    job_id = workers.created(a_job_request(spec=download_spec(given, result, f"{folder}/out")))
     workers.step(job_id)
     job = workers.job(job_id)
     assert job.succeeded, job.message
@@ -87,7 +87,7 @@ def shown(workers: Workers, job: Job, **options: Any) -> Any:
 
 
 def details(workers: Workers, job: Job) -> dict[str, Any]:
-    """What the Flyte console shows."""
+    """What Flyte's console shows."""
     info: dict[str, Any] = shown(workers, job).custom_info
     return info
 
@@ -110,7 +110,7 @@ def test_completed_before_the_output_file_is_there(workers: Workers, tmp_path: P
     assert (job.state, job.openai_status) == (JobState.RUNNING, "completed")
     assert (job.message, job.output_file_id) == (f"The batch is completed{WAITING}", None)
     assert workers.phase(job_id) is Phase.RUNNING
-    # StreamRequest again soon, however old the batch is.
+    # It is polled again soon, however old it is.
     assert workers.due_in_s(job_id) <= workers.runtime.settings.poll_interval_s
     workers.work_until(lambda: workers.job(job_id).terminal, "the end of the job")
     job = workers.job(job_id)
@@ -155,15 +155,15 @@ def test_a_part_was_done(workers: Workers, tmp_path: Path, status: str, message:
     kept = f"output file {job.output_file_id}, error file {job.error_file_id}"
     done = f"2 of {COUNT} requests were completed. OpenAI keeps the results: {kept}."
     assert job.message == message + done
-    told = details(workers, job)
-    assert told["message"] == job.message
-    assert (told["output_file_id"], told["error_file_id"]) == (
+    info = details(workers, job)
+    assert info["message"] == job.message
+    assert (info["output_file_id"], info["error_file_id"]) == (
         job.output_file_id,
         job.error_file_id,
     )
-    assert told["request_counts"]["completed"] == 2
-    # What custom_info gives is enough to fetch it.
-    files = downloaded(workers, told, tmp_path)
+    assert info["request_counts"]["completed"] == 2
+    # The download task accepts custom_info as its input.
+    files = downloaded(workers, info, tmp_path)
     assert files["output_file"] is not None
     assert files["error_file"] is not None
     assert len(files["output_file"]) == 2
@@ -195,13 +195,13 @@ def test_nothing_was_done(workers: Workers) -> None:
     assert "output_file_id" not in details(workers, job)
 
 
-def test_accept_partial_is_off_unless_it_is_asked_for() -> None:
+def test_accept_partial_is_off_by_default() -> None:
     assert custom() == {"openai_organization": None, "config": {}}
     assert custom(accept_partial=False) == custom()
     assert custom(accept_partial=True) == custom() | {"accept_partial": True}
 
 
-def test_an_expired_batch_with_output_is_a_success_for_who_accepts_a_part(
+def test_an_expired_batch_with_output_succeeds_if_a_part_is_accepted(
     workers: Workers, tmp_path: Path
 ) -> None:
     job_id = in_progress(workers, accept_partial=True)
@@ -217,14 +217,14 @@ def test_an_expired_batch_with_output_is_a_success_for_who_accepts_a_part(
 @pytest.mark.parametrize(
     ("status", "done_share"), [("expired", 0), ("cancelled", 0.5), ("failed", None)]
 )
-def test_accepting_a_part_makes_nothing_else_a_success(
+def test_accepting_a_part_changes_no_other_ending(
     workers: Workers, status: str, done_share: float | None
 ) -> None:
     job_id = in_progress(workers, accept_partial=True)
     assert ended(workers, job_id, status, done_share=done_share).state is JobState.FAILED
 
 
-# File ids that come late, of ends for which the emulator shows them at once
+# Late file ids of endings whose files the emulator shows at once
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_accepting_a_part_makes_nothing_else_a_success(
     ],
 )
 @pytest.mark.parametrize("late", ["output_file_id", "error_file_id"])
-def test_file_ids_are_waited_for_however_a_batch_ends(
+def test_a_job_waits_for_late_file_ids_however_its_batch_ends(
     workers: Workers, status: str, cancel: bool, state: JobState, late: str
 ) -> None:
     if status == "completed":
@@ -255,15 +255,15 @@ def test_file_ids_are_waited_for_however_a_batch_ends(
     see(workers, job_id, complete.model_copy(update={late: None}))
     job = workers.job(job_id)
     assert job.state is JobState.RUNNING
-    asked_for = "Cancelled by Flyte." if cancel else f"The batch is {status}{WAITING}"
-    assert job.message == asked_for
+    message = "Cancelled by Flyte." if cancel else f"The batch is {status}{WAITING}"
+    assert job.message == message
     see(workers, job_id, complete)
     job = workers.job(job_id)
     assert job.state is state
     assert {name: getattr(job, name) for name in files} == files
 
 
-def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Workers) -> None:
+def test_a_failed_batch_names_the_results_that_openai_keeps(workers: Workers) -> None:
     job_id = in_progress(workers)
     workers.emulator.end(str(workers.job(job_id).batch_id), "failed", code="server_error")
     job = workers.job(job_id)
@@ -275,7 +275,7 @@ def test_a_batch_that_failed_says_what_is_kept_of_it(workers: Workers) -> None:
 
 
 def see(workers: Workers, job_id: str, batch: Batch) -> None:
-    """A poll sees this of a job's batch."""
+    """Reconcile a job with an observation of its batch."""
     job = workers.store.run(records.get(job_id))
     assert job is not None
     reconcile(workers.runtime, [Observation(job, batch)], "poll")
@@ -283,10 +283,10 @@ def see(workers: Workers, job_id: str, batch: Batch) -> None:
 
 def test_links_lead_to_the_page_of_the_job(workers: Workers) -> None:
     job = workers.job(workers.submitted())
-    told = shown(workers, job, public_url="https://batchflow.example.com")
+    linked = shown(workers, job, public_url="https://batchflow.example.com")
     page = f"https://batchflow.example.com/jobs/{job.id}"
-    assert told.custom_info["page"] == page
-    assert [(link.name, link.uri) for link in told.log_links] == [
+    assert linked.custom_info["page"] == page
+    assert [(link.name, link.uri) for link in linked.log_links] == [
         ("Batchflow", page),
         ("OpenAI batch", f"https://platform.openai.com/batches/{job.batch_id}"),
     ]

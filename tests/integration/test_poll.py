@@ -134,14 +134,3 @@ def test_one_poll_of_a_credential_runs_at_a_time(workers: Workers) -> None:
     with workers.calls(batches_list=0, batches_retrieve=0):
         workers.poll(job_id)
     assert workers.due_in_s(job_id) <= 1.1
-
-
-def test_an_expired_batch_fails_and_keeps_its_results(workers: Workers) -> None:
-    job_id = workers.submitted()
-    workers.emulator.end(str(workers.job(job_id).batch_id), "expired", done_share=0.67)
-    workers.poll(job_id)
-    job = workers.job(job_id)
-    assert job.state is JobState.FAILED
-    assert job.message.startswith("The batch expired at OpenAI before it was finished; 2 of 3")
-    assert job.output_file_id is not None
-    assert job.output_file_id in job.message

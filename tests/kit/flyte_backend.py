@@ -1,5 +1,5 @@
-"""Flyte's backend with its habits: it repeats a create that fails as the next attempt, asks again
-and again, and ends a task at its sixth failed question.
+"""Flyte's backend as it treats a connector: it repeats a failed create as the next attempt, gets a
+task periodically, and fails a task at its sixth failed get.
 
 See flyteplugins, ``internal/webapi``: failed ``GetTask`` calls are counted per task and never
 reset.
@@ -15,18 +15,18 @@ from tests.kit.flyte_client import ENDED, ORDER, PATIENCE_S, FlyteClient, Node, 
 
 #: One more failed `GetTask` than this ends a task as a system failure.
 MAX_FAILED_GETS = 5
-#: A create that fails is repeated this often, at most; a task's retries are the author's choice.
+#: The largest number of attempts; in Flyte, the author of a task chooses it.
 MAX_ATTEMPTS = 40
-#: Between two attempts.
+#: The pause between two attempts.
 _ATTEMPT_PAUSE_S = 0.5
 
 
 @dataclass
 class History:
-    """What became of one task, and what happened on the way."""
+    """The outcome of a task and what happened before it."""
 
     name: str
-    #: The last phase; ``LOST`` when Flyte gave it up, ``UNFINISHED`` when time ran out.
+    #: The last phase; ``LOST`` if Flyte failed it, ``UNFINISHED`` if the time was over.
     phase: str = "UNFINISHED"
     message: str = ""
     result: Any = None
@@ -41,12 +41,12 @@ class History:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it brought its outputs."""
+        """Whether it succeeded."""
         return self.phase == "SUCCEEDED"
 
     @property
     def killed(self) -> bool:
-        """Whether Flyte ended it for too many failed questions."""
+        """Whether Flyte failed it because of failed gets."""
         return len(self.failed_gets) > MAX_FAILED_GETS
 
 
@@ -59,11 +59,11 @@ class FlyteBackend:
         self._client = client
         self._resync_s = resync_s
         self._timeout_s = timeout_s
-        #: On the monotonic clock: nothing is waited for after it.
+        #: The monotonic time at which it stops waiting.
         self.gives_up_at = float("inf")
 
     def run(self, name: str, template: Any, inputs: Any, node: Node) -> History:
-        """Run a task as Flyte would, whatever it takes."""
+        """Run a task to its end, in several attempts if necessary."""
         history = History(name)
         for _ in range(MAX_ATTEMPTS):
             if self._out_of_time:
@@ -84,18 +84,18 @@ class FlyteBackend:
         try:
             return self._client.create(template, inputs, node, timeout_s=self._timeout_s)
         except grpc.RpcError as error:
-            history.failed_creates.append(_told(error))
+            history.failed_creates.append(_reason(error))
             return None
 
     def _follow(self, history: History, task: Task) -> bool:
-        """Ask until the attempt ends; False if another one is to follow."""
+        """Get the task until its attempt ends; returns False if another attempt follows."""
         last = -1
         while not self._out_of_time:
             time.sleep(self._resync_s)
             try:
                 answer = task.get(self._timeout_s)
             except grpc.RpcError as error:
-                history.failed_gets.append(_told(error))
+                history.failed_gets.append(_reason(error))
                 if history.killed:
                     history.phase = "LOST"
                     return True
@@ -119,6 +119,6 @@ class FlyteBackend:
         return True
 
 
-def _told(error: grpc.RpcError) -> str:
+def _reason(error: grpc.RpcError) -> str:
     code, details = getattr(error, "code", None), getattr(error, "details", None)
     return f"{code() if code else error!r}: {details() if details else ''}"[:300]

@@ -1,4 +1,4 @@
-"""Flyte's backend as a connector sees it: the three calls over gRPC, and what goes into them."""
+"""The calls of Flyte's backend to a connector over gRPC, and their parameters."""
 
 import time
 import uuid
@@ -35,9 +35,9 @@ from flytekit.tools.translator import get_serializable
 from flytekit.types.file import JSONLFile
 from google.protobuf.json_format import MessageToDict
 
-#: Flyte gives every call so long, by default.
+#: Flyte's default deadline for a call, in seconds.
 PATIENCE_S = 10.0
-#: How far along each phase is; a later answer must not be smaller.
+#: The order of the phases: a task never returns to an earlier one.
 ORDER = {"QUEUED": 0, "INITIALIZING": 1, "RUNNING": 2}
 ENDED = frozenset({"SUCCEEDED", "FAILED", "RETRYABLE_FAILED", "ABORTED"})
 
@@ -50,8 +50,8 @@ SETTINGS = SerializationSettings(
     image_config=ImageConfig(default_image=Image(name="default", fqn="image", tag="v1")),
 )
 
-#: The emulator and Redis are near: nobody needs to wait long between two questions.
-_ASK_EVERY_S = 0.1
+#: The pause between two gets of a task.
+_GET_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Node:
 
     @property
     def metadata(self) -> TaskExecutionMetadata:
-        """What Flyte tells a connector about it."""
+        """What Flyte sends to a connector about it."""
         execution = WorkflowExecutionIdentifier(
             project="shop", domain="development", name=self.execution
         )
@@ -92,7 +92,7 @@ class Node:
 
 @dataclass
 class Answer:
-    """What a connector says of a task."""
+    """A connector's response about a task."""
 
     phase: str
     message: str
@@ -112,54 +112,54 @@ class Answer:
 
 @dataclass
 class Run:
-    """A task that has ended: its last answer, and each (phase, message) on the way, once."""
+    """A task that has ended: its last answer, and the phases and messages before it."""
 
     answer: Answer
     seen: list[tuple[str, str]]
 
     @property
     def phases(self) -> list[str]:
-        """The phases, in the order they were seen, without repetitions."""
+        """The phases in their order, without repetitions."""
         phases = [phase for phase, _ in self.seen]
         return [p for n, p in enumerate(phases) if n == 0 or phases[n - 1] != p]
 
     @property
     def messages(self) -> list[str]:
-        """All messages that were seen."""
+        """All messages."""
         return [message for _, message in self.seen if message]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task that a connector has taken."""
+    """A task that a connector has accepted."""
 
     client: "FlyteClient"
     task_type: str
     meta: bytes
 
     def get(self, timeout_s: float = PATIENCE_S) -> Answer:
-        """Ask once."""
+        """Get it once."""
         return self.client.get(self.meta, self.task_type, timeout_s=timeout_s)
 
     def delete(self) -> None:
-        """Have it cancelled."""
+        """Delete it, which cancels it."""
         self.client.delete(self.meta, self.task_type)
 
     def until(
         self, condition: Callable[[Answer], object], what: str, timeout_s: float = 30.0
     ) -> Answer:
-        """Ask until an answer is as it should be."""
+        """Get it until a condition holds for the answer; fails if it ends before that."""
         deadline = time.monotonic() + timeout_s
         answer = self.get()
         while not condition(answer):
             if time.monotonic() > deadline or answer.phase in ENDED:
                 pytest.fail(f"Waited in vain for {what}; the last answer is {answer}")
-            time.sleep(_ASK_EVERY_S)
+            time.sleep(_GET_EVERY_S)
             answer = self.get()
         return answer
 
     def follow(self, timeout_s: float = 40.0) -> Run:
-        """Ask until it ends. The phase must never go back."""
+        """Get it until it ends, and check that its phase never goes back."""
         deadline = time.monotonic() + timeout_s
         seen: list[tuple[str, str]] = []
         while True:
@@ -171,26 +171,26 @@ class Task:
                 break
             if time.monotonic() > deadline:
                 pytest.fail(f"The task did not end within {timeout_s:g} s; it went {seen}")
-            time.sleep(_ASK_EVERY_S)
+            time.sleep(_GET_EVERY_S)
         ranks = [ORDER[phase] for phase, _ in seen[:-1]]
         assert ranks == sorted(ranks), f"the phase went back: {seen}"
         return Run(answer, seen)
 
     def fails(self, timeout_s: float = 40.0) -> str:
-        """Follow it to its failure, and return the message."""
+        """Wait for its failure and return the message."""
         run = self.follow(timeout_s)
         assert run.answer.phase == "FAILED", run.seen
         return run.answer.message
 
     def succeeds(self, timeout_s: float = 40.0) -> Any:
-        """Follow it to its success, and return the result."""
+        """Wait for its success and return the result."""
         run = self.follow(timeout_s)
         assert run.answer.phase == "SUCCEEDED", run.seen
         return run.answer.result
 
 
 class FlyteClient:
-    """Calls one connector, as Flyte's backend does."""
+    """Calls a connector as Flyte's backend does."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(
@@ -215,7 +215,7 @@ class FlyteClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._channel.close()
 
     def task_types(self, timeout_s: float = PATIENCE_S) -> dict[str, set[str]]:
@@ -236,7 +236,7 @@ class FlyteClient:
         timeout_s: float = PATIENCE_S,
         wait_for_ready: bool = False,
     ) -> Task:
-        """Give the connector a task."""
+        """Create a task."""
         request = CreateTaskRequest(
             inputs=inputs,
             template=template,
@@ -249,7 +249,7 @@ class FlyteClient:
     def get(
         self, meta: bytes, task_type: str, *, timeout_s: float = PATIENCE_S, wait: bool = False
     ) -> Answer:
-        """Ask about a task."""
+        """Get a task."""
         request = GetTaskRequest(
             task_type=task_type, resource_meta=meta, task_category=TaskCategory(name=task_type)
         )
@@ -263,7 +263,7 @@ class FlyteClient:
         )
 
     def delete(self, meta: bytes, task_type: str) -> None:
-        """Have a task cancelled."""
+        """Delete a task, which cancels it."""
         request = DeleteTaskRequest(
             task_type=task_type, resource_meta=meta, task_category=TaskCategory(name=task_type)
         )
@@ -276,7 +276,7 @@ def template_of(task: Any) -> Any:
 
 
 def inputs_of(**values: Any) -> LiteralMap:
-    """Python values as flytekit makes literals of them."""
+    """Python values as literals, converted by flytekit."""
     context = FlyteContextManager.current_context()
     literals = {}
     for name, value in values.items():
@@ -287,7 +287,7 @@ def inputs_of(**values: Any) -> LiteralMap:
 
 
 def file_inputs(uri: str) -> LiteralMap:
-    """The inputs of an upload task, whose file is at ``uri`` already."""
+    """The inputs of an upload task for the file at ``uri``."""
     literals = LiteralMap()
     blob = literals.literals["jsonl_in"].scalar.blob
     blob.uri = uri

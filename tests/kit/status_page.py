@@ -1,4 +1,4 @@
-"""What tests of the status page share: jobs in a store, and rows of the table."""
+"""Jobs in a store, rows of the status page's table, and forms on its pages."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def old_gateway(settings: Settings) -> Iterator[Gateway]:
         yield gateway
 
 
-def job_request(store: JobStore, kind: JobKind = JobKind.BATCH, execution: str = EXECUTION) -> str:
+def make_job(store: JobStore, kind: JobKind = JobKind.BATCH, execution: str = EXECUTION) -> str:
     """Create a job."""
     job = a_job_request(kind, execution=execution)
     store.run(records.create(job, due_in_s=1_000))

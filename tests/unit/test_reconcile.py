@@ -1,4 +1,4 @@
-"""What a batch as OpenAI shows it makes of its job, through a store in memory."""
+"""How observations of a batch change its job, with a store in memory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,6 @@ POLL_S = 10
 POLICY = Policy()
 SETTINGS = Settings(poll_interval_s=POLL_S)
 NOW = int(time.time())
-PAIRS = {f"key-{n:02}": f"value {n}" for n in range(16)}
 
 
 def counts(total: int, completed: int, failed: int = 0) -> dict[str, int]:
@@ -38,7 +37,7 @@ def errors(count: int) -> dict[str, Any]:
 
 
 def batch(status: str, **fields: Any) -> Batch:
-    """A batch as the SDK hands it on, which checks nothing."""
+    """A batch as the SDK returns it, unvalidated."""
     always: dict[str, Any] = {
         "id": "batch_1",
         "object": "batch",
@@ -62,7 +61,7 @@ Observed = Callable[..., Job]
 
 @pytest.fixture
 def observed() -> Iterator[Observed]:
-    """What a new job becomes with these batches seen, in this order."""
+    """Applies observations to a new job, in this order, and returns the job."""
     with cast(Redis, fakeredis.FakeRedis(decode_responses=True)) as redis:
         store = JobStore(redis, "test")
 
@@ -157,7 +156,7 @@ def test_completed(observed: Observed) -> None:
         ),
     ],
 )
-def test_a_completed_batch_may_wait_for_the_files_that_its_counts_call_for(
+def test_a_completed_batch_waits_for_the_files_that_its_counts_imply(
     observed: Observed,
     files: dict[str, str],
     request_counts: dict[str, int] | None,
@@ -201,37 +200,10 @@ def test_failed(observed: Observed, shown: dict[str, Any] | None, message: str) 
     assert (job.state, job.message) == (JobState.FAILED, message)
 
 
-def test_failed_with_many_errors_quotes_ten(observed: Observed) -> None:
+def test_a_failure_quotes_ten_of_many_errors(observed: Observed) -> None:
     job = observed(batch("failed", errors=errors(5_000)))
     assert job.message.startswith("OpenAI refused the batch. line 1: Problem 1.; ")
     assert job.message.endswith("; line 10: Problem 10.; and 4990 more")
-
-
-def test_expired_says_what_was_done_and_where_it_is(observed: Observed) -> None:
-    job = observed(
-        batch(
-            "expired",
-            request_counts=counts(10, 4, 6),
-            output_file_id="file-2",
-            error_file_id="file-3",
-        )
-    )
-    assert job.state is JobState.FAILED
-    assert job.message == (
-        "The batch expired at OpenAI before it was finished; 4 of 10 requests were completed. "
-        "OpenAI keeps the results: output file file-2, error file file-3."
-    )
-    assert (job.output_file_id, job.error_file_id) == ("file-2", "file-3")
-
-
-@pytest.mark.parametrize(
-    ("files", "state"),
-    [({"output_file_id": "f-2"}, JobState.SUCCEEDED), ({"error_file_id": "f-3"}, JobState.FAILED)],
-)
-def test_expired_with_output_is_a_success_for_who_accepts_a_part(
-    observed: Observed, files: dict[str, str], state: JobState
-) -> None:
-    assert observed(batch("expired", **files), accept_partial=True).state is state
 
 
 @pytest.mark.parametrize(
@@ -259,14 +231,14 @@ def test_a_batch_that_finished_before_it_was_cancelled_has_succeeded(observed: O
     assert observed(batch("completed", **shown), cancelled=True).state is JobState.SUCCEEDED
 
 
-def test_late_observations_do_no_harm(observed: Observed) -> None:
+def test_late_observations_are_ignored(observed: Observed) -> None:
     in_progress = batch("in_progress", request_counts=counts(9, 7))
     job = observed(in_progress, batch("validating", request_counts=counts(0, 0)))
     assert (job.openai_status, job.stage) == ("in_progress", Stage.IN_PROGRESS)
     assert (job.total, job.completed) == (9, 7)
 
 
-def test_an_unknown_status_in_between_is_shown_and_changes_nothing_else(
+def test_an_unknown_status_changes_nothing_else(
     observed: Observed,
 ) -> None:
     job = observed(batch("in_progress", request_counts=counts(9, 7)), batch("paused"))
@@ -278,20 +250,11 @@ def test_an_unknown_status_in_between_is_shown_and_changes_nothing_else(
     assert job.completed == 7
 
 
-def test_another_batch_than_the_jobs_is_none_of_its_business(observed: Observed) -> None:
+def test_an_observation_of_another_batch_is_ignored(observed: Observed) -> None:
     other = batch("failed", errors=errors(1))
     other.id = "batch_2"
     job = observed(batch("in_progress"), other)
     assert (job.state, job.batch_id) == (JobState.RUNNING, "batch_1")
-
-
-def test_the_result_has_all_of_the_users_metadata(observed: Observed) -> None:
-    kept = dict(list(PAIRS.items())[:15]) | {"batchflow_job": "bf-1"}
-    job = observed(
-        batch("completed", request_counts=counts(0, 0), metadata=kept), config={"metadata": PAIRS}
-    )
-    assert job.result is not None
-    assert job.result["metadata"] == PAIRS | {"batchflow_job": "bf-1"}
 
 
 @pytest.mark.parametrize(
@@ -305,7 +268,7 @@ def test_the_result_has_all_of_the_users_metadata(observed: Observed) -> None:
         (86_400, 8 * POLL_S),
     ],
 )
-def test_old_batches_are_polled_less_often(age_s: int, longest_s: float) -> None:
+def test_polls_of_old_batches_are_less_frequent(age_s: int, longest_s: float) -> None:
     aged = batch("in_progress")
     aged.created_at = NOW - age_s
     assert wait_s(aged, Conditions(SETTINGS, POLICY, NOW)) == longest_s
@@ -324,7 +287,7 @@ def test_old_batches_are_polled_less_often(age_s: int, longest_s: float) -> None
         ("in_progress", 86_400, True, 100, 40),
     ],
 )
-def test_batches_are_polled_less_often_where_it_takes_many_calls(
+def test_polls_that_take_many_calls_are_less_frequent(
     status: str, age_s: int, webhooks_active: bool, calls: int, polls: int
 ) -> None:
     aged = batch(status)

@@ -9,12 +9,12 @@ from batchflow.states import JobKind, JobState
 from batchflow.store import JobStore, backoff, heartbeats, records
 from tests.kit.browser import Scheme, Window, window
 from tests.kit.gateway import Gateway
-from tests.kit.status_page import Fields, cancel, expect_jobs, job_request, observe, row
+from tests.kit.status_page import Fields, cancel, expect_jobs, make_job, observe, row
 from tests.kit.workers import wait_in_queue
 
 
 def test_it_works_without_a_script(gateway: Gateway, browser: Browser) -> None:
-    made = [job_request(gateway.store) for _ in range(51)]
+    made = [make_job(gateway.store) for _ in range(51)]
     with window(browser, gateway.url, java_script_enabled=False) as opened:
         page = opened.page
         page.goto("/")
@@ -30,7 +30,7 @@ def test_it_works_without_a_script(gateway: Gateway, browser: Browser) -> None:
 
 
 def test_a_job_can_be_opened_with_the_keyboard(gateway: Gateway, page: Page) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     page.goto("/")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -76,7 +76,7 @@ def seen_at(opened: Window, path: str) -> str:
 
 def fill(store: JobStore) -> tuple[str, str]:
     """Create jobs of every kind and state with all fields; return a live and an ended one."""
-    made = {(kind, state): job_request(store, kind) for kind in JobKind for state in JobState}
+    made = {(kind, state): make_job(store, kind) for kind in JobKind for state in JobState}
     for (kind, state), job_id in made.items():
         if state is JobState.QUEUED:
             continue

@@ -10,14 +10,14 @@ from batchflow.store import JobStore, backoff, records
 from tests.kit.gateway import Gateway
 from tests.kit.job_requests import a_job_request
 from tests.kit.population import populate
-from tests.kit.status_page import EXECUTION, expect_jobs, job_request, observe, row
+from tests.kit.status_page import EXECUTION, expect_jobs, make_job, observe, row
 from tests.kit.workers import wait_in_queue
 
 
 def test_jobs_are_filtered_by_state_kind_execution_and_text(gateway: Gateway, page: Page) -> None:
-    upload, running = job_request(gateway.store, JobKind.UPLOAD), job_request(gateway.store)
-    elsewhere = job_request(gateway.store, execution="shop/production/zzz/n0")
-    wrong, refused = job_request(gateway.store), job_request(gateway.store)
+    upload, running = make_job(gateway.store, JobKind.UPLOAD), make_job(gateway.store)
+    elsewhere = make_job(gateway.store, execution="shop/production/zzz/n0")
+    wrong, refused = make_job(gateway.store), make_job(gateway.store)
     observe(gateway.store, running)
     observe(gateway.store, wrong, to=JobState.FAILED, message="Line 17 has no custom_id.")
     observe(gateway.store, refused, to=JobState.FAILED, message="OpenAI refused it.")
@@ -52,7 +52,7 @@ def test_jobs_are_filtered_by_state_kind_execution_and_text(gateway: Gateway, pa
 
 
 def test_each_stat_tile_links_to_its_jobs(gateway: Gateway, page: Page) -> None:
-    queued, running, failed, gave_up = (job_request(gateway.store) for _ in range(4))
+    queued, running, failed, gave_up = (make_job(gateway.store) for _ in range(4))
     observe(gateway.store, running)
     observe(gateway.store, failed, to=JobState.FAILED)
     observe(gateway.store, gave_up, to=JobState.RETRYABLE)
@@ -72,7 +72,7 @@ def test_each_stat_tile_links_to_its_jobs(gateway: Gateway, page: Page) -> None:
 
 
 def test_blockers_explain_why_jobs_wait(gateway: Gateway, page: Page) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     job = gateway.store.run(records.get(job_id))
     assert job is not None
     gateway.store.run(
@@ -90,7 +90,7 @@ def test_blockers_explain_why_jobs_wait(gateway: Gateway, page: Page) -> None:
 
 
 def test_an_id_in_the_search_opens_its_job(gateway: Gateway, page: Page) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     observe(gateway.store, job_id)
     for text in (job_id, f"batch_{job_id[3:]}", f" {job_id} "):
         page.goto("/")
@@ -100,7 +100,7 @@ def test_an_id_in_the_search_opens_its_job(gateway: Gateway, page: Page) -> None
 
 
 def test_older_jobs_are_on_further_pages(gateway: Gateway, page: Page) -> None:
-    made = [job_request(gateway.store) for _ in range(120)][::-1]
+    made = [make_job(gateway.store) for _ in range(120)][::-1]
     page.goto("/?state=queued")
     expect_jobs(page, *made[:50])
     page.get_by_role("link", name="Older jobs").click()
@@ -113,7 +113,7 @@ def test_older_jobs_are_on_further_pages(gateway: Gateway, page: Page) -> None:
 
 
 def test_a_long_search_can_be_continued(gateway: Gateway, page: Page) -> None:
-    oldest = job_request(gateway.store, execution="shop/production/the-needle/n0")
+    oldest = make_job(gateway.store, execution="shop/production/the-needle/n0")
     others = [a_job_request(execution=EXECUTION) for _ in range(MAX_SEARCHED * 3 // 2)]
     gateway.store.run_all([records.create(each, due_in_s=1_000) for each in others])
     page.goto("/?text=needle")

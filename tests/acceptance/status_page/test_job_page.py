@@ -17,7 +17,7 @@ from tests.kit.flyte_client import FlyteClient, Node, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
 from tests.kit.gateway import Gateway
 from tests.kit.stack import Stack
-from tests.kit.status_page import Fields, cancel, expect_jobs, job_request, observe, old_gateway
+from tests.kit.status_page import Fields, cancel, expect_jobs, make_job, observe, old_gateway
 
 
 def test_a_job_links_to_openai_and_flyte(
@@ -29,7 +29,7 @@ def test_a_job_links_to_openai_and_flyte(
         window(browser, gateway.url) as opened,
     ):
         page = opened.page
-        job_id = job_request(gateway.store)
+        job_id = make_job(gateway.store)
         observe(gateway.store, job_id, output_file_id="file-out", error_file_id="file-err")
         page.goto(f"/jobs/{job_id}")
         links = {
@@ -49,7 +49,7 @@ def test_a_job_links_to_openai_and_flyte(
 
 
 def test_opening_a_job_has_its_error_file_read_once(gateway: Gateway, page: Page) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     ended: Fields = {"total": 9, "completed": 2, "failed": 7, "error_file_id": "file-err"}
     observe(gateway.store, job_id, "completed", ended, to=JobState.SUCCEEDED)
     for _ in range(3):
@@ -94,7 +94,7 @@ def test_a_page_works_without_the_broker(
         window(browser, gateway.url) as opened,
     ):
         page = opened.page
-        job_id = job_request(gateway.store)
+        job_id = make_job(gateway.store)
         observe(gateway.store, job_id, failed=1, error_file_id="file-err")
         page.goto(f"/jobs/{job_id}")
         expect(page.get_by_text("Reading the error file")).to_be_visible()
@@ -103,7 +103,7 @@ def test_a_page_works_without_the_broker(
 
 
 def test_a_job_that_has_ended_is_not_cancelled(gateway: Gateway, browser: Browser) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     # Without a script, the page does not update.
     with window(browser, gateway.url, java_script_enabled=False) as opened:
         page = opened.page

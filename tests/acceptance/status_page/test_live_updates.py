@@ -14,7 +14,7 @@ from tests.kit.flyte_tasks import batch_task, requests
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.processes import RedisServer
 from tests.kit.stack import Stack
-from tests.kit.status_page import job_request, observe, row
+from tests.kit.status_page import make_job, observe, row
 
 
 def test_a_batch_appears_progresses_and_ends_without_a_reload(
@@ -39,7 +39,7 @@ def test_a_batch_appears_progresses_and_ends_without_a_reload(
 
 
 def test_a_job_is_followed_on_its_page(gateway: Gateway, page: Page) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     page.goto(f"/jobs/{job_id}")
     events = page.locator(".timeline li")
     expect(events).to_have_count(1)
@@ -63,14 +63,14 @@ def test_a_job_is_followed_on_its_page(gateway: Gateway, page: Page) -> None:
 
 
 def test_input_focus_and_selection_survive_an_update(gateway: Gateway, page: Page) -> None:
-    first = job_request(gateway.store)
+    first = make_job(gateway.store)
     page.goto("/")
     page.get_by_label("Execution").fill("a7f3")
     search = page.get_by_label("Search")
     search.press_sequentially("half a wo")
     search.evaluate("field => field.setSelectionRange(2, 4)")
 
-    others = [job_request(gateway.store) for _ in range(3)]
+    others = [make_job(gateway.store) for _ in range(3)]
     for other in others:
         expect(row(page, other)).to_be_visible()
     expect(search).to_be_focused()
@@ -86,7 +86,7 @@ def test_input_focus_and_selection_survive_an_update(gateway: Gateway, page: Pag
 
 
 def test_an_open_confirmation_stays_open(gateway: Gateway, page: Page) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     page.goto(f"/jobs/{job_id}")
     page.get_by_text("Cancel this job").click()
     observe(gateway.store, job_id, message="Something new.")
@@ -95,7 +95,7 @@ def test_an_open_confirmation_stays_open(gateway: Gateway, page: Page) -> None:
 
 
 def test_screen_readers_announce_only_changes(gateway: Gateway, page: Page) -> None:
-    job_id = job_request(gateway.store)
+    job_id = make_job(gateway.store)
     page.goto(f"/jobs/{job_id}")
     said = page.get_by_role("status").filter(has_text="Batch")
     observe(gateway.store, job_id, total=9)
@@ -124,7 +124,7 @@ def test_a_hidden_page_sends_no_requests(gateway: Gateway, page: Page, browser: 
     page.on("request", lambda request: asked.append(request.url))
     with window(browser, gateway.url) as other:
         other.page.goto("/")
-        job_id = job_request(gateway.store)
+        job_id = make_job(gateway.store)
         expect(row(other.page, job_id)).to_be_visible()
     assert asked == []
     page.evaluate(turn, False)
@@ -138,7 +138,7 @@ def test_a_lost_connection_is_shown_and_restored(gateway: Gateway, browser: Brow
         connection = page.locator("#connection")
         expect(connection).to_have_text("Live")
         page.context.set_offline(True)
-        job_id = job_request(gateway.store)
+        job_id = make_job(gateway.store)
         expect(connection).to_have_text("Connection lost, trying again")
         page.context.set_offline(False)
         expect(connection).to_have_text("Live")
@@ -155,7 +155,7 @@ def test_a_page_recovers_from_an_outage_of_redis(
         RedisServer(tmp_path) as redis,
         running_gateway(settings(redis_url=redis.url)) as ours,
     ):
-        job_id = job_request(ours.store)
+        job_id = make_job(ours.store)
         with window(browser, ours.url, expected_statuses=(503,)) as opened:
             page = opened.page
             page.goto("/")

@@ -10,7 +10,7 @@ from batchflow.settings import Settings
 from batchflow.store import records
 from tests.kit.browser import window
 from tests.kit.gateway import Gateway
-from tests.kit.status_page import cancel, job_request, log_in, observe, old_gateway, row
+from tests.kit.status_page import cancel, log_in, make_job, observe, old_gateway, row
 
 TOKEN = "a-token-of-32-characters-or-so--"
 HOSTILE = "<img src=x onerror=alert(1)>\"'</td></table><script>alert(2)</script>\u202ereversed"
@@ -49,7 +49,7 @@ def test_a_browser_needs_the_token(browser: Browser, settings: Callable[..., Set
         window(browser, gateway.url, expected_statuses=(401,)) as opened,
     ):
         page = opened.page
-        job_id = job_request(gateway.store)
+        job_id = make_job(gateway.store)
         page.goto("/?state=queued")
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
         assert job_id not in page.content()
@@ -75,7 +75,7 @@ def test_a_link_from_another_site_works_within_a_session(
         window(browser, gateway.url) as opened,
     ):
         page = opened.page
-        job_id = job_request(gateway.store)
+        job_id = make_job(gateway.store)
         page.goto("/login")
         log_in(page, TOKEN)
         expect(page.get_by_role("button", name="Log out")).to_be_visible()
@@ -102,5 +102,5 @@ def test_an_open_page_leads_to_the_login_when_the_session_ends(
         log_in(page, TOKEN)
         expect(page.locator("#connection")).to_have_text("Live")
         page.context.clear_cookies()
-        job_request(gateway.store)
+        make_job(gateway.store)
         expect(page.get_by_role("heading", name="Log in")).to_be_visible()
