@@ -30,7 +30,7 @@ run: $(INSTALLED) ## Run the example batch on this machine, without a key, Redis
 test: $(INSTALLED_DEV) ## Run all tests, with a real redis-server and browser (ARGS: for pytest)
 	@scripts/ensure-redis
 	@scripts/ensure-chromium
-	$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED_DEV) ## Check lint rules, formatting and types
 	$(BIN)/ruff check
