@@ -1,4 +1,4 @@
-"""What workers do with webhooks and error files, and the summary of the fleet."""
+"""The steps that refresh jobs and explain errors, and the summary of the fleet."""
 
 import asyncio
 from pathlib import Path
@@ -20,8 +20,8 @@ def workers(make_workers: MakeWorkers) -> Workers:
     return make_workers(poll_interval_s=POLL_S)
 
 
-def end(workers: Workers, job_id: str, status: str = "completed", **job_request: object) -> None:
-    workers.emulator.end(str(workers.job(job_id).batch_id), status, **job_request)
+def end(workers: Workers, job_id: str, status: str = "completed") -> None:
+    workers.emulator.end(str(workers.job(job_id).batch_id), status)
 
 
 def refresh_job(workers: Workers, job_id: str) -> None:

@@ -257,8 +257,8 @@ def test_a_job_retries_without_any_other_batch(workers: Workers, emulator: Emula
     assert len(live(workers.batches_of(job_id))) == 1
     assert len(workers.batches_of(job_id)) == 3
     assert list(dict.fromkeys(phases))[:2] == [Phase.QUEUED, Phase.INITIALIZING]
-    job_request = [Phase.QUEUED, Phase.INITIALIZING, Phase.RUNNING, Phase.SUCCEEDED]
-    assert phases == sorted(phases, key=job_request.index)
+    order = [Phase.QUEUED, Phase.INITIALIZING, Phase.RUNNING, Phase.SUCCEEDED]
+    assert phases == sorted(phases, key=order.index)
 
 
 @quick

@@ -1,4 +1,4 @@
-"""Calls an ASGI app as a server does, byte for byte, also with requests that no client sends."""
+"""Calls an ASGI app as a server does, also with requests that no client would send."""
 
 import asyncio
 import json

@@ -223,7 +223,7 @@ def text(value: str) -> Literal:
 
 
 def packed(value: object, tag: str = "msgpack") -> Literal:
-    """A value as flytekit sends a dict, as msgpack; bytes are taken for encoded already."""
+    """A value as msgpack, as flytekit sends a dict; bytes count as encoded."""
     literal = Literal()
     literal.scalar.binary.value = value if isinstance(value, bytes) else msgpack.packb(value)
     literal.scalar.binary.tag = tag

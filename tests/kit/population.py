@@ -21,7 +21,7 @@ MESSAGES = (
     "İstanbul\tand a tab",
 )
 
-#: Commands sent in one round trip.
+#: The number of commands in a round trip.
 _AT_ONCE = 500
 _SOON_S = 1_000
 

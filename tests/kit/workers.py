@@ -46,7 +46,7 @@ def lines(count: int = 3) -> bytes:
 
 
 def wait_in_queue(store: JobStore, queue: str, job_id: str) -> None:
-    """Put a job into a quota queue and leave its record as it is."""
+    """Put a job into a quota queue without changing its record."""
     job = store.run(records.get(job_id))
     assert job is not None
     created_at = job.created_at.timestamp()
