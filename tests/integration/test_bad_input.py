@@ -133,31 +133,26 @@ CUSTOMS: dict[str, tuple[dict[str, Any], str]] = {
         {"secret_arg": {}},
         "The task's secret_arg must name a secret by its group, key or both.",
     ),
-    "a secret that is an API key": (
-        {"secret_arg": {"group": "openai", "key": API_KEY}},
-        f"secret_arg.key: {SECRET}",
-    ),
-    "a group that is a path": (
-        {"secret_arg": {"group": "../../etc", "key": "passwd"}},
-        f"secret_arg.group: {SECRET}",
-    ),
-    "a key that is a path": (
-        {"secret_arg": {"group": "openai", "key": "../../../etc/passwd"}},
-        f"secret_arg.key: {SECRET}",
-    ),
-    "an absolute key": ({"secret_arg": {"key": "/etc/passwd"}}, f"secret_arg.key: {SECRET}"),
-    "a version that is a path": (
-        {"secret_arg": {"group": "openai", "key": "key", "group_version": ".."}},
-        f"secret_arg.group_version: {SECRET}",
-    ),
-    "a group with a newline": ({"secret_arg": {"group": "g\n"}}, f"secret_arg.group: {SECRET}"),
-    "a group with NUL": ({"secret_arg": {"group": "g\0"}}, f"secret_arg.group: {SECRET}"),
-    "a group that is a list": ({"secret_arg": {"group": ["g"]}}, f"secret_arg.group: {SECRET}"),
-    "a huge key": ({"secret_arg": {"key": "k" * 100_000}}, f"secret_arg.key: {SECRET}"),
     "everything at once": (
         {"openai_organization": " ", "secret_arg": {"group": "/", "key": "*"}},
         f"secret_arg.group: {SECRET}",
     ),
+}
+#: Names of secrets, each with the part that is not valid.
+SECRETS: dict[str, tuple[dict[str, Any], str]] = {
+    "a secret that is an API key": ({"group": "openai", "key": API_KEY}, "key"),
+    "a group that is a path": ({"group": "../../etc", "key": "passwd"}, "group"),
+    "a key that is a path": ({"group": "openai", "key": "../../../etc/passwd"}, "key"),
+    "an absolute key": ({"key": "/etc/passwd"}, "key"),
+    "a version that is a path": ({"key": "key", "group_version": ".."}, "group_version"),
+    "a group with a newline": ({"group": "g\n"}, "group"),
+    "a group with NUL": ({"group": "g\0"}, "group"),
+    "a group that is a list": ({"group": ["g"]}, "group"),
+    "a huge key": ({"key": "k" * 100_000}, "key"),
+}
+CUSTOMS |= {
+    name: ({"secret_arg": secret}, f"secret_arg.{part}: {SECRET}")
+    for name, (secret, part) in SECRETS.items()
 }
 
 

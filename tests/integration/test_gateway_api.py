@@ -300,28 +300,6 @@ def test_a_link_cannot_cancel_a_job(gateway: Gateway, api: httpx2.Client) -> Non
 # Access, outages, the OpenAPI document
 
 
-def test_every_request_needs_the_token(settings: MakeSettings) -> None:
-    with running_gateway(settings(api_token=TOKEN)) as gateway:
-        job_request = created(gateway)
-        paths = [
-            "/api/jobs",
-            f"/api/jobs/{job_request.job_id}",
-            "/api/summary",
-            "/api/openapi.json",
-        ]
-        with gateway.client() as anonymous, gateway.client(TOKEN) as authorized:
-            for path in [*paths, "/api/events"]:
-                answer = anonymous.get(path)
-                assert (answer.status_code, bool(reason(answer))) == (401, True), path
-            assert anonymous.post(f"/api/jobs/{job_request.job_id}/cancel").status_code == 401
-            for path in paths:
-                assert authorized.get(path).status_code == 200, path
-            assert (
-                authorized.post(f"/api/jobs/{job_request.job_id}/cancel").json()["outcome"]
-                == "cancelled"
-            )
-
-
 def test_without_redis_the_api_answers_503(settings: MakeSettings) -> None:
     nowhere = f"redis://:hidden-password@127.0.0.1:{free_port()}/0"
     with running_gateway(settings(redis_url=nowhere)) as gateway, gateway.client() as api:

@@ -65,20 +65,6 @@ def test_one_sweep_runs_at_a_time(workers: Workers) -> None:
     assert workers.sweep() == []
 
 
-def test_old_records_are_deleted(make_workers: MakeWorkers) -> None:
-    workers = make_workers(retention_s=60)
-    old, young, live = workers.batch("file-1"), workers.batch("file-1"), workers.batch("file-1")
-    for job_id in (old, young):
-        workers.request_cancel(job_id)
-    long_ago_s = workers.store.run(records.time()) - 61
-    for job_id in (old, live):
-        workers.change(job_id, updated_at=f"{long_ago_s:.6f}")
-        workers.store.redis.zadd(workers.redis_key(keys.RECENT), {job_id: long_ago_s})
-    workers.sweep()
-    found = [workers.store.run(records.get(job_id)) for job_id in (old, young, live)]
-    assert [job and job.id for job in found] == [None, young, live]
-
-
 def test_a_job_whose_record_is_gone_is_no_longer_due(workers: Workers) -> None:
     job_id = workers.batch()
     workers.store.redis.delete(workers.redis_key(keys.job(job_id)))

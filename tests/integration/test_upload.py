@@ -54,32 +54,6 @@ def test_upload_validates_as_configured(
     assert (workers.job(job_id).message, workers.job(job_id).state) == ("", JobState.SUCCEEDED)
 
 
-def test_an_invalid_file_fails_with_its_lines_and_is_not_sent(workers: Workers, file: Path) -> None:
-    file.write_bytes(lines(2) + b'{"custom_id": "0"}\n' + b"no json\n")
-    job_id = workers.upload(str(file))
-    with workers.calls(files_create=0):
-        workers.step(job_id)
-    job = workers.job(job_id)
-    assert job.state is JobState.FAILED
-    assert "nothing was uploaded" in job.message
-    assert "line 3: custom_id '0' was already used on line 1" in job.message
-    assert "line 4: not valid JSON" in job.message
-
-
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("nothing.jsonl", "There is no file {folder}/nothing.jsonl."),
-        ("", "There is no file {folder}/."),
-    ],
-)
-def test_a_missing_file_fails(workers: Workers, tmp_path: Path, uri: str, message: str) -> None:
-    job_id = workers.upload(f"{tmp_path}/{uri}")
-    workers.step(job_id)
-    job = workers.job(job_id)
-    assert (job.state, job.message) == (JobState.FAILED, message.format(folder=tmp_path))
-
-
 def sent_for(workers: Workers, job_id: str) -> list[dict[str, Any]]:
     """The files that OpenAI has of an upload job."""
     return [sent for sent in workers.uploads() if sent["filename"] == f"{job_id}.jsonl"]
@@ -270,15 +244,6 @@ def test_a_remote_file_is_copied_only_as_far_as_it_may_be_uploaded(
     assert "the file is larger than" in workers.job(job_id).message
 
 
-@pytest.mark.parametrize("uri", ["/etc/hostname", "http://169.254.169.254/latest/meta-data"])
-def test_an_author_cannot_read_the_workers_own_files(workers: Workers, uri: str) -> None:
-    job_id = workers.upload(uri)
-    with workers.calls(files_create=0):
-        workers.step(job_id)
-    assert workers.job(job_id).state is JobState.FAILED
-    assert "The workers may not access" in workers.job(job_id).message
-
-
 @pytest.mark.parametrize("lost", [True, False], ids=["arrived", "never arrived"])
 def test_a_lost_reply_does_not_upload_twice(workers: Workers, file: Path, lost: bool) -> None:
     job_id = workers.upload(str(file))
@@ -291,16 +256,6 @@ def test_a_lost_reply_does_not_upload_twice(workers: Workers, file: Path, lost: 
         workers.step(job_id)
     [sent] = workers.uploads()[before:]
     assert workers.job(job_id).result == {"file_id": sent["id"]}
-
-
-def test_a_file_whose_upload_failed_is_sent_again(workers: Workers, file: Path) -> None:
-    job_id = workers.upload(str(file))
-    workers.emulator.outage(status=503, operations=["files.create"], count=1)
-    workers.step(job_id)
-    workers.end_backoff()
-    workers.step(job_id)
-    assert len(workers.uploads()) == 1
-    assert workers.job(job_id).state is JobState.SUCCEEDED
 
 
 def test_a_file_whose_job_was_cancelled_meanwhile_is_deleted(workers: Workers, file: Path) -> None:

@@ -19,7 +19,6 @@ from batchflow.requests.jsonl import (
     MAX_MESSAGE_BYTES,
     MAX_REPORTED,
     InvalidJsonl,
-    JsonlProblem,
     JsonlSummary,
     JsonlValidator,
     ValidationMode,
@@ -360,13 +359,6 @@ def test_the_error_survives_a_pickle() -> None:
 
     assert isinstance(error, InvalidJsonl)
     assert comparable(pickle.loads(pickle.dumps(error))) == comparable(error)
-
-
-def test_problems_are_values() -> None:
-    error = check(b"[1]")
-
-    assert isinstance(error, InvalidJsonl)
-    assert error.problems == (JsonlProblem(1, "it is an array, not an object"),)
 
 
 def test_the_example_file_is_valid() -> None:
