@@ -174,7 +174,6 @@ print(json.dumps({t: type(ConnectorRegistry.get_connector(t)).__module__ for t i
         ("flytekit", "batchflow_connector"),
         ("batchflow_connector", "flytekit"),
         ("batchflow", "batchflow_connector", "flytekitplugins.openai"),
-        ("flytekitplugins.openai", "batchflow_connector"),
     ],
     ids=" ".join,
 )

@@ -12,6 +12,7 @@ from batchflow.openai_client import client
 from batchflow.settings import Settings
 from batchflow.store import connect
 from tests.kit.emulator import Emulator, running_emulator
+from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.stores import StoreHarness, over_fakeredis, over_redis
 from tests.kit.workers import KEY, OTHER_KEY, MakeWorkers, RecordingSender, Workers
 
@@ -59,6 +60,13 @@ def make_workers(
 def workers(make_workers: MakeWorkers) -> Workers:
     """Workers of an organization of the test's own, whose steps the test runs."""
     return make_workers()
+
+
+@pytest.fixture
+def gateway(settings: Callable[..., Settings]) -> Iterator[Gateway]:
+    """A gateway without a token."""
+    with running_gateway(settings()) as gateway:
+        yield gateway
 
 
 @pytest.fixture

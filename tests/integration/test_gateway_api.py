@@ -26,12 +26,6 @@ MakeSettings = Callable[..., Settings]
 
 
 @pytest.fixture
-def gateway(settings: MakeSettings) -> Iterator[Gateway]:
-    with running_gateway(settings()) as gateway:
-        yield gateway
-
-
-@pytest.fixture
 def api(gateway: Gateway) -> Iterator[httpx2.Client]:
     with gateway.client() as client:
         yield client

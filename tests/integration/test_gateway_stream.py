@@ -25,12 +25,6 @@ from tests.kit.processes import Process, RedisServer, until
 MakeSettings = Callable[..., Settings]
 
 
-@pytest.fixture
-def gateway(settings: MakeSettings) -> Iterator[Gateway]:
-    with running_gateway(settings()) as gateway:
-        yield gateway
-
-
 def created(store: JobStore, kind: JobKind = JobKind.BATCH) -> JobRequest:
     job_request = a_job_request(kind)
     assert store.run(records.create(job_request, due_in_s=1_000)).new
@@ -333,18 +327,8 @@ def test_the_first_transitions_in_an_empty_redis_are_sent(gateway: Gateway) -> N
 @pytest.mark.parametrize(
     "place",
     [
-        "",
-        "x",
-        "$",
-        "0",
-        "1-",
-        "-1-0",
-        "1-0 ",
-        "1-0-0",
-        "18446744073709551616-0",
-        "1-99999999999999999999",
-        "\u0661-\u0660",
-        "1-0\x00",
+        *("", "x", "$", "0", "1-", "-1-0", "1-0 ", "1-0-0", "18446744073709551616-0"),
+        *("1-99999999999999999999", "\u0661-\u0660", "1-0\x00"),
     ],
 )
 def test_an_invalid_event_id_is_refused(gateway: Gateway, place: str) -> None:

@@ -330,12 +330,6 @@ def test_a_stopped_worker_is_missing_at_once_and_a_killed_one_after_a_minute(
 # The response
 
 
-@pytest.fixture
-def gateway(settings: Callable[..., Settings]) -> Iterator[Gateway]:
-    with running_gateway(settings()) as gateway:
-        yield gateway
-
-
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
