@@ -234,9 +234,13 @@ class Job(_Frozen):
     #: When the job started to wait for OpenAI's limit of enqueued tokens.
     waiting_since: datetime | None = None
     cancel_requested: bool = False
+    #: When the job is cancelled, because Flyte deleted its task.
+    delete_at: datetime | None = None
+    #: Whether a later attempt has started the next generation of this job.
+    replaced: bool = False
     created_at: datetime
     updated_at: datetime
-    #: When Flyte received the end of the job.
+    #: When Flyte received the end of the job, or deleted its task.
     collected_at: datetime | None = None
     #: When the batch was last read from OpenAI.
     checked_at: datetime | None = None

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     settle_s: float = Field(default=20, ge=0, le=3_600)
     #: How long a job waits for OpenAI's limit of enqueued tokens before it fails.
     quota_wait_s: float = Field(default=86_400, ge=0)
+    #: How long after Flyte deleted a task its job is cancelled. Meanwhile, another attempt of the
+    #: task takes over the job.
+    delete_delay_s: float = Field(default=60, ge=0, le=86_400)
     #: A worker that has not renewed its lease for this long counts as dead.
     lease_s: float = Field(default=30, ge=0.5, le=3_600)
     #: The signing secrets of OpenAI's webhooks, comma-separated: one per OpenAI project, and old

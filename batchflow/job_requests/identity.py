@@ -39,16 +39,16 @@ def make_job_request(spec: Spec, *, execution: str, output_prefix: str, attempt:
 def next_generation(job_request: JobRequest, created: Created) -> JobRequest | None:
     """The job request to create instead of one whose job exists; None if that job is to be used.
 
-    A later attempt takes over a job that is live or has succeeded, and starts the next generation
-    of one that failed. The same attempt, repeated, gets its own job whatever its state.
+    A later attempt uses a job that it took over or that has succeeded, and starts the next
+    generation of one that failed or that is being cancelled. The same attempt, repeated, gets the
+    same job whatever its state.
     """
     job = created.job
     if (
         created.new
         or job is None
-        or not job.terminal
-        or job.succeeded
         or job.attempt >= job_request.attempt
+        or (not job.replaced and (job.succeeded or not job.terminal))
     ):
         return None
     generation = job_request.generation + 1

@@ -26,6 +26,9 @@ _NEW_STORE_S = 900
 
 _LIVE = ",".join(sorted(LIVE))
 
+#: The source of what Flyte's DeleteTask changes.
+_DELETE = "delete"
+
 #: The message of a job whose record was lost and is being rebuilt.
 REBUILDING = "Redis lost this job's record; Batchflow is searching for its batch or file at OpenAI"
 
@@ -84,6 +87,17 @@ class CancelResult(StrEnum):
     ENDED = "ended"
 
 
+class DeleteResult(StrEnum):
+    """The result of :func:`delete_task`."""
+
+    #: The job is cancelled after the delay, or was to be cancelled already.
+    SCHEDULED = "scheduled"
+    #: The job had already ended.
+    ENDED = "ended"
+    #: A later attempt has the job.
+    SUPERSEDED = "superseded"
+
+
 @dataclass(frozen=True)
 class Created:
     """The result of :func:`create`."""
@@ -98,6 +112,9 @@ def create(
     job_request: JobRequest, *, due_in_s: float, source: str = "create", rebuilt: bool = False
 ) -> Command[Created]:
     """Create a job's record, or find the one that has its id.
+
+    A later attempt takes over a live job, unless its cancellation was requested. Then the record
+    says that the job is replaced.
 
     ``rebuilt`` says that Redis lost the record. OpenAI may then have a batch of the job already, so
     the record counts a try; its state is RUNNING, because Flyte's phase must not go back. The
@@ -126,6 +143,8 @@ def create(
             source,
             _NEW_STORE_S if job_request.execution else 0,
             job_request.spec.credential.model_dump_json(),
+            _LIVE,
+            job_request.attempt,
             *_flat(fields),
         ],
         lambda raw: Created(_job(job_request.job_id, _pairs(raw[1])), bool(raw[0])),
@@ -211,12 +230,30 @@ def begin(job_id: str, *, tries: int | None = None) -> Command[tuple[Begun, int]
 def cancel(job_id: str, *, message: str, source: str) -> Command[CancelResult | None]:
     """Cancel a job: at once, or at OpenAI if it may have a batch there. None if there is no
     record."""
+    return _cancel(job_id, message, source)
+
+
+def delete_task(job_id: str, *, attempt: int, delay_s: float) -> Command[DeleteResult | None]:
+    """Record that Flyte deleted the task of a job; None if there is no record.
+
+    The job is due after the delay, for :func:`cancel_deleted`. ``attempt`` is Flyte's: if a later
+    one has the job, nothing changes.
+    """
+    message = "Flyte asked to cancel the job."
+    if delay_s:
+        message += f" It will be cancelled in {delay_s:g} s unless another attempt takes it over."
     return Command(
-        "cancel",
+        "delete_task",
         job_keys(job_id),
-        [job_id, _LIVE, JobState.CANCELLED, JobKind.BATCH, message, keys.MAX_EVENTS, source],
-        lambda raw: CancelResult(raw[0]) if raw[0] else None,
+        [job_id, _LIVE, attempt, delay_s, message, keys.MAX_EVENTS, _DELETE],
+        lambda raw: DeleteResult(raw) if raw else None,
     )
+
+
+def cancel_deleted(job_id: str) -> Command[CancelResult | None]:
+    """Cancel a job whose task Flyte deleted; None if the delay has not passed, or a later attempt
+    has taken over the job."""
+    return _cancel(job_id, "Cancelled by Flyte.", _DELETE, only_deleted=True)
 
 
 def claim_due(limit: int, *, hold_s: float) -> Command[list[str]]:
@@ -268,6 +305,18 @@ def job_keys(job_id: str) -> list[str]:
         keys.METRICS,
         keys.UNCOLLECTED,
     ]
+
+
+def _cancel(
+    job_id: str, message: str, source: str, *, only_deleted: bool = False
+) -> Command[CancelResult | None]:
+    job = (job_id, _LIVE, JobState.CANCELLED, JobKind.BATCH)
+    return Command(
+        "cancel",
+        job_keys(job_id),
+        [*job, message, keys.MAX_EVENTS, source, int(only_deleted)],
+        lambda raw: CancelResult(raw[0]) if raw[0] else None,
+    )
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

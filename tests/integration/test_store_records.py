@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from batchflow.jobs import random_job_id
+from batchflow.jobs import JobRequest, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
 from batchflow.store import index, keys, records
 from batchflow.store.command import Command
-from batchflow.store.records import Begun, CancelResult, UpdateOutcome
+from batchflow.store.records import Begun, CancelResult, DeleteResult, UpdateOutcome
 from tests.kit.job_requests import a_job_request
 from tests.kit.processes import until
 from tests.kit.stores import LATER_S, StoreHarness
@@ -42,14 +42,53 @@ def test_create_records_a_new_job(store: StoreHarness) -> None:
 def test_create_finds_an_existing_job_and_changes_nothing(store: StoreHarness) -> None:
     job_request = store.in_state(JobState.RUNNING)
     before = store.everything()
-    other = job_request.model_copy(update={"attempt": 7, "execution": "other"})
+    other = job_request.model_copy(update={"execution": "other"})
     for rebuilt in (False, True):
         created = store.run(records.create(other, due_in_s=0, rebuilt=rebuilt))
         assert not created.new
         assert created.job == store.job(job_request)
-        assert created.job is not None
-        assert created.job.attempt == 0
     assert store.everything() == before
+
+
+def later_attempt(job_request: JobRequest) -> JobRequest:
+    return job_request.model_copy(update={"attempt": job_request.attempt + 1})
+
+
+@pytest.mark.parametrize("state", sorted(LIVE))
+def test_a_later_attempt_takes_over_a_live_job(store: StoreHarness, state: JobState) -> None:
+    job_request = store.in_state(state, execution="p/d/e/n")
+    later = later_attempt(job_request)
+    created = store.run(records.create(later, due_in_s=0))
+    assert not created.new
+    assert created.job == store.job(job_request)
+    assert (store.job(job_request).attempt, store.job(job_request).state) == (1, state)
+    assert store.events()[-1]["message"] == "Attempt 1 of the task took over this job."
+    assert store.job(job_request).history.endswith("took over this job.")
+    before = store.everything()
+    for repeated in (later, job_request):
+        store.run(records.create(repeated, due_in_s=0))
+    assert store.everything() == before
+
+
+@pytest.mark.parametrize("state", TERMINAL)
+def test_a_later_attempt_does_not_change_an_ended_job(store: StoreHarness, state: JobState) -> None:
+    job_request = store.in_state(state, execution="p/d/e/n")
+    before = store.everything()
+    store.run(records.create(later_attempt(job_request), due_in_s=0))
+    assert store.everything() == before
+
+
+def test_a_later_attempt_replaces_a_job_that_is_being_cancelled(store: StoreHarness) -> None:
+    job_request = store.created(execution="p/d/e/n")
+    store.run(records.begin(job_request.job_id))
+    cancel = records.cancel(job_request.job_id, message="Cancelled.", source="test")
+    assert store.run(cancel) is CancelResult.REQUESTED
+    found = store.run(records.create(later_attempt(job_request), due_in_s=0)).job
+    assert found is not None
+    assert (found.replaced, found.attempt, found.cancel_requested) == (True, 0, True)
+    # It stays replaced, even if its batch completes before it is cancelled.
+    store.changed(job_request, to=JobState.SUCCEEDED)
+    assert store.job(job_request).replaced
 
 
 def test_a_rebuilt_record_may_have_something_at_openai(store: StoreHarness) -> None:
@@ -423,6 +462,108 @@ def test_cancel_can_be_repeated(store: StoreHarness) -> None:
     assert [store.run(cancel), store.run(cancel)] == [CancelResult.REQUESTED] * 2
     store.changed(job_request, to=JobState.CANCELLED)
     assert store.run(cancel) is CancelResult.ENDED
+
+
+# Delete
+
+
+def test_a_deleted_task_is_due_for_cancellation_after_a_delay(store: StoreHarness) -> None:
+    job_request = store.in_state(JobState.RUNNING, execution="p/d/e/n")
+    now_s = store.run(records.time())
+    delete = records.delete_task(job_request.job_id, attempt=0, delay_s=60)
+    assert store.run(delete) is DeleteResult.SCHEDULED
+    job = store.job(job_request)
+    assert (job.state, job.cancel_requested) == (JobState.RUNNING, False)
+    assert job.delete_at is not None
+    assert job.delete_at.timestamp() == pytest.approx(now_s + 60, abs=5)
+    assert store.due()[job.id] == pytest.approx(job.delete_at.timestamp(), abs=0.001)
+    assert store.events()[-1]["source"] == "delete"
+    assert "Flyte asked to cancel the job. It will be cancelled in 60 s" in job.history
+    assert store.run(records.cancel_deleted(job_request.job_id)) is None
+    before = store.everything()
+    assert [store.run(delete) for _ in range(12)] == [DeleteResult.SCHEDULED] * 12
+    assert store.everything() == before
+
+
+def test_no_later_due_time_puts_off_a_deletion(store: StoreHarness) -> None:
+    job_request = store.created(due_in_s=10)
+    due_s = store.due()[job_request.job_id]
+    store.run(records.delete_task(job_request.job_id, attempt=0, delay_s=60))
+    assert store.due()[job_request.job_id] == due_s
+    store.changed(job_request, due_in_s=LATER_S)
+    delete_at = store.job(job_request).delete_at
+    assert delete_at is not None
+    assert store.due()[job_request.job_id] == pytest.approx(delete_at.timestamp(), abs=0.001)
+
+
+@pytest.mark.parametrize("tries", [0, 1])
+def test_a_deleted_job_is_cancelled_once_its_delay_has_passed(
+    store: StoreHarness, tries: int
+) -> None:
+    store.run(Command("SET", [keys.BORN], [0], bool))
+    job_request = store.created(execution="p/d/e/n")
+    for _ in range(tries):
+        store.run(records.begin(job_request.job_id))
+    store.run(records.delete_task(job_request.job_id, attempt=0, delay_s=0))
+    result = store.run(records.cancel_deleted(job_request.job_id))
+    assert result is (CancelResult.REQUESTED if tries else CancelResult.CANCELLED)
+    job = store.job(job_request)
+    assert (job.message, job.source, job.cancel_requested, job.delete_at) == (
+        "Cancelled by Flyte.",
+        "delete",
+        True,
+        None,
+    )
+    before = store.everything()
+    repeated = store.run(records.delete_task(job_request.job_id, attempt=0, delay_s=60))
+    assert repeated is (DeleteResult.SCHEDULED if tries else DeleteResult.ENDED)
+    assert store.everything() == before
+    # Flyte does not ask about it any more.
+    store.changed(job_request, to=JobState.CANCELLED)
+    assert store.run(index.uncollected(10)) == []
+
+
+def test_a_take_over_undoes_a_deletion(store: StoreHarness) -> None:
+    job_request = store.in_state(JobState.RUNNING, execution="p/d/e/n")
+    store.run(records.delete_task(job_request.job_id, attempt=0, delay_s=0))
+    store.run(records.create(later_attempt(job_request), due_in_s=0))
+    job = store.job(job_request)
+    assert (job.attempt, job.delete_at, job.collected_at) == (1, None, None)
+    assert store.run(records.cancel_deleted(job_request.job_id)) is None
+    before = store.everything()
+    delete = records.delete_task(job_request.job_id, attempt=0, delay_s=0)
+    assert store.run(delete) is DeleteResult.SUPERSEDED
+    assert store.everything() == before
+    store.changed(job_request, to=JobState.SUCCEEDED)
+    assert store.run(index.uncollected(10)) == [job_request.job_id]
+
+
+@pytest.mark.parametrize("state", TERMINAL)
+def test_delete_of_an_ended_job_only_ends_the_wait_for_flyte(
+    store: StoreHarness, state: JobState
+) -> None:
+    job_request = store.in_state(state, execution="p/d/e/n")
+    events, job = store.events(), store.job(job_request)
+    delete = records.delete_task(job_request.job_id, attempt=0, delay_s=60)
+    assert store.run(delete) is DeleteResult.ENDED
+    assert store.run(index.uncollected(10)) == []
+    assert store.events() == events
+    changed = store.job(job_request)
+    assert changed.model_copy(update={"collected_at": None}) == job
+
+
+def test_a_person_can_cancel_a_deleted_job_at_once(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.run(records.delete_task(job_request.job_id, attempt=0, delay_s=60))
+    cancel = records.cancel(job_request.job_id, message="Cancelled.", source="cli")
+    assert store.run(cancel) is CancelResult.CANCELLED
+    assert store.job(job_request).delete_at is None
+
+
+def test_delete_without_a_record(store: StoreHarness) -> None:
+    assert store.run(records.delete_task(random_job_id(), attempt=0, delay_s=60)) is None
+    assert store.run(records.cancel_deleted(random_job_id())) is None
+    assert not store.everything()
 
 
 def test_cancel_without_a_record(store: StoreHarness) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from batchflow.queue import QueueUnavailable, Step
+from batchflow.states import JobState
 from batchflow.store import index, keys, leases, records
 from tests.kit.processes import until
 from tests.kit.workers import MakeWorkers, Workers
@@ -93,3 +94,19 @@ def test_no_job_is_lost_while_the_broker_is_unavailable(
         patch.setattr(workers.sender, "send", fail)
         assert workers.sweep() == []
     assert until(workers.sweep, "the job to be due", every_s=0.02) == [(Step.SUBMIT, job_id)]
+
+
+def test_a_deleted_job_is_cancelled_after_its_delay(workers: Workers) -> None:
+    waits, runs = workers.batch(), workers.submitted()
+    for job_id in (waits, runs):
+        workers.store.run(records.delete_task(job_id, attempt=0, delay_s=60))
+        workers.make_due(job_id)
+    assert (Step.CANCEL, runs) not in workers.sweep()
+    assert not workers.job(waits).terminal
+    for job_id in (waits, runs):
+        workers.change(job_id, delete_at=workers.store.run(records.time()))
+        workers.make_due(job_id)
+    assert workers.sweep() == [(Step.CANCEL, runs)]
+    assert workers.job(waits).state is JobState.CANCELLED
+    workers.cancel(runs)
+    assert workers.poll_until_terminal(runs).message.startswith("Cancelled by Flyte.")

@@ -184,6 +184,17 @@ def test_a_later_attempt_starts_the_next_generation_after_a_bad_end(state: JobSt
 
 
 @pytest.mark.parametrize("state", JobState)
+def test_a_later_attempt_starts_the_next_generation_of_a_replaced_job(state: JobState) -> None:
+    later = job_request(attempt=1)
+    created = found(later, state)
+    assert created.job is not None
+    replaced = Created(created.job.model_copy(update={"replaced": True}), new=False)
+    following = next_generation(later, replaced)
+    assert following is not None
+    assert following.generation == 2
+
+
+@pytest.mark.parametrize("state", JobState)
 def test_the_same_attempt_gets_its_own_job(state: JobState) -> None:
     again = job_request(attempt=1)
     assert next_generation(again, found(again, state, attempt=1)) is None

@@ -61,7 +61,7 @@ end
 
 -- Update the index, the counts and the due time after a change of a job, and record the event.
 -- `job` has id, kind, organization, execution and created_at. `before` is nil for a new job.
--- `due_in` is in seconds from now, '' to keep the due time.
+-- `due_in` is in seconds from now, '' to keep the due time; it does not put off a deletion.
 local function record_change(job, before, after, terminal, due_in, at, event)
   if before ~= after then
     if before then
@@ -81,7 +81,8 @@ local function record_change(job, before, after, terminal, due_in, at, event)
       redis.call('ZADD', KEYS[8], at, job.id)
     end
   elseif due_in ~= '' then
-    redis.call('ZADD', KEYS[2], tonumber(at) + tonumber(due_in), job.id)
+    local delete_at = tonumber(redis.call('HGET', KEYS[1], 'delete_at') or math.huge)
+    redis.call('ZADD', KEYS[2], math.min(tonumber(at) + tonumber(due_in), delete_at), job.id)
   end
   if event then
     add_to_history(event, after, at)

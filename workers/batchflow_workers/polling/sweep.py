@@ -55,6 +55,9 @@ def _enqueue_steps(
     for job_id, job in zip(ids, jobs, strict=True):
         if job is None or job.terminal:
             runtime.store.run(records.purge(job_id, retention_s=runtime.settings.retention_s))
+        elif job.delete_at and (result := runtime.store.run(records.cancel_deleted(job_id))):
+            if result is records.CancelResult.REQUESTED:
+                _enqueue(runtime, job, Step.CANCEL, now_s)
         elif job.cancel_requested and job.openai_status != "cancelling":
             _enqueue(runtime, job, Step.CANCEL, now_s)
         elif job.kind is JobKind.BATCH and job.batch_id:
