@@ -188,11 +188,9 @@ def _flytekit_files_in(folder: str) -> Iterator[None]:
 def _silence_flytekit() -> None:
     """Suppress flytekit's progress display, and tracebacks of errors that it also raises."""
     rich.reconfigure(stderr=True, force_terminal=False, force_interactive=True)
-    flytekit.loggers.logger.addFilter(_is_not_raised_too)
-
-
-def _is_not_raised_too(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Exception when executing")
+    flytekit.loggers.logger.addFilter(
+        lambda record: not record.getMessage().startswith("Exception when executing")
+    )
 
 
 def _batchflow_error(error: BaseException | None) -> BatchflowError | None:

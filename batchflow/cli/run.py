@@ -12,8 +12,7 @@ from batchflow.cli.command_group import JobFailed
 from batchflow.cli.local_run import succeeded_batch
 from batchflow.cli.options import credential_options, json_option
 from batchflow.cli.output import echo, echo_json
-from batchflow.cli.results_audit import audit_results, request_ids
-from batchflow.cli.run_summary import RunSummary
+from batchflow.cli.run_summary import RunSummary, audit_results, request_ids
 from batchflow.errors import InvalidInput
 from batchflow.job_requests.batch_config import check_batch_config
 from batchflow.jobs import Credential

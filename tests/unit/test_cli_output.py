@@ -14,9 +14,8 @@ from batchflow.cli.checks.check import CheckResult, Level
 from batchflow.cli.doctor import Section, report
 from batchflow.cli.output import echo
 from batchflow.cli.progress import Lines, RunProgress, make_display
-from batchflow.cli.results_audit import ResultsAudit
 from batchflow.cli.run import replace_file
-from batchflow.cli.run_summary import RunSummary
+from batchflow.cli.run_summary import ResultsAudit, RunSummary
 from batchflow.cli.watch_screen import FleetView, screen
 from batchflow.jobs import Job
 from batchflow.overview.cancellation import Cancellation

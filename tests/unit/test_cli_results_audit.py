@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from batchflow.cli.results_audit import audit_results, request_ids
+from batchflow.cli.run_summary import audit_results, request_ids
 from batchflow.requests.results import RequestError
 
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from batchflow.gateway.pages.blockers import blockers
+from batchflow.gateway.pages.fleet import StatTile, blockers, spoken_summary, stat_tiles
 from batchflow.gateway.pages.list_query import ListQuery, kind_filters, state_filters
-from batchflow.gateway.pages.stat_tiles import StatTile, spoken_summary, stat_tiles
 from batchflow.gateway.pages.templating import printable
 from batchflow.links import batch_page, execution_page, file_page
 from batchflow.overview.summary import Summary, Wait

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 
 from batchflow.errors import InvalidInput
 from batchflow.gateway.api.event_fanout import EventFanout
-from batchflow.gateway.api.models import SHOWS_TOKEN, problems, schema_of
+from batchflow.gateway.api.jobs import SHOWS_TOKEN, problems, schema_of
 from batchflow.jobs import is_job_id
 from batchflow.store.events import EntryId, Transition
 

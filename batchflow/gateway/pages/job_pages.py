@@ -15,10 +15,9 @@ from fastapi.responses import RedirectResponse, Response
 
 from batchflow.errors import JobNotFound, StoreUnavailable
 from batchflow.gateway.connections import AppConnections, GatewayConnections
-from batchflow.gateway.pages.blockers import blockers
 from batchflow.gateway.pages.error_pages import PageRoute
+from batchflow.gateway.pages.fleet import blockers, spoken_summary, stat_tiles
 from batchflow.gateway.pages.list_query import ListQuery, kind_filters, state_filters
-from batchflow.gateway.pages.stat_tiles import spoken_summary, stat_tiles
 from batchflow.gateway.pages.templating import render
 from batchflow.gateway.security.access import check_csrf
 from batchflow.jobs import Job, is_job_id, is_openai_id

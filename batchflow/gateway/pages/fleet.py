@@ -1,6 +1,8 @@
-"""The stat tiles at the top of the page: numbers of the fleet, with notes and links."""
+"""The fleet at the top of the page: its numbers, and what jobs wait for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from batchflow.gateway.pages.list_query import ListQuery
@@ -15,9 +17,9 @@ from batchflow.overview.formatting import (
     utc,
 )
 from batchflow.overview.health import beat_has_stopped, polls_have_stopped, queues_without_worker
-from batchflow.overview.summary import FAILURES, Summary
-from batchflow.queue import Queue
-from batchflow.states import JobKind, JobState
+from batchflow.overview.summary import FAILURES, Summary, Wait
+from batchflow.queue import QUEUE_OF, STEP_OF, Queue, Step
+from batchflow.states import LIVE, JobKind, JobState
 
 _NOUNS: Final = {
     JobKind.BATCH: ("batch", "batches"),
@@ -42,6 +44,17 @@ class StatTile:
     title: str = ""
 
 
+@dataclass(frozen=True)
+class Blocker:
+    """A reason why jobs wait."""
+
+    what: str
+    message: str
+    #: The number of jobs, or the time until OpenAI is called again.
+    extent: str
+    href: str
+
+
 def stat_tiles(
     summary: Summary, *, sweep_interval_s: float, poll_interval_s: float
 ) -> list[StatTile]:
@@ -53,6 +66,11 @@ def stat_tiles(
         _last_poll(summary, sweep_interval_s, poll_interval_s),
         _workers(summary),
     ]
+
+
+def blockers(summary: Summary) -> list[Blocker]:
+    """All reasons why jobs wait."""
+    return [*_missing_workers(summary), *(_blocker(wait, summary.at) for wait in summary.waits)]
 
 
 def spoken_summary(summary: Summary) -> str:
@@ -144,6 +162,39 @@ def _workers(summary: Summary) -> StatTile:
     else:
         note = ", ".join(f"{queue} {workers}" for queue, workers in by_queue.items())
     return StatTile("Workers", number(fewest), note, alert=bool(missing))
+
+
+def _missing_workers(summary: Summary) -> Iterator[Blocker]:
+    """Queues that jobs need, and that no worker takes messages from."""
+    needed: dict[Queue, list[tuple[JobKind, JobState]]] = {}
+    for kind, step in STEP_OF.items():
+        needed.setdefault(QUEUE_OF[step], []).append((kind, JobState.QUEUED))
+    needed.setdefault(QUEUE_OF[Step.POLL], []).append((JobKind.BATCH, JobState.RUNNING))
+    missing = queues_without_worker(summary.workers)
+    for queue, waiting in needed.items():
+        jobs = sum(summary.counts[kind][state] for kind, state in waiting)
+        if jobs and queue in missing:
+            query = ListQuery(
+                state=frozenset(state for _, state in waiting),
+                kind=frozenset(kind for kind, _ in waiting),
+            )
+            yield Blocker(
+                f"For a worker on the queue {queue}",
+                "No worker is running. Start one: celery -A batchflow_workers worker",
+                count(jobs, "job"),
+                query.url(),
+            )
+
+
+def _blocker(wait: Wait, now: datetime) -> Blocker:
+    credential, what = wait.what, f"For OpenAI, with {wait.what}"
+    if wait.reason == "capacity":
+        credential, _, model = wait.what.rpartition("|")
+        what = f"For quota at OpenAI, {model or 'any model'} with {credential}"
+    extent = count(wait.jobs, "job") if wait.jobs is not None else ""
+    if wait.until:
+        extent = f"called again in {between(now, wait.until)}"
+    return Blocker(what, wait.message, extent, ListQuery(state=LIVE, text=credential).url())
 
 
 def _url(*states: JobState) -> str:
