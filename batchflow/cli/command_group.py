@@ -29,7 +29,7 @@ class Interrupted(BatchflowError):
 
 
 def exit_code(error: BatchflowError) -> int:
-    """Return the exit code of a command that raised this error."""
+    """The exit code of a command that raised this error."""
     match error:
         case InvalidInput() | InvalidSettings() | MissingExtra() | CredentialMissing():
             return _INVALID
@@ -84,13 +84,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BatchflowError as error:
-            raise _CommandError(error) from error
-
-
-class _CommandError(click.ClickException):
-    """An error as click prints it: ``Error: ...`` on stderr."""
-
-    def __init__(self, error: BatchflowError) -> None:
-        super().__init__(printable(str(error)))
-        # click declares the exit code as a class variable, but reads it from the instance.
-        vars(self)["exit_code"] = exit_code(error)
+            failure = click.ClickException(printable(str(error)))
+            # click declares the exit code as a class variable, but reads it from the instance.
+            vars(failure)["exit_code"] = exit_code(error)
+            raise failure from error

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from celery import Celery
 from fastapi import Depends, Request
@@ -33,10 +33,14 @@ class GatewayConnections:
             raise QueueUnavailable("Celery's broker did not answer in time.") from error
 
 
-def _of(request: Request) -> GatewayConnections:
-    connections: GatewayConnections = request.app.state.connections
-    return connections
+def from_app(name: str) -> Any:
+    """A dependency of a route: what the app's state has under this name."""
+
+    def dependency(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return Depends(dependency)
 
 
 #: For a route's parameter: ``connections: AppConnections``.
-AppConnections = Annotated[GatewayConnections, Depends(_of)]
+AppConnections = Annotated[GatewayConnections, from_app("connections")]

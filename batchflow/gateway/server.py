@@ -8,8 +8,6 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from batchflow.gateway.api.event_stream import end_streams
-
 #: How long running requests may take when the gateway stops.
 _GRACE_S = 2
 
@@ -59,7 +57,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Stop; the event streams first, for which uvicorn would wait forever."""
-        end_streams(self._app)
+        self._app.state.event_fanout.close()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -92,17 +92,16 @@ class JobDetails(JobView):
 def timeline(job: Job) -> tuple[Event, ...]:
     """A job's transitions, oldest first. If there are very many, those after the first are left
     out."""
-    return tuple(_event(line) for line in job.history.split("\n") if line)
-
-
-def _event(line: str) -> Event:
-    at_s, state, status, source, message = line.split("\t", 4)
-    return Event(
-        at=datetime.fromtimestamp(float(at_s), UTC),
-        state=JobState(state),
-        openai_status=status,
-        source=source,
-        message=message,
+    lines = (line.split("\t", 4) for line in job.history.split("\n") if line)
+    return tuple(
+        Event(
+            at=datetime.fromtimestamp(float(at_s), UTC),
+            state=JobState(state),
+            openai_status=status,
+            source=source,
+            message=message,
+        )
+        for at_s, state, status, source, message in lines
     )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable
-from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -48,7 +47,9 @@ async def credentials(context: CheckContext) -> Iterable[CheckResult]:
 async def _try(credential: Credential) -> CheckResult:
     name = str(credential)
     try:
-        await in_thread(partial(_list_batches, credential))
+        await in_thread(
+            lambda: next(connect_openai(credential, OPENAI_TIMEOUT_S).batch_pages(), None)
+        )
     except CredentialMissing:
         seen = "not tried: the API key is not on this machine, only the workers need it"
         return CheckResult(Level.NOTE, name, seen)
@@ -59,10 +60,6 @@ async def _try(credential: Credential) -> CheckResult:
         advice = "Jobs wait until OpenAI is available again, and then continue."
         return CheckResult(Level.WARNING, name, str(error), advice)
     return CheckResult(Level.OK, name, "OpenAI accepts the API key")
-
-
-def _list_batches(credential: Credential) -> None:
-    next(connect_openai(credential, OPENAI_TIMEOUT_S).batch_pages(), None)
 
 
 def _backoff(name: str, current: Backoff | None) -> list[CheckResult]:

@@ -63,7 +63,11 @@ async def file_locations(context: CheckContext) -> Iterable[CheckResult]:
 
     A failure is a problem if a worker on this machine transfers files, otherwise a warning.
     """
-    has_worker = await _has_file_worker(context)
+    here = f"@{socket.gethostname()}"
+    has_worker = any(
+        Queue.FILES in worker.queues and worker.name.endswith(here)
+        for worker in (await read_snapshot(context.store)).live_workers
+    )
     allowed = allowed_uris(context.settings)
     any_bucket = [uri for uri in allowed if local_path(uri) is None and uri.endswith("://")]
     tried = await asyncio.gather(
@@ -99,14 +103,6 @@ def _compared(name: str, earliest_s: float, latest_s: float, began_s: float) -> 
     advice = "Synchronize all machines with NTP. Webhooks older than 300 s are rejected."
     seen = f"{difference_s:,.0f} s {where} this machine's clock"
     return CheckResult(level, name, seen, advice)
-
-
-async def _has_file_worker(context: CheckContext) -> bool:
-    host = socket.gethostname()
-    return any(
-        Queue.FILES in worker.queues and worker.name.endswith(f"@{host}")
-        for worker in (await read_snapshot(context.store)).live_workers
-    )
 
 
 async def _try_writing(uri: str, *, has_worker: bool) -> CheckResult:

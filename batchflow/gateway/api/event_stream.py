@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Query
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from batchflow.errors import InvalidInput
 from batchflow.gateway.api.event_fanout import EventFanout
 from batchflow.gateway.api.jobs import SHOWS_TOKEN, problems, schema_of
+from batchflow.gateway.connections import from_app
 from batchflow.jobs import is_job_id
 from batchflow.store.events import EntryId, Transition
 
@@ -93,13 +94,9 @@ async def _following(app: FastAPI) -> AsyncIterator[None]:
 router = APIRouter(tags=["jobs"], dependencies=[SHOWS_TOKEN], lifespan=_following)
 
 
-def end_streams(app: FastAPI) -> None:
-    """End all streams, for which a server that shuts down would wait forever."""
-    app.state.event_fanout.close()
-
-
-async def _fanout_for_client(request: Request) -> AsyncIterator[EventFanout]:
-    fanout: EventFanout = request.app.state.event_fanout
+async def _fanout_for_client(
+    fanout: Annotated[EventFanout, from_app("event_fanout")],
+) -> AsyncIterator[EventFanout]:
     if fanout.clients >= MAX_STREAMS:
         raise HTTPException(
             503,

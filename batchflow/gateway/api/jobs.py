@@ -77,7 +77,7 @@ _MEANING: Final = {
 #: The errors of every route.
 _COMMON: Final = (401, 403, 422, 429, 503)
 
-#: Only for the OpenAPI document: the auth middleware checks the token.
+#: Only for the OpenAPI document: the middleware checks the token.
 SHOWS_TOKEN: Final = Depends(
     HTTPBearer(auto_error=False, description="BATCHFLOW_API_TOKEN, if it is set.")
 )

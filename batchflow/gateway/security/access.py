@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import HTTPException, Request
 from itsdangerous import BadSignature, Signer, TimestampSigner
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
+from batchflow.gateway.connections import from_app
 from batchflow.gateway.security.origin import Host, is_browser, is_from_other_site, same_host
 from batchflow.hosts import is_loopback
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
@@ -157,13 +158,8 @@ class Access:
         return request.scope["scheme"] == "https" or via_proxy
 
 
-def _of(request: Request) -> Access:
-    access: Access = request.app.state.access
-    return access
-
-
 #: For a route's parameter: ``access: AppAccess``.
-AppAccess = Annotated[Access, Depends(_of)]
+AppAccess = Annotated[Access, from_app("access")]
 
 
 def new_session() -> str:
@@ -179,7 +175,8 @@ def principal_of(request: Request) -> Principal:
 
 def csrf_token(request: Request) -> str:
     """The CSRF token for a form on a page; begins a session if there is none."""
-    access, principal = _of(request), principal_of(request)
+    access: Access = request.app.state.access
+    principal = principal_of(request)
     if not access.is_authorized(principal):
         # A session would authorize the sender.
         raise PermissionError("A form is only for senders that are authorized.")
@@ -188,10 +185,10 @@ def csrf_token(request: Request) -> str:
     return access.csrf_token(principal.session)
 
 
-async def check_csrf(request: Request) -> None:
+async def check_csrf(request: Request, access: AppAccess) -> None:
     """A dependency of every route that changes something: raises HTTPException for a browser's
     request that is not from a page of the gateway."""
-    access, principal = _of(request), principal_of(request)
+    principal = principal_of(request)
     if principal.has_token or (access.is_open and not is_browser(request.headers)):
         return
     token = request.headers.get(CSRF_HEADER) or await _form_token(request)

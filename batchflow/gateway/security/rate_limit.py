@@ -6,10 +6,12 @@ import time
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import HTTPException, Request
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
+
+from batchflow.gateway.connections import from_app
 
 #: Requests of any kind. People behind one proxy look like one client, each with a page that reloads
 #: itself.
@@ -49,13 +51,8 @@ class RateLimiter:
             )
 
 
-def _of(request: Request) -> RateLimiter:
-    limiter: RateLimiter = request.app.state.rate_limiter
-    return limiter
-
-
 #: For a route's parameter: ``limiter: AppRateLimiter``.
-AppRateLimiter = Annotated[RateLimiter, Depends(_of)]
+AppRateLimiter = Annotated[RateLimiter, from_app("rate_limiter")]
 
 
 def _client(request: Request) -> str:
