@@ -26,6 +26,8 @@ MAX_LINES = 50_000
 MAX_BYTES = 200 * 1024 * 1024
 #: OpenAI's limit on embedding inputs per file, summed over its requests.
 MAX_EMBEDDING_INPUTS = 50_000
+#: The limit on a line: parsed, a line takes up to fifty times its size in memory.
+MAX_LINE_BYTES = 16 << 20
 #: The limit on a ``url`` or ``model``, which are kept in the job's record and displayed.
 MAX_NAME_CHARS = 256
 #: The limit on problems that an error lists; the rest are only counted.
@@ -49,6 +51,10 @@ _WRONG_FORMATS = (
         "the file is one JSON array; write one object per line, without brackets around them",
     ),
     (re.compile(rb"\s*{$"), "the file is pretty-printed JSON; write each request on one line"),
+)
+_TOO_LONG = (
+    f"it is longer than {MAX_LINE_BYTES >> 20} MiB; split the request into several, or pass images "
+    "and files by URL or file id"
 )
 _TYPE_NAMES = {
     type(None): "null",
@@ -114,7 +120,8 @@ class InvalidJsonl(InvalidInput):
 
 
 class JsonlValidator:
-    """Validates a file that arrives in chunks of any size, holding one line at a time.
+    """Validates a file that arrives in chunks of any size, holding one line at a time, and no more
+    than ``MAX_LINE_BYTES`` of it.
 
     ``expected_bytes`` is the file's size, if it is known in advance.
     """
@@ -123,6 +130,7 @@ class JsonlValidator:
         self._mode = mode
         self._strict = mode is ValidationMode.STRICT
         self._tail = bytearray()
+        self._skips_line = False
         self._expected_bytes = expected_bytes
         self._size_bytes = 0
         self._line = 0
@@ -143,7 +151,14 @@ class JsonlValidator:
         if self._wrong_format or self._mode is ValidationMode.OFF:
             return
         for line in BytesIO(chunk):
-            if not line.endswith(b"\n"):
+            ends = line.endswith(b"\n")
+            if self._skips_line:
+                self._skips_line = not ends
+            elif len(self._tail) + len(line) > MAX_LINE_BYTES + ends:
+                self._tail += line[: MAX_LINE_BYTES - len(self._tail)]
+                self._end_line(is_too_long=True)
+                self._skips_line = not ends
+            elif not ends:
                 self._tail += line
             elif self._tail:
                 self._tail += line
@@ -169,16 +184,18 @@ class JsonlValidator:
             model=self._first_value("model"),
         )
 
-    def _end_line(self) -> None:
+    def _end_line(self, *, is_too_long: bool = False) -> None:
         line, self._tail = self._tail, bytearray()
-        self._check_line(line)
+        self._check_line(line, is_too_long=is_too_long)
 
-    def _check_line(self, line: bytes | bytearray) -> None:
+    def _check_line(self, line: bytes | bytearray, *, is_too_long: bool = False) -> None:
+        """Validate a line, or only the format of the file by the beginning of a line that is too
+        long."""
         self._line += 1
         if self._line == 1:
             line = line.removeprefix(_BOM)
         text = line.rstrip(_BLANKS)
-        if not text:
+        if not text and not is_too_long:
             self._blank_lines += 1
             return
         if self._wrong_format:
@@ -191,6 +208,9 @@ class JsonlValidator:
                 (reason for start, reason in _WRONG_FORMATS if start.match(text)), None
             )
         if self._wrong_format or (self._strict and self._requests > MAX_LINES):
+            return
+        if is_too_long:
+            self._report(_TOO_LONG)
             return
         try:
             request = orjson.loads(text)

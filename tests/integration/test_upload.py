@@ -167,6 +167,19 @@ def test_openai_never_has_a_large_file_with_an_invalid_end(
     assert workers.job(other).state is JobState.SUCCEEDED
 
 
+def test_a_line_that_is_too_long_fails_the_upload(workers: Workers, file: Path) -> None:
+    nested = b'{"custom_id": "long", "body": ' + b"[" * (jsonl.MAX_LINE_BYTES + 1) + b"\n"
+    file.write_bytes(LINE % 0 + nested + LINE % 0)
+    job_id = workers.upload(str(file))
+    with workers.calls(files_create=0):
+        workers.step(job_id)
+    job = workers.job(job_id)
+    assert job.state is JobState.FAILED
+    assert "2 problems; nothing was uploaded" in job.message
+    assert "line 2: it is longer than 16 MiB; split the request" in job.message
+    assert "line 3: custom_id '0' was already used on line 1" in job.message
+
+
 def test_a_large_file_with_an_invalid_beginning_is_not_sent(workers: Workers, large: Path) -> None:
     large.write_bytes(b"no json\n" + large.read_bytes() + b"no json\n")
     job_id = workers.upload(str(large))

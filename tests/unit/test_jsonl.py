@@ -1,6 +1,7 @@
 import gzip
 import json
 import pickle
+import tracemalloc
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchflow.errors import InvalidInput
+from batchflow.requests import jsonl
 from batchflow.requests.jsonl import (
     MAX_BYTES,
     MAX_EMBEDDING_INPUTS,
     MAX_EXCERPT_CHARS,
+    MAX_LINE_BYTES,
     MAX_LINES,
     MAX_MESSAGE_BYTES,
     MAX_REPORTED,
@@ -304,7 +307,7 @@ def test_a_file_of_50_000_requests_is_the_largest() -> None:
 def test_a_file_of_200_mb_is_the_largest() -> None:
     validator = JsonlValidator(STRICT)
     validator.feed(line())
-    blank = b" " * (1024 * 1024)
+    blank = b" " * (1024 * 1024 - 1) + b"\n"
     for _ in range(199):
         validator.feed(blank)
     validator.feed(blank[len(line()) :])
@@ -312,6 +315,65 @@ def test_a_file_of_200_mb_is_the_largest() -> None:
 
     with pytest.raises(InvalidJsonl, match="limit of 200 MB"):
         validator.feed(b"\n")
+
+
+TOO_LONG = (
+    "it is longer than 16 MiB; split the request into several, or pass images and files by URL or "
+    "file id"
+)
+
+
+def padded(size_bytes: int, custom_id: str = "long") -> bytes:
+    """A request of this size, without an end of line."""
+    empty = line(custom_id, body={"model": "m", "input": ""}).strip()
+    return empty.replace(b'"input": "', b'"input": "' + b"x" * (size_bytes - len(empty)))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_of_16_mib_is_the_longest(end: bytes) -> None:
+    assert problems(padded(MAX_LINE_BYTES) + end) == []
+    assert problems(padded(MAX_LINE_BYTES + 1) + end) == [f"line 1: {TOO_LONG}"]
+
+
+@pytest.mark.parametrize("mode", [STRICT, JSON])
+def test_lines_around_one_that_is_too_long_are_validated(mode: ValidationMode) -> None:
+    long = padded(MAX_LINE_BYTES + 1) + b"\n"
+
+    assert problems(line("a"), b"\n", long, line("b"), line("a"), mode=mode) == [
+        "line 2: empty line",
+        f"line 3: {TOO_LONG}",
+        "line 5: custom_id 'a' was already used on line 1",
+    ]
+
+
+def test_a_line_that_is_too_long_is_found_before_it_ends() -> None:
+    validator = JsonlValidator(STRICT)
+    validator.feed(padded(MAX_LINE_BYTES))
+    assert not validator.is_invalid
+    validator.feed(b"x")
+    assert validator.is_invalid
+
+
+def test_a_long_array_is_named_as_such() -> None:
+    array = b"[" + b",".join([padded(MAX_LINE_BYTES // 2)] * 3) + b"]"
+
+    assert problems(array) == [ARRAY]
+
+
+def test_a_line_of_40_mb_of_nested_json_needs_no_more_memory_than_the_limit() -> None:
+    piece = b'[[{"a":[]}],' * 20_000
+    tracemalloc.start()
+    validator = JsonlValidator(STRICT)
+    validator.feed(b'{"custom_id":"a","body":[')
+    for _ in range(40_000_000 // len(piece)):
+        validator.feed(piece)
+    validator.feed(b"\n" + line("b"))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 4 * MAX_LINE_BYTES
+    with pytest.raises(InvalidJsonl, match="line 1: it is longer than 16 MiB"):
+        validator.finish()
 
 
 def test_the_message_names_the_first_hundred_problems() -> None:
@@ -392,6 +454,17 @@ def test_where_the_file_is_cut_does_not_matter(
     data: bytes, places: list[int], mode: ValidationMode
 ) -> None:
     assert comparable(check(*cut(data, places), mode=mode)) == comparable(check(data, mode=mode))
+
+
+@settings(deadline=None)
+@given(FILES, st.lists(st.integers(min_value=0)), st.integers(0, 100))
+@example(b"\xef\xbb\xbf" + line(), list(range(200)), len(line()) + 2)
+def test_where_a_file_with_long_lines_is_cut_does_not_matter(
+    data: bytes, places: list[int], limit_bytes: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonl, "MAX_LINE_BYTES", limit_bytes)
+        assert comparable(check(*cut(data, places))) == comparable(check(data))
 
 
 @settings(deadline=None)
