@@ -188,7 +188,7 @@ class Terminal:
 
     @property
     def screen(self) -> str:
-        """What was drawn last, without styles."""
+        """The last screen, without styles."""
         drawn = self.all.removesuffix(_RESTORED).split("\x1b[H")[-1]
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
 

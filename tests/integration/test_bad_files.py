@@ -117,7 +117,7 @@ def make_socket(path: Path) -> None:
         listener.bind(str(path))
 
 
-#: What is at the file's path instead of a file.
+#: Something else than a file at the file's path.
 NOT_FILES: dict[str, Callable[[Path], object]] = {
     "nothing": lambda path: None,
     "a folder": Path.mkdir,

@@ -13,21 +13,23 @@ from batchflow.store import connect
 
 
 @contextmanager
-def losing_an_answer(address: tuple[str, int], asked: bytes) -> Iterator[int]:
-    """A proxy that drops the first reply to a command that contains ``asked``, and the connection;
-    yields its port."""
+def losing_a_reply(address: tuple[str, int], command: bytes) -> Iterator[int]:
+    """A proxy that drops the first reply to a command, and the connection; yields its port.
+
+    The command is the first one that contains ``command``.
+    """
     lost = threading.Event()
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection(address) as server:
-            # Redis' client asks on a connection when it has its answer.
-            while question := client.recv(65_536):
-                server.sendall(question)
-                answer = server.recv(65_536)
-                if asked in question and not lost.is_set():
+            # A client sends a command when it has the reply to the previous one.
+            while request := client.recv(65_536):
+                server.sendall(request)
+                reply = server.recv(65_536)
+                if command in request and not lost.is_set():
                     lost.set()
                     return
-                client.sendall(answer)
+                client.sendall(reply)
 
     def accept() -> None:
         while True:
@@ -44,14 +46,13 @@ def losing_an_answer(address: tuple[str, int], asked: bytes) -> Iterator[int]:
     assert lost.is_set()
 
 
-def test_a_lease_whose_answer_is_lost_is_held_and_given_back(
+def test_a_lease_whose_reply_is_lost_is_held_and_released(
     settings: Callable[..., Settings],
 ) -> None:
     url = urlsplit(str(settings().require_redis_url()))
     address = (url.hostname or "localhost", url.port or 6379)
-    with losing_an_answer(address, b"poll:key") as port:
-        way = f"redis://127.0.0.1:{port}{url.path}"
-        store = connect(settings(redis_url=way))
+    with losing_a_reply(address, b"poll:key") as port:
+        store = connect(settings(redis_url=f"redis://127.0.0.1:{port}{url.path}"))
         with closing(store.redis):
             for _ in range(2):
                 with lease(store, "poll:key", 60) as ours:

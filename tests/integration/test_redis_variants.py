@@ -136,7 +136,7 @@ class Place:
         return a_job_request(spec=spec)
 
     def batches_of(self, job_request: JobRequest) -> list[str]:
-        """What a job has made at OpenAI."""
+        """The batches of a job at OpenAI."""
         return [
             batch["id"]
             for batch in self.emulator.batches(self.organization)

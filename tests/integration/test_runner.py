@@ -1,4 +1,4 @@
-"""What all steps about a job share: the lease, the record, failures."""
+"""The runner of all steps: leases, records and failures."""
 
 import time
 

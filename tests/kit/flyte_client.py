@@ -67,13 +67,13 @@ class Node:
 
     @property
     def output_prefix(self) -> str:
-        """Where Flyte wants the outputs; it ends in the attempt."""
+        """The location of the outputs, which ends in the attempt."""
         element = "" if self.index is None else f"/{self.index}"
         return f"{self.folder}/{self.execution}/{self.node}/data{element}/{self.attempt}"
 
     @property
     def metadata(self) -> TaskExecutionMetadata:
-        """What Flyte sends to a connector about it."""
+        """The metadata that Flyte sends to a connector."""
         execution = WorkflowExecutionIdentifier(
             project="shop", domain="development", name=self.execution
         )

@@ -33,6 +33,8 @@ from tests.kit.kill_points import Points
 
 #: A child that takes longer hangs.
 _STEP_S, _TAKE_OVER_S = 60.0, 300.0
+#: The pause between two sweeps of all jobs.
+_SWEEP_S = 0.5
 _WORKER_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
@@ -92,6 +94,9 @@ class KillingWorker:
 
 def _serve() -> None:
     _app()
+    # The SDK imports these at their first use, which would be in each child.
+    for name in ("batches", "files"):
+        importlib.import_module(f"openai.resources.{name}")
     # Frozen objects are never collected, so that children share their memory.
     gc.collect()
     gc.freeze()
@@ -215,7 +220,7 @@ def _take_over(runtimes: list[Runtime]) -> None:
             _run(collecting, Step.SWEEP, [])
             for step, args in collector.sent:
                 _run(collecting, step, args)
-        time.sleep(0.1)
+        time.sleep(_SWEEP_S)
 
 
 def _live(runtime: Runtime) -> int:

@@ -1,4 +1,4 @@
-"""The files in monitoring/, as the tests read them."""
+"""Reads the files in monitoring/."""
 
 import json
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ def dashboard() -> dict[str, Any]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """Its panels, without the rows' titles."""
+    """The dashboard's panels, without its rows."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Every PromQL expression that is not a variable's, and whose it is."""
+    """The PromQL expressions of all alerts and panels, with their names."""
     for alert in alerts():
         yield alert["alert"], alert["expr"]
     for panel in panels():

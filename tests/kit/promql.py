@@ -1,4 +1,4 @@
-"""What a PromQL expression asks for."""
+"""The series that a PromQL expression selects."""
 
 import re
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ from promql_parser import AggModifierType, AggregateExpr, Call, VectorSelector
 
 from tests.kit.exposition import Exposition
 
-#: Labels that Prometheus adds, and those of its own making.
+#: Labels that Prometheus adds, or computes with.
 _PROMETHEUS = frozenset({"job", "le"})
-#: Of several gateways that say the same they take one.
+#: Aggregations that count equal values of several gateways once.
 _TAKE_ONE = frozenset({"max", "min", "count"})
-#: What Grafana puts in.
+#: Grafana's variables, and values for them.
 _VARIABLES = {"$__rate_interval": "5m", "$__range": "6h", "$__interval": "1m"}
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A series' name in an expression, and what surrounds it."""
+    """A selector in an expression, and the aggregations around it."""
 
     metric: str
     #: Labels that are compared: name -> operator and value.
     matched: Mapping[str, tuple[str, str]]
     #: Labels that the result is grouped by, from the inside out.
     grouped: tuple[tuple[str, ...], ...]
-    #: Whether several gateways that show the same number count once.
+    #: Whether equal values of several gateways count once.
     once: bool
 
     def fits(self, exposition: Exposition) -> bool:
-        """Whether there is such a series, with all of the labels."""
+        """Whether an exposition has such a series with all of the labels."""
         labels = {label for group in self.grouped for label in group} - _PROMETHEUS
         wanted = {n: how for n, how in self.matched.items() if n not in _PROMETHEUS}
         return any(
@@ -43,7 +43,7 @@ class Selector:
 
 
 def selectors(expression: str) -> list[Selector]:
-    """Everything that an expression asks for; raises ValueError when it is no PromQL."""
+    """All selectors of an expression; raises ValueError if it is not valid PromQL."""
     for variable, value in _VARIABLES.items():
         expression = expression.replace(variable, value)
     found: list[Selector] = []
@@ -62,7 +62,7 @@ def selectors(expression: str) -> list[Selector]:
 
 
 def result_labels(expression: str) -> set[str]:
-    """The labels that an expression's result has: those that all of its parts keep."""
+    """The labels of an expression's result: those that all of its parts keep."""
     outer = [set(selector.grouped[-1]) for selector in selectors(expression) if selector.grouped]
     return set.intersection(*outer) if outer else set()
 

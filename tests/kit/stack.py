@@ -33,8 +33,8 @@ TIMINGS = {
 }
 #: With webhooks, no test waits for a poll.
 _RARE_POLLS = {"BATCHFLOW_POLL_INTERVAL_S": "600"}
-#: Where only the workers find the key: Flyte's names for `FLYTE_OPENAI_API_KEY`, and for `api_key`
-#: in the group `openai-api-key`. A shell can't export the second one.
+#: The variables with the API key, for the workers alone: Flyte's names for `FLYTE_OPENAI_API_KEY`,
+#: and for `api_key` in the group `openai-api-key`. A shell can't export the second one.
 KEY_VARIABLES = ("_FSEC_FLYTE_OPENAI_API_KEY", "_FSEC_OPENAI-API-KEY_API_KEY")
 
 _EMULATOR_OPTIONS: Mapping[str, object] = {
@@ -56,7 +56,7 @@ class StackBase:
 
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self.folder = folder
-        #: Stands for the blob storage: workers touch no other files.
+        #: The blob storage of the tests; workers may access no other files.
         self.blobs = folder / "blobs"
         temporary = folder / "tmp"
         for path in (self.blobs, temporary):
@@ -145,7 +145,7 @@ class Stack(StackBase):
     """
 
     def __init__(self, folder: Path, *, webhooks: bool = False) -> None:
-        #: Appears nowhere but in the workers' environment, if all is well.
+        #: A canary: it must appear only in the workers' environment.
         self.api_key = f"sk-canary-{uuid.uuid4().hex}"
         self.key_prefix = f"accept-{uuid.uuid4().hex[:8]}"
         self.redis_server = RedisServer(folder)
@@ -244,7 +244,7 @@ class Stack(StackBase):
         return {str(key).removeprefix(prefix) for key in self.redis.scan_iter(f"{prefix}*")}
 
     def worker_env(self) -> dict[str, str]:
-        """What only workers have in their environment: the API key and OpenAI's address."""
+        """The variables of workers alone: the API key and OpenAI's address."""
         secrets = dict.fromkeys(KEY_VARIABLES, self.api_key)
         return {"OPENAI_BASE_URL": self.emulator_process.base_url, "OPENAI_LOG": "debug", **secrets}
 

@@ -157,7 +157,7 @@ def test_a_local_run_has_a_random_id() -> None:
 
 
 def found(given: JobRequest, state: JobState, *, attempt: int = 0, new: bool = False) -> Created:
-    """What the store returns for a job request whose job exists."""
+    """The store's reply for a job request whose job exists."""
     record = {"id": given.job_id, "state": state, "created_at": 0, "updated_at": 0, "source": ""}
     job = Job.model_validate({**given.record(), **record, "attempt": attempt})
     return Created(job, new)

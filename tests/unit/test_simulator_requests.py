@@ -1,4 +1,4 @@
-"""What the emulator makes of the requests in a batch file."""
+"""How the emulator answers the requests of a batch file."""
 
 import json
 import time

@@ -66,7 +66,7 @@ def test_some_uris_are_refused_whatever_is_allowed(uri: str, sentence: str) -> N
     assert "hunt" not in message
 
 
-#: What is allowed, a URI, and whether it is within.
+#: An allow-list, a URI, and whether the list allows it.
 PREFIXES: list[tuple[str, str, bool]] = [
     ("s3://", "s3://bucket/in.jsonl", True),
     ("s3://", "s3://bucket/%20/a..b/...", True),
