@@ -52,12 +52,7 @@ program.option("--lines", 50_000, "number of lines of the input file")
 program.option("--result-mb", 1_000, "size of the downloaded file, in millions of bytes")
 program.option("--mbit-s", 1_000, "bandwidth of the second upload measurement")
 program.option("--rounds", 4, "rounds of each measurement")
-program.option(
-    "--pools",
-    [_RECOMMENDED],
-    "Celery pools, with one step at a time",
-    several=True,
-)
+program.option("--pools", [_RECOMMENDED], "Celery pools, with one step at a time", several=True)
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,7 @@ def _work(
     _fill(stack, store, queue, warm_up + int(options.most * (options.seconds + 1)))
     begun = _made(store)
     worker = stack.worker(
-        *("-Q", queue, "--pool", pool, "--concurrency", str(concurrency)),
-        env=openai,
-        measured=True,
+        *("-Q", queue, "--pool", pool, "--concurrency", str(concurrency)), env=openai, measured=True
     )
     try:
         pid = worker.pid

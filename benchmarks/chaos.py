@@ -148,11 +148,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds, run in sequence")
     parser.add_argument("--jobs", type=int, default=100, help="approximate number of jobs per seed")
     parser.add_argument("--json", type=Path, help="also write the reports to this file")
-    parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="keep the logs of all runs",
-    )
+    parser.add_argument("--keep", action="store_true", help="keep the logs of all runs")
     options = parser.parse_args()
 
     print(" | ".join(_COLUMNS.values()), flush=True)

@@ -13,14 +13,7 @@ from flyteidl.core.literals_pb2 import LiteralMap
 
 from tests.kit.flyte_backend import FlyteBackend, History
 from tests.kit.flyte_client import Node, file_inputs, template_of
-from tests.kit.flyte_tasks import (
-    batch_task,
-    download_task,
-    jsonl,
-    put,
-    request_line,
-    upload_task,
-)
+from tests.kit.flyte_tasks import batch_task, download_task, jsonl, put, request_line, upload_task
 
 #: Tasks of one chain.
 TASKS = 3

@@ -101,12 +101,7 @@ def _bar(
     middle = y + _BAR / 2
     found: list[svg.Element] = [
         svg.Rect(
-            x=round(left, 1),
-            y=y,
-            width=round(max(length, 1), 1),
-            height=_BAR,
-            rx=2,
-            fill=colour,
+            x=round(left, 1), y=y, width=round(max(length, 1), 1), height=_BAR, rx=2, fill=colour
         )
     ]
     if most - least > 1:

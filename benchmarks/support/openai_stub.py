@@ -135,9 +135,7 @@ async def _content(request: Request) -> Response:
     _account(request, "files.content")
     size = int(request.path_params["file_id"].removeprefix("file-"))
     return StreamingResponse(
-        _result(size),
-        media_type="application/octet-stream",
-        headers={"content-length": str(size)},
+        _result(size), media_type="application/octet-stream", headers={"content-length": str(size)}
     )
 
 

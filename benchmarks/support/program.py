@@ -48,11 +48,7 @@ class Program:
         self.console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}[/] {text}", highlight=False)
 
     def result(
-        self,
-        measured: list[Measured],
-        bars: list[Bar],
-        drawn: Chart,
-        notes: list[str],
+        self, measured: list[Measured], bars: list[Bar], drawn: Chart, notes: list[str]
     ) -> Result:
         """Return the result, with what is needed to repeat it."""
         return Result(

@@ -15,11 +15,7 @@ import schemathesis.openapi
 from hypothesis import HealthCheck, Phase, settings
 from limits import RateLimitItemPerSecond
 from schemathesis import Case, Config
-from schemathesis.checks import (
-    CheckFunction,
-    ignored_auth,
-    positive_data_acceptance,
-)
+from schemathesis.checks import CheckFunction, ignored_auth, positive_data_acceptance
 
 from batchflow.gateway.app import make_gateway
 from batchflow.gateway.security import rate_limit

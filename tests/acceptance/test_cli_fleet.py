@@ -25,7 +25,6 @@ from batchflow.settings import Settings
 from batchflow.stack.processes import free_port
 from tests.kit.cli import call
 from tests.kit.deliveries import SECRET
-from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import Node, Task, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
 from tests.kit.gateway import Gateway, running_gateway
@@ -282,10 +281,7 @@ def test_without_a_terminal_each_transition_is_one_line(stack: Stack, organizati
 @pytest.fixture
 def env(stack: Stack) -> dict[str, str | None]:
     """The environment for managing webhooks: an API key and OpenAI's address."""
-    return {
-        "OPENAI_BASE_URL": stack.emulator.base_url,
-        "_FSEC_FLYTE_OPENAI_API_KEY": stack.api_key,
-    }
+    return {"OPENAI_BASE_URL": stack.emulator.base_url, "_FSEC_FLYTE_OPENAI_API_KEY": stack.api_key}
 
 
 @contextmanager
@@ -391,27 +387,20 @@ def test_an_unknown_endpoint(env: dict[str, str | None], command: str, id_: str)
     assert not result.stdout
 
 
-def test_a_key_that_may_not_manage_webhooks(
-    env: dict[str, str | None], emulator_of_fleet: Emulator
-) -> None:
+def test_a_key_that_may_not_manage_webhooks(env: dict[str, str | None], stack: Stack) -> None:
     for status in (401, 403):
-        emulator_of_fleet.outage(status=status, operations=["webhooks.*"], count=1)
+        stack.emulator.outage(status=status, operations=["webhooks.*"], count=1)
         result = call("webhooks", "list", env=env)
         assert result.exit_code == 1
         assert f"HTTP {status}" in result.stderr
         assert "needs a key that has this permission" in result.stderr
 
 
-def test_a_server_without_webhooks(env: dict[str, str | None], emulator_of_fleet: Emulator) -> None:
-    emulator_of_fleet.outage(status=404, operations=["webhooks.*"])
+def test_a_server_without_webhooks(env: dict[str, str | None], stack: Stack) -> None:
+    stack.emulator.outage(status=404, operations=["webhooks.*"])
     result = call("webhooks", "register", "https://batchflow.example.com/webhooks/openai", env=env)
     assert result.exit_code == 1
     assert "has no API for webhook endpoints" in result.stderr
-
-
-@pytest.fixture
-def emulator_of_fleet(stack: Stack) -> Emulator:
-    return stack.emulator
 
 
 def test_openai_api_key_is_used_and_required(env: dict[str, str | None], stack: Stack) -> None:

@@ -68,10 +68,7 @@ def test_upload_batch_download(emulator: Emulator, start: TaskStarter) -> None:
     result = running.succeeds()
     with emulator.sdk(start.org) as client:
         assert result == client.batches.retrieve(batch["id"]).to_dict()
-    assert result["metadata"] == {
-        "team": "support",
-        "batchflow_job": during.custom_info["job_id"],
-    }
+    assert result["metadata"] == {"team": "support", "batchflow_job": during.custom_info["job_id"]}
     assert result["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
     after = running.get()
     assert after.custom_info["openai_status"] == "completed"
@@ -94,14 +91,6 @@ def test_phases_come_in_order_and_say_what_happens(emulator: Emulator, start: Ta
     assert run.phases[-3:] == ["INITIALIZING", "RUNNING", "SUCCEEDED"]
     assert set(run.phases) <= {"QUEUED", "INITIALIZING", "RUNNING", "SUCCEEDED"}
     assert any("validating" in message for message in run.messages)
-
-
-def test_a_batch_without_failures_has_no_error_file(start: TaskStarter) -> None:
-    result = start.batch().succeeds()
-    assert "error_file_id" not in result or result["error_file_id"] is None
-    files = start.download(result).succeeds()
-    assert custom_ids(files["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
-    assert files["error_file"] is None
 
 
 def test_twenty_batches_at_once(emulator: Emulator, start: TaskStarter) -> None:
@@ -179,22 +168,6 @@ def test_delete_of_an_ended_job_changes_nothing(start: TaskStarter) -> None:
     task.delete()
     answer = task.get()
     assert (answer.phase, answer.result) == ("SUCCEEDED", result)
-
-
-def test_delete_before_the_batch_is_created_prevents_it(
-    stack: Stack, emulator: Emulator, start: TaskStarter
-) -> None:
-    file_id = emulator.upload(start.org, requests())
-    stack.worker.stop()
-    task = start.batch(file_id)
-    assert task.get().phase == "QUEUED"
-    task.delete()
-    assert "Cancelled by Flyte" in task.fails()
-    other = start.batch(file_id, metadata={"after": "it"})
-    stack.worker.start()
-    # The queue is in order: once this job has succeeded, the deleted one has been processed.
-    result = other.succeeds()
-    assert [batch["id"] for batch in start.batches()] == [result["id"]]
 
 
 # -- identity of jobs -----------------------------------------------------------------------------

@@ -107,10 +107,7 @@ SITUATIONS: dict[str, Situation] = {
         "upload", an_upload_job, has_one_file, (*_TAKE, *_CREATE_FILE, *_GIVE_BACK)
     ),
     "upload after a lost request": Situation(
-        "upload",
-        a_lost_upload,
-        has_one_file,
-        (*_TAKE, *_SEARCH_FILES, *_CREATE_FILE, *_GIVE_BACK),
+        "upload", a_lost_upload, has_one_file, (*_TAKE, *_SEARCH_FILES, *_CREATE_FILE, *_GIVE_BACK)
     ),
     "upload after a lost reply": Situation(
         "upload",

@@ -16,14 +16,7 @@ from flytekitplugins.openai.batch import workflow as old_workflow
 
 import batchflow
 from tests.kit.emulator import Emulator
-from tests.kit.flyte_client import (
-    SETTINGS,
-    FlyteClient,
-    Node,
-    file_inputs,
-    inputs_of,
-    template_of,
-)
+from tests.kit.flyte_client import SETTINGS, FlyteClient, Node, file_inputs, inputs_of, template_of
 from tests.kit.flyte_tasks import SECRET, custom_ids, put, requests
 from tests.kit.processes import clean_environment
 from tests.kit.stack import Stack
@@ -134,9 +127,7 @@ def run_chain(
             templates["batch"], inputs_of(input_file_id=file_id), replace(node, node="n1")
         ).succeeds()
         files = flyte.create(
-            templates["download"],
-            inputs_of(batch_endpoint_result=batch),
-            replace(node, node="n2"),
+            templates["download"], inputs_of(batch_endpoint_result=batch), replace(node, node="n2")
         ).succeeds()
         assert custom_ids(files["output_file"]["path"]) == ["r-0", "r-1", "r-2"]
         assert [entry["id"] for entry in emulator.batches(org)] == [batch["id"]]

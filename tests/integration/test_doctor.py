@@ -230,11 +230,7 @@ def _a_server(date: str | None) -> Iterator[str]:
     [(0, OK, "within"), (60, WARNING, "ahead"), (-60, WARNING, "behind"), (3_600, PROBLEM, "3,")],
 )
 def test_openai_s_clock(
-    settings: MakeSettings,
-    monkeypatch: pytest.MonkeyPatch,
-    ahead_s: float,
-    level: Level,
-    seen: str,
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, ahead_s: float, level: Level, seen: str
 ) -> None:
     with _a_server(formatdate(time.time() + ahead_s, usegmt=True)) as url:
         monkeypatch.setenv("OPENAI_BASE_URL", url)

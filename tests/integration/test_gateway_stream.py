@@ -171,9 +171,7 @@ def test_a_client_without_events_can_continue(gateway: Gateway) -> None:
         assert second.kinds == ["transition"] * 3
 
 
-def test_each_event_is_received_once_across_reconnects(
-    gateway: Gateway,
-) -> None:
+def test_each_event_is_received_once_across_reconnects(gateway: Gateway) -> None:
     writers, each = 4, 150
     job_requests = [created(gateway.store) for _ in range(writers)]
     random = Random(11)

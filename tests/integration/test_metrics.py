@@ -314,9 +314,7 @@ def test_jobs_in_quota_queues_are_counted(seen: Seen) -> None:
     assert seen["over quota"].value("jobs_waiting_for_capacity", **queue) == 1
 
 
-def test_a_stopped_worker_is_missing_at_once_and_a_killed_one_after_a_minute(
-    seen: Seen,
-) -> None:
+def test_a_stopped_worker_is_missing_at_once_and_a_killed_one_after_a_minute(seen: Seen) -> None:
     def alive(moment: str) -> list[float | None]:
         return [seen[moment].value("workers", queue=queue.value) for queue in Queue]
 

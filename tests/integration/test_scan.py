@@ -105,11 +105,7 @@ class ListWorkers:
     sender: RecordingSender
 
     def submitted(
-        self,
-        ages_s: Sequence[float],
-        *,
-        job_age_s: float = 0,
-        credential: Credential = CREDENTIAL,
+        self, ages_s: Sequence[float], *, job_age_s: float = 0, credential: Credential = CREDENTIAL
     ) -> list[str]:
         """Jobs whose batches have these ages, newest first; jobs are at least ``job_age_s`` old."""
         job_requests = [
@@ -234,9 +230,7 @@ def test_batches_created_in_the_same_second(workers: ListWorkers) -> None:
     assert workers.poll_ended(ids[200:]) == (3, 1)
 
 
-def test_jobs_that_waited_for_quota_are_ordered_by_their_batches(
-    workers: ListWorkers,
-) -> None:
+def test_jobs_that_waited_for_quota_are_ordered_by_their_batches(workers: ListWorkers) -> None:
     workers.foreign(1_000, HOUR_S)
     ages_s = [HOUR_S / 2 + n for n in range(150)] + [HOUR_S + n for n in range(150)]
     ids = workers.submitted(ages_s, job_age_s=DAY_S)

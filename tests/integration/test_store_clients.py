@@ -15,12 +15,7 @@ from redis.asyncio import Redis as AsyncRedis
 from batchflow.errors import StoreUnavailable
 from batchflow.jobs import random_job_id
 from batchflow.states import JobState
-from batchflow.store import (
-    AsyncJobStore,
-    JobStore,
-    index,
-    records,
-)
+from batchflow.store import AsyncJobStore, JobStore, index, records
 from batchflow.store.command import Command
 from batchflow.store.job_store import script_names, script_source
 from tests.kit.job_requests import a_job_request

@@ -121,9 +121,7 @@ def test_the_first_that_still_waits_is_made_due(store: StoreHarness) -> None:
     assert store.due()[waiting.job_id] <= store.run(records.time())
 
 
-def test_a_job_that_did_not_wait_moves_others_only_if_its_batch_ended(
-    store: StoreHarness,
-) -> None:
+def test_a_job_that_did_not_wait_moves_others_only_if_its_batch_ended(store: StoreHarness) -> None:
     waiting, other = store.created(), store.created()
     requeue(store, waiting)
     assert leave(store, other) is None

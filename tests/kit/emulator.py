@@ -128,10 +128,7 @@ class Emulator:
     def sdk(self, organization: str) -> OpenAI:
         """OpenAI's client for an organization. The caller closes it."""
         return OpenAI(
-            api_key=self._api_key,
-            organization=organization,
-            base_url=self.base_url,
-            max_retries=0,
+            api_key=self._api_key, organization=organization, base_url=self.base_url, max_retries=0
         )
 
     def upload(self, organization: str, content: bytes) -> str:

@@ -14,14 +14,7 @@ from batchflow.stack.processes import free_port
 from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator, EmulatorServer
 from tests.kit.flyte_client import FlyteClient
-from tests.kit.processes import (
-    Process,
-    Ready,
-    RedisServer,
-    Server,
-    clean_environment,
-    stop_all,
-)
+from tests.kit.processes import Process, Ready, RedisServer, Server, clean_environment, stop_all
 
 #: In seconds; each is far below its default.
 TIMINGS = {
@@ -118,11 +111,7 @@ class StackBase:
         return EmulatorServer(self.folder, options, self.env(env), name=name)
 
     def _process(
-        self,
-        name: str,
-        command: Sequence[str],
-        env: Mapping[str, str] | None,
-        ready: Ready | None,
+        self, name: str, command: Sequence[str], env: Mapping[str, str] | None, ready: Ready | None
     ) -> Process:
         return Process(name, command, self.env(env), self.folder / f"{name}.log", ready=ready)
 

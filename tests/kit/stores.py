@@ -123,11 +123,7 @@ def over_redis(prefix: str, blocking: bool, url: str) -> Iterator[StoreHarness]:
     user: dict[str, Any] = {"username": prefix, "password": "secret", "decode_responses": True}
     with closing(Redis.from_url(url, decode_responses=True)) as redis:
         redis.acl_setuser(
-            prefix,
-            enabled=True,
-            passwords=["+secret"],
-            keys=[f"{prefix}:*"],
-            categories=["+@all"],
+            prefix, enabled=True, passwords=["+secret"], keys=[f"{prefix}:*"], categories=["+@all"]
         )
         if blocking:
             with closing(Redis.from_url(url, **user)) as own:

@@ -264,11 +264,7 @@ class TestLogin:
 
 
 def test_a_form_gives_no_session_to_an_unauthorized_sender(secured: InProcess) -> None:
-    scope = {
-        "type": "http",
-        "app": secured.app,
-        PRINCIPAL_KEY: Principal(None, has_token=False),
-    }
+    scope = {"type": "http", "app": secured.app, PRINCIPAL_KEY: Principal(None, has_token=False)}
     with pytest.raises(PermissionError):
         csrf_token_for(Request(scope))
 
@@ -289,11 +285,7 @@ class TestOtherSites:
     )
     @pytest.mark.parametrize("path", [CANCEL, "/login", "/logout", "/nothing"])
     def test_a_page_of_another_site_can_change_nothing(
-        self,
-        open_gateway: InProcess,
-        secured: InProcess,
-        path: str,
-        headers: dict[str, str],
+        self, open_gateway: InProcess, secured: InProcess, path: str, headers: dict[str, str]
     ) -> None:
         for gateway, more in ((open_gateway, {}), (secured, {"authorization": BEARER})):
             answer = gateway.post(path, **headers, **more)

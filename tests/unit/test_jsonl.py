@@ -249,9 +249,7 @@ BAD_STRICT: dict[str, tuple[bytes, list[str]]] = {
         + embeddings("c", [[1, 2], [3]])
         + embeddings("d", [1, 2, 3])
         + line("e", url=EMBEDDINGS),
-        [
-            "the requests have 50,003 embedding inputs in total; OpenAI's limit is 50,000",
-        ],
+        ["the requests have 50,003 embedding inputs in total; OpenAI's limit is 50,000"],
     ),
 }
 

@@ -112,13 +112,7 @@ def test_grafana_can_import_the_dashboard() -> None:
 
 def test_panels_are_grouped_by_question() -> None:
     rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
-    assert rows == [
-        "Is it working?",
-        "What waits?",
-        "OpenAI",
-        "Queues and workers",
-        "Tokens",
-    ]
+    assert rows == ["Is it working?", "What waits?", "OpenAI", "Queues and workers", "Tokens"]
 
 
 def test_panels_do_not_overlap() -> None:

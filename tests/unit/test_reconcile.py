@@ -65,24 +65,11 @@ def observed() -> Iterator[Observed]:
     with cast(Redis, fakeredis.FakeRedis(decode_responses=True)) as redis:
         store = JobStore(redis, "test")
 
-        def see(
-            *batches: Batch,
-            cancelled: bool = False,
-            accept_partial: bool = False,
-            config: dict[str, Any] | None = None,
-        ) -> Job:
-            spec = BatchSpec(
-                credential=Credential(),
-                input_file_id="file-1",
-                config=config or {},
-                accept_partial=accept_partial,
-            )
+        def see(*batches: Batch) -> Job:
+            spec = BatchSpec(credential=Credential(), input_file_id="file-1", config={})
             job_request = JobRequest(job_id=random_job_id(), spec=spec)
             store.run(records.create(job_request, due_in_s=0))
             store.run(records.begin(job_request.job_id))
-            if cancelled:
-                message = "Cancelled by Flyte."
-                store.run(records.cancel(job_request.job_id, message=message, source="delete"))
             for shown in batches:
                 job = existing(store, job_request)
                 store.run(
@@ -115,23 +102,6 @@ def test_a_batch_under_way(observed: Observed, status: str, stage: Stage, phase:
     assert (job.batch_id, job.total, job.completed, job.failed) == ("batch_1", 8, 3, 1)
     assert job.checked_at is not None
     assert job.source == "poll"
-
-
-def test_completed(observed: Observed) -> None:
-    job = observed(
-        batch(
-            "completed",
-            request_counts=counts(3, 3),
-            output_file_id="file-2",
-            completed_at=NOW,
-            model="gpt-test",
-        )
-    )
-    assert job.state is JobState.SUCCEEDED
-    assert (job.output_file_id, job.error_file_id, job.model) == ("file-2", None, "gpt-test")
-    assert job.message == ""
-    assert job.result is not None
-    assert Batch.model_validate(job.result).output_file_id == "file-2"
 
 
 @pytest.mark.parametrize(
@@ -174,15 +144,6 @@ def test_a_completed_batch_waits_for_the_files_that_its_counts_imply(
         assert job.stage is Stage.FINISHING
 
 
-def test_files_that_appear_later_end_the_wait(observed: Observed) -> None:
-    shown = {"request_counts": counts(1, 1), "completed_at": NOW}
-    job = observed(batch("completed", **shown), batch("completed", output_file_id="f-2", **shown))
-    assert job.state is JobState.SUCCEEDED
-    assert job.message == ""
-    assert job.result is not None
-    assert job.result["output_file_id"] == "f-2"
-
-
 @pytest.mark.parametrize(
     ("shown", "message"),
     [
@@ -206,41 +167,7 @@ def test_a_failure_quotes_ten_of_many_errors(observed: Observed) -> None:
     assert job.message.endswith("; line 10: Problem 10.; and 4990 more")
 
 
-@pytest.mark.parametrize(
-    ("cancelled", "state", "message"),
-    [
-        (True, JobState.CANCELLED, "Cancelled by Flyte. 2 of 5 requests were completed."),
-        (
-            False,
-            JobState.FAILED,
-            "The batch was cancelled at OpenAI; 2 of 5 requests were completed.",
-        ),
-    ],
-)
-def test_cancelled_here_or_elsewhere(
-    observed: Observed, cancelled: bool, state: JobState, message: str
-) -> None:
-    shown = {"request_counts": counts(5, 2), "output_file_id": "file-2"}
-    job = observed(batch("cancelling"), batch("cancelled", **shown), cancelled=cancelled)
-    assert job.state is state
-    assert job.message == f"{message} OpenAI keeps the results: output file file-2."
-
-
-def test_a_batch_that_finished_before_it_was_cancelled_has_succeeded(observed: Observed) -> None:
-    shown = {"request_counts": counts(1, 1), "output_file_id": "file-2"}
-    assert observed(batch("completed", **shown), cancelled=True).state is JobState.SUCCEEDED
-
-
-def test_late_observations_are_ignored(observed: Observed) -> None:
-    in_progress = batch("in_progress", request_counts=counts(9, 7))
-    job = observed(in_progress, batch("validating", request_counts=counts(0, 0)))
-    assert (job.openai_status, job.stage) == ("in_progress", Stage.IN_PROGRESS)
-    assert (job.total, job.completed) == (9, 7)
-
-
-def test_an_unknown_status_changes_nothing_else(
-    observed: Observed,
-) -> None:
+def test_an_unknown_status_changes_nothing_else(observed: Observed) -> None:
     job = observed(batch("in_progress", request_counts=counts(9, 7)), batch("paused"))
     assert (job.state, job.stage, job.openai_status) == (
         JobState.RUNNING,

@@ -130,10 +130,7 @@ def test_endpoints_of_the_api_and_of_the_answers_are_the_same() -> None:
     endpoint=st.sampled_from(ENDPOINTS), bodies=st.lists(BODY, max_size=4), done=st.integers(0, 4)
 )
 def test_no_request_breaks_a_batch(
-    tmp_path_factory: pytest.TempPathFactory,
-    endpoint: str,
-    bodies: list[dict[str, Any]],
-    done: int,
+    tmp_path_factory: pytest.TempPathFactory, endpoint: str, bodies: list[dict[str, Any]], done: int
 ) -> None:
     """Every request ends in one of the files, and the counts agree with what was foreseen."""
     directory = tmp_path_factory.mktemp("batch")

@@ -151,10 +151,7 @@ def test_a_lost_connection_is_shown_and_restored(gateway: Gateway, browser: Brow
 def test_a_page_recovers_from_an_outage_of_redis(
     browser: Browser, tmp_path: Path, settings: Callable[..., Settings]
 ) -> None:
-    with (
-        RedisServer(tmp_path) as redis,
-        running_gateway(settings(redis_url=redis.url)) as ours,
-    ):
+    with RedisServer(tmp_path) as redis, running_gateway(settings(redis_url=redis.url)) as ours:
         job_id = make_job(ours.store)
         with window(browser, ours.url, expected_statuses=(503,)) as opened:
             page = opened.page

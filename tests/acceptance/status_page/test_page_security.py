@@ -70,10 +70,7 @@ def test_a_browser_needs_the_token(browser: Browser, settings: Callable[..., Set
 def test_a_link_from_another_site_works_within_a_session(
     browser: Browser, settings: Callable[..., Settings]
 ) -> None:
-    with (
-        old_gateway(settings(api_token=TOKEN)) as gateway,
-        window(browser, gateway.url) as opened,
-    ):
+    with old_gateway(settings(api_token=TOKEN)) as gateway, window(browser, gateway.url) as opened:
         page = opened.page
         job_id = make_job(gateway.store)
         page.goto("/login")
