@@ -26,6 +26,15 @@ MESSAGE_WAITS_LONG_S: Final = 60.0
 #: A pause of a credential reaches this length only after several failures in a row.
 LONG_BACKOFF_S: Final = 20.0
 
+#: Flyte asks about a task every few seconds or minutes. If it has not received the end of a job
+#: after this time, it has stopped asking, or does not run.
+UNCOLLECTED_S: Final = 600.0
+#: What to do about it.
+COLLECT_ADVICE: Final = (
+    "Flyte stops asking after its maxSystemFailures. Set it as the README says, and restart "
+    "FlytePropeller, which asks again."
+)
+
 
 def worker_is_alive(seen_s: float, now_s: float) -> bool:
     """Whether a worker's last heartbeat is recent."""
@@ -48,6 +57,11 @@ def polls_have_stopped(unpolled_s: float | None, poll_interval_s: float) -> bool
     """Whether OpenAI has not answered a poll for too long. None means that no batch is running."""
     limit_s = max(POLLS_STOPPED_S, MISSED_POLL_INTERVALS * poll_interval_s)
     return unpolled_s is not None and unpolled_s > limit_s
+
+
+def result_is_uncollected(ended_s: float | None, now_s: float) -> bool:
+    """Whether Flyte should have received the end of a job. None means that it is not awaited."""
+    return ended_s is not None and now_s - ended_s >= UNCOLLECTED_S
 
 
 def queues_without_worker(workers: Mapping[str, int]) -> list[Queue]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from batchflow.overview.health import worker_is_alive
+from batchflow.overview.health import UNCOLLECTED_S, worker_is_alive
 from batchflow.states import LIVE, JobKind, JobState
 from batchflow.store import (
     AsyncJobStore,
@@ -50,6 +50,10 @@ class FleetSnapshot:
     quota_queues: Mapping[str, int]
     #: Jobs that ended within RECENT_S, by state.
     ended_recently: Mapping[JobState, int]
+    #: Jobs that ended more than UNCOLLECTED_S ago and whose end Flyte has not received.
+    uncollected: int
+    #: The job that has waited longest for Flyte.
+    oldest_uncollected: str | None
 
     def age_s(self, then_s: float) -> float:
         """Seconds since then; clocks that disagree give no negative age."""
@@ -83,14 +87,15 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
         index.first_due(),
         index.credentials(),
         quota_queues.names(),
+        index.uncollected(1),
         *(index.oldest_entry(kind, state) for kind, state in live),
     ]
     replies = await store.run_all(first)
-    now_s, jobs, counters, last_seen_s, since_s, workers, due_s, credentials, queues, *oldest = (
-        replies
-    )
+    now_s, jobs, counters, last_seen_s, since_s, workers, due_s, *replies = replies
+    credentials, queues, uncollected, *oldest = replies
     ended = list(product(JobKind, sorted(set(JobState) - LIVE)))
     second: list[Command[Any]] = [
+        index.uncollected_since(now_s - UNCOLLECTED_S),
         *(backoff.current(name, now_s) for name in credentials),
         *(quota_queues.length(name) for name in queues),
         *(index.count_since(kind, state, now_s - RECENT_S) for kind, state in ended),
@@ -100,6 +105,7 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
     for (kind, _), entry in zip(live, oldest, strict=True):
         if entry:
             oldest_live[kind] = min(entry, oldest_live.get(kind, entry))
+    long_uncollected = next(answers)
     backoffs = {name: next(answers) for name in credentials}
     lengths = {name: next(answers) for name in queues}
     ended_recently: Counter[JobState] = Counter()
@@ -117,4 +123,6 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
         backoffs={name: pause for name, pause in sorted(backoffs.items()) if pause},
         quota_queues=lengths,
         ended_recently=ended_recently,
+        uncollected=long_uncollected,
+        oldest_uncollected=uncollected[0] if uncollected else None,
     )

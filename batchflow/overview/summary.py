@@ -47,6 +47,10 @@ class Summary(_Frozen):
     input_tokens: int
     output_tokens: int
     since: datetime | None
+    #: Jobs that ended more than ten minutes ago and whose end Flyte has not received.
+    uncollected: int
+    #: The job that has waited longest for Flyte.
+    oldest_uncollected: str | None
     #: The live batch that was created first.
     oldest_batch: str | None
     oldest_batch_since: datetime | None
@@ -75,6 +79,8 @@ class Summary(_Frozen):
             input_tokens=int(fleet.counters.get(("tokens", "input"), 0)),
             output_tokens=int(fleet.counters.get(("tokens", "output"), 0)),
             since=_time(fleet.recording_since_s),
+            uncollected=fleet.uncollected,
+            oldest_uncollected=fleet.oldest_uncollected,
             oldest_batch=oldest.job_id if oldest else None,
             oldest_batch_since=_time(float(oldest.time)) if oldest else None,
             polled_at=_time(fleet.last_seen_s.get("poll")),

@@ -60,6 +60,11 @@ def uncollected_since(epoch_s: float) -> Command[int]:
     return Command("ZCOUNT", [keys.UNCOLLECTED], ["-inf", epoch_s], int)
 
 
+def uncollected_end(job_id: str) -> Command[float | None]:
+    """When a job ended whose end Flyte has not received; None if Flyte is not awaited."""
+    return Command("ZSCORE", [keys.UNCOLLECTED], [job_id], lambda raw: float(raw) if raw else None)
+
+
 def uncollected(limit: int) -> Command[list[str]]:
     """The ids of the jobs that have waited longest for Flyte, oldest first."""
     return Command("ZRANGE", [keys.UNCOLLECTED], [0, limit - 1], list)

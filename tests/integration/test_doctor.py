@@ -22,6 +22,7 @@ from batchflow.cli.checks import credentials, fleet, gateway, machine, redis
 from batchflow.cli.checks.check import Check, CheckContext, CheckResult, Level
 from batchflow.jobs import BatchSpec, Credential
 from batchflow.openai_client.webhook_events import WEBHOOK_PATH
+from batchflow.overview.health import UNCOLLECTED_S
 from batchflow.queue import Queue, Sender, Step, make_app
 from batchflow.settings import Settings
 from batchflow.states import JobState
@@ -42,6 +43,7 @@ from tests.kit.deliveries import SECRET
 from tests.kit.emulator import Emulator, running_emulator
 from tests.kit.gateway import running_gateway
 from tests.kit.job_requests import a_job_request
+from tests.kit.stores import end_earlier
 from tests.kit.workers import wait_in_queue
 
 #: Unique, so that no other test's client is affected.
@@ -354,6 +356,23 @@ def test_jobs_that_wait_for_quota(settings: MakeSettings, store: JobStore) -> No
     assert "1 job" in found.seen
 
 
+def test_results_that_flyte_has_not_collected(
+    settings: MakeSettings, store: JobStore, key_prefix: str
+) -> None:
+    request = a_job_request(execution="shop/production/a7f3kq2m9x/n0")
+    store.run(records.create(request, due_in_s=600))
+    store.run(records.update(request.job_id, source="test", to=JobState.FAILED))
+    assert run_check(settings(), fleet.uncollected_results)["collection"].level is OK
+    end_earlier(store.redis, key_prefix, request.job_id, UNCOLLECTED_S)
+    found = run_check(settings(), fleet.uncollected_results)["collection"]
+    assert found.level is PROBLEM
+    assert "1 job" in found.seen
+    assert request.job_id in found.seen
+    assert "restart FlytePropeller" in found.advice
+    store.run(records.collect(request.job_id))
+    assert run_check(settings(), fleet.uncollected_results)["collection"].level is OK
+
+
 # OpenAI
 
 
@@ -516,7 +535,7 @@ def test_without_redis_the_other_checks_are_made() -> None:
     connection = sections["Redis"][0]
     assert (connection["what"], connection["level"]) == ("connection", "problem")
     assert connection["seen"].startswith("Redis can't be reached")
-    assert [finding["level"] for finding in sections["Jobs"]] == ["note", "note"]
+    assert [finding["level"] for finding in sections["Jobs"]] == ["note", "note", "note"]
     assert all(finding["level"] == "ok" for finding in sections["Software"])
     assert "the check failed" not in output
 

@@ -19,5 +19,7 @@ def a_snapshot(**fields: Any) -> FleetSnapshot:
         "backoffs": {},
         "quota_queues": {},
         "ended_recently": {},
+        "uncollected": 0,
+        "oldest_uncollected": None,
     }
     return FleetSnapshot(**empty | fields)

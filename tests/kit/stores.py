@@ -23,6 +23,11 @@ T = TypeVar("T")
 LATER_S = 1_000
 
 
+def end_earlier(redis: Any, key_prefix: str, job_id: str, by_s: float) -> None:
+    """Let a job that Flyte has not collected have ended earlier."""
+    redis.zincrby(keys.full(key_prefix, keys.UNCOLLECTED), -by_s, job_id)
+
+
 class CommandRunner(Protocol):
     """Runs a command and waits for its result."""
 

@@ -63,6 +63,7 @@ BUSY: dict[str, Any] = {
     "last_seen_s": {"poll": 9_996.0, "sweep": 9_999.0, "webhook": 9_970.0},
     "oldest_live": {JobKind.BATCH: IndexEntry("6400.000000", "bf-1")},
     "first_due_s": 9_988.0,
+    "uncollected": 4,
     "live_workers": [
         Worker("a@x", ("submit", "poll"), 10_000.0),
         Worker("b@x", ("submit", "another"), 10_000.0),
@@ -106,6 +107,7 @@ def test_values_have_the_right_names_and_labels() -> None:
     assert found.value("webhook_age_seconds") == 30
     assert found.value("oldest_live_job_age_seconds", kind="batch") == 3_600
     assert found.value("due_lag_seconds") == 12
+    assert found.value("uncollected_jobs") == 4
     assert found.value("workers", queue="submit") == 2
     assert found.value("credential_backoff_seconds", credential="team/key@org-1") == 17
     line = {"credential": "team/key@org-1", "model": "gpt-5"}

@@ -35,6 +35,8 @@ def summary(jobs: dict[tuple[JobKind, JobState], int] | None = None, **fields: A
         "input_tokens": 0,
         "output_tokens": 0,
         "since": ago(days=3),
+        "uncollected": 0,
+        "oldest_uncollected": None,
         "oldest_batch": None,
         "oldest_batch_since": None,
         "polled_at": ago(seconds=4),
@@ -223,6 +225,14 @@ def test_why_jobs_wait() -> None:
     assert second.what == "For quota at OpenAI, o4-mini with search/key"
     assert second.extent == "3 jobs"
     assert second.href == "/?state=queued&state=running&text=search%2Fkey"
+
+
+def test_results_wait_for_flyte() -> None:
+    [found] = blockers(summary(uncollected=3, oldest_uncollected="bf-1"))
+    assert (found.what, found.extent) == ("For Flyte to collect results", "3 jobs")
+    assert "restart FlytePropeller" in found.message
+    assert found.href == "/jobs/bf-1"
+    assert blockers(summary(oldest_uncollected="bf-1")) == [], "it has ended just now"
 
 
 def test_jobs_wait_for_a_worker_where_none_is() -> None:

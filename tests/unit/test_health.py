@@ -7,6 +7,7 @@ from batchflow.overview.health import (
     job_is_overdue,
     polls_have_stopped,
     queues_without_worker,
+    result_is_uncollected,
     worker_is_alive,
 )
 from batchflow.queue import Queue
@@ -39,6 +40,13 @@ def test_polls_have_stopped(unpolled_s: float | None, interval_s: float, stopped
 def test_a_worker_without_a_heartbeat_is_dead_after_a_minute() -> None:
     assert worker_is_alive(seen_s=100, now_s=159)
     assert not worker_is_alive(seen_s=100, now_s=160)
+
+
+@pytest.mark.parametrize(("ended_s", "uncollected"), [(None, False), (401, False), (400, True)])
+def test_a_result_is_uncollected_ten_minutes_after_the_end(
+    ended_s: float | None, uncollected: bool
+) -> None:
+    assert result_is_uncollected(ended_s, now_s=1_000) is uncollected
 
 
 def test_queues_without_a_worker() -> None:

@@ -11,6 +11,7 @@ from kombu.exceptions import KombuError
 from batchflow.cli.checks.check import CheckContext, CheckResult, Level, in_thread
 from batchflow.overview.formatting import count, duration
 from batchflow.overview.health import (
+    COLLECT_ADVICE,
     MESSAGE_WAITS_LONG_S,
     beat_has_stopped,
     job_is_overdue,
@@ -120,6 +121,18 @@ async def polls(context: CheckContext) -> Iterable[CheckResult]:
         return [CheckResult(Level.OK, "polls", seen), *waits]
     advice = "Check the credentials below, and the logs of the workers on the poll queue."
     return [CheckResult(Level.PROBLEM, "polls", seen, advice), *waits]
+
+
+async def uncollected_results(context: CheckContext) -> Iterable[CheckResult]:
+    """Check that Flyte receives the ends of jobs."""
+    snapshot = await read_snapshot(context.store)
+    if not snapshot.uncollected:
+        return [CheckResult(Level.OK, "collection", "Flyte has received the end of every job")]
+    seen = (
+        f"Flyte has not received the end of {count(snapshot.uncollected, 'job')}; the oldest is "
+        f"{snapshot.oldest_uncollected}"
+    )
+    return [CheckResult(Level.PROBLEM, "collection", seen, COLLECT_ADVICE)]
 
 
 def _connect(app: Celery) -> tuple[str, float]:

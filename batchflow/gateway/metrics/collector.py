@@ -55,6 +55,11 @@ def _of_jobs(fleet: FleetSnapshot) -> Iterator[Metric]:
     )
     changes = [(_NEW, JobState.QUEUED), (_NEW, JobState.RUNNING)]
     changes += [(a, b) for a, following in TRANSITIONS.items() for b in sorted(following) if a != b]
+    yield gauge(
+        "uncollected_jobs",
+        "Jobs that ended more than ten minutes ago and whose end Flyte has not received.",
+        {(): fleet.uncollected},
+    )
     transitions = counted(fleet.counters, "transitions", 3)
     yield counter(
         "job_transitions",

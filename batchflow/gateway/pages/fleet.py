@@ -16,7 +16,12 @@ from batchflow.overview.formatting import (
     short_number,
     utc,
 )
-from batchflow.overview.health import beat_has_stopped, polls_have_stopped, queues_without_worker
+from batchflow.overview.health import (
+    COLLECT_ADVICE,
+    beat_has_stopped,
+    polls_have_stopped,
+    queues_without_worker,
+)
 from batchflow.overview.summary import FAILURES, Summary, Wait
 from batchflow.queue import QUEUE_OF, STEP_OF, Queue, Step
 from batchflow.states import LIVE, JobKind, JobState
@@ -70,7 +75,11 @@ def stat_tiles(
 
 def blockers(summary: Summary) -> list[Blocker]:
     """All reasons why jobs wait."""
-    return [*_missing_workers(summary), *(_blocker(wait, summary.at) for wait in summary.waits)]
+    return [
+        *_missing_workers(summary),
+        *_uncollected(summary),
+        *(_blocker(wait, summary.at) for wait in summary.waits),
+    ]
 
 
 def spoken_summary(summary: Summary) -> str:
@@ -184,6 +193,17 @@ def _missing_workers(summary: Summary) -> Iterator[Blocker]:
                 count(jobs, "job"),
                 query.url(),
             )
+
+
+def _uncollected(summary: Summary) -> Iterator[Blocker]:
+    """Results that Flyte has not asked for."""
+    if summary.uncollected:
+        yield Blocker(
+            "For Flyte to collect results",
+            COLLECT_ADVICE,
+            count(summary.uncollected, "job"),
+            f"/jobs/{summary.oldest_uncollected}",
+        )
 
 
 def _blocker(wait: Wait, now: datetime) -> Blocker:

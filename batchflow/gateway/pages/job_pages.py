@@ -24,12 +24,13 @@ from batchflow.jobs import Job, is_job_id, is_openai_id
 from batchflow.links import execution_page
 from batchflow.overview.cancellation import cancel_job
 from batchflow.overview.formatting import words
+from batchflow.overview.health import COLLECT_ADVICE, result_is_uncollected
 from batchflow.overview.job_list import MAX_SEARCHED, find_job, list_jobs
 from batchflow.overview.job_view import timeline
 from batchflow.overview.summary import summarize
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import phase_of
-from batchflow.store import leases, records
+from batchflow.store import index, leases, records
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +106,14 @@ async def show_job(
     is_reading = await _explain(connections, job)
     notice, for_ended = _NOTICES.get(cancel, ("", False))
     console = connections.settings.flyte_console_url
+    now_s = await connections.store.run(records.time())
+    ended_s = await connections.store.run(index.uncollected_end(job.id))
     return render(
         request,
         "job.html",
-        now=datetime.fromtimestamp(await connections.store.run(records.time()), UTC),
+        now=datetime.fromtimestamp(now_s, UTC),
         job=job,
+        collect_advice=COLLECT_ADVICE if result_is_uncollected(ended_s, now_s) else "",
         events=timeline(job),
         phase=phase_of(job.kind, job.state, job.stage),
         spec=job.spec.model_dump(mode="json", exclude={"kind", "credential"}, exclude_none=True),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from batchflow.overview.health import UNCOLLECTED_S
 from batchflow.queue import QUEUE_OF, Queue, Step
 from batchflow.settings import Settings
 from batchflow.stack.processes import free_port
@@ -17,7 +18,15 @@ from tests.kit.flyte_client import FlyteClient, Node, inputs_of, template_of
 from tests.kit.flyte_tasks import batch_task, requests
 from tests.kit.gateway import Gateway
 from tests.kit.stack import Stack
-from tests.kit.status_page import Fields, cancel, expect_jobs, make_job, observe, old_gateway
+from tests.kit.status_page import (
+    Fields,
+    cancel,
+    expect_jobs,
+    make_job,
+    observe,
+    old_gateway,
+)
+from tests.kit.stores import end_earlier
 
 
 def test_a_job_links_to_openai_and_flyte(
@@ -112,6 +121,23 @@ def test_a_job_that_has_ended_is_not_cancelled(gateway: Gateway, browser: Browse
         cancel(page)
         expect(page.get_by_text("The job had already ended")).to_be_visible()
         expect(page.locator(".standing")).to_contain_text("Succeeded")
+
+
+def test_a_result_that_flyte_has_not_collected_is_explained(gateway: Gateway, page: Page) -> None:
+    job_id = make_job(gateway.store)
+    observe(gateway.store, job_id, "completed", to=JobState.SUCCEEDED)
+    warning = page.get_by_text("Flyte has not collected this result")
+    page.goto(f"/jobs/{job_id}")
+    expect(warning).to_have_count(0)
+    end_earlier(gateway.store.redis, gateway.settings.key_prefix, job_id, UNCOLLECTED_S)
+    page.goto("/")
+    page.get_by_role("link", name="For Flyte to collect results").click()
+    expect(warning).to_be_visible()
+    expect(page.locator(".said", has=warning)).to_contain_text("restart FlytePropeller")
+    gateway.store.run(records.collect(job_id))
+    page.reload()
+    expect(warning).to_have_count(0)
+    expect(page.locator("dt", has_text="Collected")).to_be_visible()
 
 
 def test_an_unknown_id_is_explained(page: Page) -> None:
