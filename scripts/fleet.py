@@ -17,7 +17,16 @@ from batchflow.jobs import (
 )
 from batchflow.requests.jsonl import InvalidJsonl, JsonlProblem
 from batchflow.states import JobState, Stage
-from batchflow.store import JobStore, backoff, heartbeats, keys, metrics, quota_queues, records
+from batchflow.store import (
+    JobStore,
+    backoff,
+    heartbeats,
+    index,
+    keys,
+    metrics,
+    quota_queues,
+    records,
+)
 from batchflow.store.command import Command
 from batchflow.store.records import Value
 
@@ -60,6 +69,7 @@ class Fleet:
         self._quota_queue()
         self._transfers()
         self._fresh()
+        self._collect()
         self._heartbeats()
 
     def _ended_pipeline(self, ago_s: float) -> None:
@@ -265,6 +275,13 @@ class Fleet:
                 self._execution("classify-reviews"),
                 UploadSpec(credential=_SEARCH, uri=f"s3://northwind-ml/reviews/{40 + ago_s}.jsonl"),
             )
+
+    def _collect(self) -> None:
+        """Let Flyte have received the end of each job when it came."""
+        for job_id in self._store.run(index.uncollected(1_000)):
+            self._store.run(records.collect(job_id))
+            [ended_at] = self._store.run(records.get_fields(job_id, ["updated_at"]))
+            self._redis.hset(self._key(keys.job(job_id)), "collected_at", str(ended_at))
 
     def _heartbeats(self) -> None:
         for name in ("files-0", "poll-0", "submit-0", "files-1"):

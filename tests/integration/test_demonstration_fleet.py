@@ -22,6 +22,7 @@ def test_jobs_of_different_ages_are_where_the_store_would_have_put_them(
         fleet.fill()
         changed = dict(redis.zrange(name(keys.RECENT), 0, -1, withscores=True))
         index = set(redis.zrange(name(keys.INDEX), 0, -1))
+        assert not redis.exists(name(keys.UNCOLLECTED)), "Flyte has received every end"
         records = {job_id: redis.hgetall(name(keys.job(job_id))) for job_id in changed}
 
     assert {JobState(record["state"]) for record in records.values()} == set(JobState)
