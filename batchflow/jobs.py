@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, to_json
 
-from batchflow.states import JobKind, JobState, Stage
+from batchflow.states import JobKind, JobState, Phase, Stage, WaitingFor, phase_of
 
 #: The key name of the secret when a task names none, as in Flyte's OpenAI plugin.
 DEFAULT_SECRET_KEY = "FLYTE_OPENAI_API_KEY"  # noqa: S105 - the name of a secret, not a secret
@@ -233,6 +233,8 @@ class Job(_Frozen):
     failures: int = 0
     #: When the job started to wait for OpenAI's limit of enqueued tokens.
     waiting_since: datetime | None = None
+    #: Why the job waits, if Flyte is to show it.
+    waiting_for: WaitingFor | None = None
     cancel_requested: bool = False
     #: When the job is cancelled, because Flyte deleted its task.
     delete_at: datetime | None = None
@@ -273,6 +275,11 @@ class Job(_Frozen):
         return self.state.terminal
 
     @property
+    def phase(self) -> Phase:
+        """The phase that Flyte gets."""
+        return phase_of(self.kind, self.state, self.stage, self.waiting_for)
+
+    @property
     def succeeded(self) -> bool:
         """Whether the job has outputs."""
         return self.state is JobState.SUCCEEDED
@@ -287,6 +294,7 @@ class JobStatus(NamedTuple):
     kind: JobKind
     state: JobState
     stage: Stage
+    waiting_for: WaitingFor | None
     message: str
     openai_status: str
     model: str
@@ -308,11 +316,17 @@ class JobStatus(NamedTuple):
     @classmethod
     def parse(cls, values: Sequence[str | None]) -> "JobStatus":
         """Parse the record's fields of the same names; raises ValueError."""
-        kind, state, stage, *rest = [value or "" for value in values]
+        kind, state, stage, waiting_for, *rest = [value or "" for value in values]
         *texts, total, completed, failed, done, size, result, collected_at = rest
         numbers = [int(number or 0) for number in (total, completed, failed, done, size)]
-        checked = (JobKind(kind), JobState(state), Stage(int(stage or 0)))
+        waiting = WaitingFor(waiting_for) if waiting_for else None
+        checked = (JobKind(kind), JobState(state), Stage(int(stage or 0)), waiting)
         return cls._make((*checked, *texts, *numbers, result, collected_at))
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that Flyte gets."""
+        return phase_of(self.kind, self.state, self.stage, self.waiting_for)
 
 
 def is_job_id(text: str) -> bool:

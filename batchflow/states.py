@@ -48,11 +48,20 @@ class Stage(IntEnum):
     ENDED = 4
 
 
+class WaitingFor(StrEnum):
+    """What a job waits for, if its task is to say so in Flyte."""
+
+    #: OpenAI's limit of enqueued tokens.
+    QUOTA = "quota"
+    #: A valid API key.
+    KEY = "key"
+
+
 class Phase(StrEnum):
     """The phases of ``flyteidl.core.TaskExecution.Phase`` that a job can be in."""
 
-    QUEUED = "QUEUED"
     INITIALIZING = "INITIALIZING"
+    WAITING_FOR_RESOURCES = "WAITING_FOR_RESOURCES"
     RUNNING = "RUNNING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -95,8 +104,19 @@ STAGE_OF_STATUS: dict[str, Stage] = {
     "cancelled": Stage.ENDED,
 }
 
-_PHASE_OF_STATE: dict[JobState, Phase] = {
-    JobState.QUEUED: Phase.QUEUED,
+#: Whether work on a live job has begun, and what the job waits for -> the phase. Flyte shows
+#: nothing of a connector's QUEUED, and shows each other phase once, with its first message. After
+#: RUNNING, only a wait for an operator is shown.
+_PHASE_OF_LIVE: dict[tuple[bool, WaitingFor | None], Phase] = {
+    (False, None): Phase.INITIALIZING,
+    (False, WaitingFor.QUOTA): Phase.WAITING_FOR_RESOURCES,
+    (False, WaitingFor.KEY): Phase.WAITING_FOR_RESOURCES,
+    (True, None): Phase.RUNNING,
+    (True, WaitingFor.QUOTA): Phase.RUNNING,
+    (True, WaitingFor.KEY): Phase.WAITING_FOR_RESOURCES,
+}
+
+_PHASE_OF_END: dict[JobState, Phase] = {
     JobState.SUCCEEDED: Phase.SUCCEEDED,
     JobState.FAILED: Phase.FAILED,
     JobState.RETRYABLE: Phase.RETRYABLE_FAILED,
@@ -120,13 +140,9 @@ def stage_of(openai_status: str) -> Stage:
     return STAGE_OF_STATUS.get(openai_status, Stage.NONE)
 
 
-def phase_of(kind: JobKind, state: JobState, stage: Stage) -> Phase:
-    """The phase that Flyte gets.
-
-    A batch is INITIALIZING until OpenAI works on it: in that phase, Flyte shows its message.
-    """
-    if state is not JobState.RUNNING:
-        return _PHASE_OF_STATE[state]
-    if kind is JobKind.BATCH and stage < Stage.IN_PROGRESS:
-        return Phase.INITIALIZING
-    return Phase.RUNNING
+def phase_of(kind: JobKind, state: JobState, stage: Stage, waiting_for: WaitingFor | None) -> Phase:
+    """The phase that Flyte gets."""
+    if state.terminal:
+        return _PHASE_OF_END[state]
+    working = state is JobState.RUNNING and (kind is not JobKind.BATCH or stage > Stage.VALIDATING)
+    return _PHASE_OF_LIVE[working, waiting_for]

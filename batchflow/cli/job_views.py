@@ -16,7 +16,7 @@ from batchflow.overview.cancellation import Cancellation
 from batchflow.overview.formatting import ago, count, left, local_time, size
 from batchflow.overview.job_view import timeline
 from batchflow.overview.untrusted_text import one_line, printable
-from batchflow.states import JobKind, JobState, phase_of
+from batchflow.states import JobKind, JobState
 from batchflow.store.records import CancelResult
 
 _MESSAGE_CHARS = 300
@@ -29,7 +29,7 @@ def details(job: Job, now: datetime, *, public_url: str | None) -> Group:
             ("job", job.id),
             ("kind", job.kind),
             ("state", _state(job)),
-            ("Flyte phase", phase_of(job.kind, job.state, job.stage)),
+            ("Flyte phase", job.phase),
             ("message", job.message),
             ("cancellation", "requested" if job.cancel_requested and not job.terminal else None),
             ("OpenAI status", job.openai_status),

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from batchflow.jobs import Job, Spec
-from batchflow.states import JobKind, JobState, Phase, phase_of
+from batchflow.states import JobKind, JobState, Phase
 
 
 class Event(BaseModel):
@@ -106,7 +106,4 @@ def timeline(job: Job) -> tuple[Event, ...]:
 
 
 def _shown(job: Job) -> dict[str, Any]:
-    return {
-        **{name: getattr(job, name) for name in JobView.model_fields if name != "phase"},
-        "phase": phase_of(job.kind, job.state, job.stage),
-    }
+    return {name: getattr(job, name) for name in JobView.model_fields}

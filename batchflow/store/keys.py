@@ -16,7 +16,7 @@ name                  type    content                                     delete
 ``openai:<id>``       STRING  the job of a batch or an uploaded file      after OPENAI_TTL_S
 ``lease:<name>``      STRING  the holder's token                          TTL, renewed by the holder
 ``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s,   TTL, or the next success
-                              ``message``
+                              ``message``, ``waiting_for``
 ``waiting:<queue>``   ZSET    a quota queue, ``<credential>|<model>``:    with its last job
                               job id -> when the job was created
 ``born``              STRING  when the first job was recorded, epoch s    never

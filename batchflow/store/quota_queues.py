@@ -6,7 +6,7 @@ created.
 
 from typing import NamedTuple
 
-from batchflow.states import LIVE, STAGE_OF_STATUS, JobState, Stage
+from batchflow.states import LIVE, STAGE_OF_STATUS, JobState, Stage, WaitingFor
 from batchflow.store import keys
 from batchflow.store.command import Command
 from batchflow.store.records import NO_BATCH, Updated, job_keys
@@ -92,13 +92,13 @@ def _requeue(
     message: str,
     *batch: str | float,
 ) -> Command[Updated]:
-    """``batch`` is what requeue.lua takes last."""
+    """``batch`` is what requeue.lua takes about the batch."""
     job = (job_id, _LIVE, keys.MAX_EVENTS, source, of_batch)
     wait = (queue, retry_in_s, message, JobState.CANCELLED, JobState.FAILED)
     return Command(
         "requeue",
         [*job_keys(job_id), keys.waiting(queue), keys.LINES],
-        [*job, *wait, *batch],
+        [*job, *wait, *batch, WaitingFor.QUOTA],
         Updated.parse,
     )
 

@@ -188,9 +188,12 @@ def update(
     ``stage`` is given with an observation: the stage of the batch when it was observed. An
     observation that is older than what is known is stale. ``of_batch`` is the batch that the fields
     are about: if the job has another one by now, or has one at all in the case of NO_BATCH, the
-    change is stale, too. Counts only grow. None removes a field.
+    change is stale, too. Counts only grow. None removes a field. What the job waits for ends with
+    its message.
     """
     fields = fields or {}
+    if "message" in fields:
+        fields = {"waiting_for": None, **fields}
     made_at_openai = fields.get("batch_id") or fields.get("input_file_id")
     allowed = LIVE if to is None else may_follow(to)
     return Command(

@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from batchflow.jobs import JobStatus
 from batchflow.links import batch_page, file_page, job_page
-from batchflow.states import JobKind, JobState, Phase, phase_of
+from batchflow.states import JobKind, JobState, Phase
 
 #: Flyte polls a running task far more often than its job changes, so the encoded resources of the
 #: jobs polled last are cached, about 1.5 KB each.
@@ -83,8 +83,8 @@ def _encoded(
     reported_running: bool,
     public_url: str | None,
 ) -> bytes:
-    phase = phase_of(job.kind, job.state, job.stage)
-    if reported_running and phase in (Phase.QUEUED, Phase.INITIALIZING):
+    phase = job.phase
+    if reported_running and phase is Phase.INITIALIZING:
         phase = Phase.RUNNING
     message = _message(
         phase,
@@ -158,9 +158,14 @@ def _details(job_id: str, job: JobStatus, public_url: str | None) -> dict[str, A
 def _links(job_id: str, job: JobStatus, public_url: str | None) -> list[TaskLog]:
     links = []
     if public_url:
-        links.append(TaskLog(name="Batchflow", uri=job_page(public_url, job_id)))
+        links.append(_link("Batchflow", job_page(public_url, job_id)))
     if job.batch_id:
-        links.append(TaskLog(name="OpenAI batch", uri=batch_page(job.batch_id)))
+        links.append(_link("OpenAI batch", batch_page(job.batch_id)))
     elif job.kind is JobKind.UPLOAD and job.input_file_id:
-        links.append(TaskLog(name="OpenAI file", uri=file_page(job.input_file_id)))
+        links.append(_link("OpenAI file", file_page(job.input_file_id)))
     return links
+
+
+def _link(name: str, uri: str) -> TaskLog:
+    """A link that the console shows before the task is RUNNING, too."""
+    return TaskLog(name=name, uri=uri, ShowWhilePending=True)

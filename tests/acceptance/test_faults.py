@@ -17,7 +17,7 @@ from tests.kit.flyte_tasks import TaskStarter, custom_ids, requests
 from tests.kit.processes import Process, until
 from tests.kit.stack import Stack
 
-LIVE = ("QUEUED", "INITIALIZING", "RUNNING")
+LIVE = ("INITIALIZING", "WAITING_FOR_RESOURCES", "RUNNING")
 
 
 def running_batch(start: TaskStarter, *, in_progress_s: float) -> Task:

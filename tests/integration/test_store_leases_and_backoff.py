@@ -2,6 +2,7 @@
 
 import pytest
 
+from batchflow.states import WaitingFor
 from batchflow.store import backoff, keys, leases, records
 from batchflow.store.backoff import Backoff
 from tests.kit.processes import until
@@ -64,6 +65,17 @@ def test_a_failure_backs_off_a_credential(store: StoreHarness) -> None:
     assert wait.seconds_left == pytest.approx(delay_s, abs=5)
     assert wait.message == "Down."
     assert waits(store, "other") is None
+
+
+def test_a_backoff_says_what_its_jobs_wait_for(store: StoreHarness) -> None:
+    store.run(backoff.extend("key", message="No key.", waiting_for=WaitingFor.KEY))
+    wait = waits(store)
+    assert wait is not None
+    assert wait.waiting_for is WaitingFor.KEY
+    fail(store)
+    wait = waits(store)
+    assert wait is not None
+    assert wait.waiting_for is None
 
 
 def test_backoff_grows_exponentially(store: StoreHarness) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from batchflow.jobs import JobRequest
-from batchflow.states import JobState
+from batchflow.states import JobState, WaitingFor
 from batchflow.store import keys, quota_queues, records
 from batchflow.store.records import UpdateOutcome
 from tests.kit.stores import LATER_S, StoreHarness
@@ -76,6 +76,9 @@ def test_a_refused_batch_is_forgotten_and_the_job_waits_since_its_first_refusal(
     assert store.due()[job_request.job_id] > store.run(records.time()) + LATER_S / 2
     assert requeue(store, job_request) is UpdateOutcome.APPLIED
     assert store.job(job_request).waiting_since == job.waiting_since
+    assert store.job(job_request).waiting_for is WaitingFor.QUOTA
+    store.changed(job_request, fields={"message": "validating"})
+    assert store.job(job_request).waiting_for is None
 
 
 def test_a_job_that_waited_too_long_fails(store: StoreHarness) -> None:
@@ -85,6 +88,7 @@ def test_a_job_that_waited_too_long_fails(store: StoreHarness) -> None:
     requeue(store, job_request)
     job = store.job(job_request)
     assert (job.state, job.message) == (JobState.FAILED, "Waited too long.")
+    assert job.waiting_for is None
     assert job_request.job_id not in store.due()
     assert requeue(store, job_request) is UpdateOutcome.REFUSED
 
@@ -102,9 +106,10 @@ def test_a_refusal_ends_a_job_whose_cancellation_was_requested(store: StoreHarne
 def test_a_job_without_a_batch_waits_only_behind_others(store: StoreHarness) -> None:
     first, second = store.created(), store.created()
     assert join(store, first.job_id) is UpdateOutcome.FIRST
-    assert store.job(first).waiting_since is None
+    assert (store.job(first).waiting_since, store.job(first).waiting_for) == (None, None)
     assert join(store, second.job_id) is UpdateOutcome.APPLIED
     assert store.job(second).message == "Waiting; 1 job is ahead of it"
+    assert store.job(second).waiting_for is WaitingFor.QUOTA
     store.changed(second, fields={"batch_id": "batch_1"})
     assert join(store, second.job_id) is UpdateOutcome.STALE
     assert join(store, "bf-none") is UpdateOutcome.MISSING

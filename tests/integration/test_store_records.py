@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchflow.jobs import JobRequest, random_job_id
-from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
+from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Phase, Stage, WaitingFor
 from batchflow.store import index, keys, records
 from batchflow.store.command import Command
 from batchflow.store.records import Begun, CancelResult, DeleteResult, UpdateOutcome
@@ -163,6 +163,7 @@ def test_get_without_a_record(store: StoreHarness) -> None:
 def test_job_statuses_are_read_in_one_round_trip(store: StoreHarness) -> None:
     running, done = store.created(), store.created(JobKind.UPLOAD)
     seen = {"batch_id": "batch_1", "openai_status": "in_progress", "total": 3, "completed": 1}
+    seen |= {"message": "Waiting.", "waiting_for": WaitingFor.KEY}
     store.changed(running, to=JobState.RUNNING, stage=Stage.IN_PROGRESS, fields=seen)
     store.changed(done, to=JobState.SUCCEEDED, fields={"result": '{"file_id": "file-9"}'})
     broken = store.created()
@@ -174,7 +175,9 @@ def test_job_statuses_are_read_in_one_round_trip(store: StoreHarness) -> None:
         assert status is not None
         job = store.job(job_request).model_dump() | {"result": status.result}
         expected = {name: "" if job[name] is None else job[name] for name in status._fields}
-        assert status._asdict() == expected
+        assert status._asdict() == expected | {"waiting_for": job["waiting_for"]}
+    assert first is not None
+    assert (first.waiting_for, first.phase) == (WaitingFor.KEY, Phase.WAITING_FOR_RESOURCES)
     assert second is not None
     assert second.result == '{"file_id": "file-9"}'
 
@@ -331,6 +334,21 @@ def test_none_removes_a_field(store: StoreHarness) -> None:
     assert (job.failures, job.message, job.model) == (0, "", "gpt-other")
     assert not {"failures", "message"} & set(store.raw(keys.job(job_request.job_id)))
     assert store.changed(job_request, fields={"error_file_id": None}) is UpdateOutcome.APPLIED
+
+
+def test_what_a_job_waits_for_ends_with_its_message(store: StoreHarness) -> None:
+    job_request = store.created()
+    waits = {"message": "No key.", "waiting_for": WaitingFor.KEY}
+    for ends in ({"message": "Down."}, {"message": None}):
+        store.changed(job_request, fields=waits)
+        store.changed(job_request, fields={"total": 3}, due_in_s=5)
+        assert store.job(job_request).waiting_for is WaitingFor.KEY
+        store.changed(job_request, fields=ends)
+        assert store.job(job_request).waiting_for is None
+    store.changed(job_request, fields=waits)
+    store.run(records.begin(job_request.job_id))
+    store.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
+    assert store.job(job_request).waiting_for is None
 
 
 @pytest.mark.parametrize(

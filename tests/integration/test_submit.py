@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from batchflow.openai_client import client
-from batchflow.states import JobState
+from batchflow.states import JobState, Phase
 from batchflow.store import records
 from tests.kit.emulator import Emulator
 from tests.kit.job_requests import a_job_request
@@ -174,11 +174,28 @@ def test_a_backoff_pauses_all_jobs_of_the_credential(workers: Workers) -> None:
         workers.poll(polled)
     for job_id in (second, polled):
         assert workers.job(job_id).message == workers.job(first).message
+        assert workers.phase(job_id) is Phase.INITIALIZING
         assert workers.due_in_s(job_id) == pytest.approx(60, abs=5)
     workers.emulator.end_outages()
     workers.end_backoff()
     workers.step(first, second)
     assert len(workers.batches()) == 3
+
+
+def test_flyte_shows_the_wait_for_a_key_of_all_its_jobs(workers: Workers) -> None:
+    first, second, polled = workers.batch(), workers.batch(), workers.submitted()
+    workers.emulator.configure(refused_keys=[KEY])
+    workers.step(first)
+    workers.step(second)
+    workers.poll(polled)
+    for job_id in (first, second, polled):
+        assert workers.phase(job_id) is Phase.WAITING_FOR_RESOURCES
+    workers.emulator.configure(refused_keys=[])
+    workers.end_backoff()
+    workers.step(first, second)
+    workers.poll(polled)
+    for job_id in (first, second, polled):
+        assert workers.phase(job_id) in (Phase.INITIALIZING, Phase.RUNNING)
 
 
 def test_a_refused_key_pauses_only_its_own_jobs(workers: Workers) -> None:
@@ -223,6 +240,7 @@ def test_a_job_without_its_key_waits_and_says_where_to_put_it(
     workers.step(job_id)
     job = workers.job(job_id)
     assert job.state in LIVE
+    assert job.phase is Phase.WAITING_FOR_RESOURCES
     assert message in job.message
     assert "no-key" not in job.message
     monkeypatch.setenv("_FSEC_FLYTE_OPENAI_API_KEY", KEY)

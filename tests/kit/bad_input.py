@@ -136,7 +136,7 @@ class TaskRunner:
         before = self.stats()
         yield
         assert self.stats() == before, "the bad input reached OpenAI"
-        assert self.get(self.valid.task_type, meta).phase == "QUEUED"
+        assert self.get(self.valid.task_type, meta).phase == "INITIALIZING"
         self.step(meta)
         assert self.get(self.valid.task_type, meta) == TaskStatus("SUCCEEDED", "")
 
@@ -162,7 +162,7 @@ class TaskRunner:
     def _failure(self, task_type: str, meta: bytes, by_worker: bool) -> str:
         assert len(meta) < _MAX_META_BYTES
         if by_worker:
-            assert self.get(task_type, meta).phase == "QUEUED"
+            assert self.get(task_type, meta).phase == "INITIALIZING"
             self.step(meta)
         status = self.get(task_type, meta)
         assert status.phase == "FAILED", status

@@ -38,7 +38,7 @@ from google.protobuf.json_format import MessageToDict
 #: Flyte's default deadline for a call, in seconds.
 PATIENCE_S = 10.0
 #: The order of the phases: a task never returns to an earlier one.
-ORDER = {"QUEUED": 0, "INITIALIZING": 1, "RUNNING": 2}
+ORDER = {"INITIALIZING": 0, "WAITING_FOR_RESOURCES": 0, "RUNNING": 1}
 ENDED = frozenset({"SUCCEEDED", "FAILED", "RETRYABLE_FAILED", "ABORTED"})
 
 #: How workflows are registered.

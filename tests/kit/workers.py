@@ -16,7 +16,7 @@ from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Job, JobRequest,
 from batchflow.openai_client.client import OpenAIApi
 from batchflow.queue import Sender, Step
 from batchflow.settings import Settings
-from batchflow.states import JobKind, Phase, phase_of
+from batchflow.states import JobKind, Phase
 from batchflow.store import JobStore, keys, records
 from batchflow.store.command import Command
 from tests.kit.emulator import Emulator
@@ -145,8 +145,7 @@ class Workers:
 
     def phase(self, job_id: str) -> Phase:
         """The phase that Flyte receives."""
-        job = self.job(job_id)
-        return phase_of(job.kind, job.state, job.stage)
+        return self.job(job_id).phase
 
     def due_in_s(self, job_id: str) -> float:
         score: Any = self.store.redis.zscore(self.redis_key(keys.DUE), job_id)

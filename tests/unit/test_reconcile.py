@@ -15,7 +15,7 @@ from redis import Redis
 
 from batchflow.jobs import BatchSpec, Credential, Job, JobRequest, random_job_id
 from batchflow.settings import Settings
-from batchflow.states import JobState, Phase, Stage, phase_of
+from batchflow.states import JobState, Phase, Stage
 from batchflow.store import JobStore, records
 
 POLL_S = 10
@@ -98,7 +98,7 @@ def observed() -> Iterator[Observed]:
 def test_a_batch_under_way(observed: Observed, status: str, stage: Stage, phase: Phase) -> None:
     job = observed(batch(status, request_counts=counts(8, 3, 1)))
     assert (job.state, job.stage, job.openai_status) == (JobState.RUNNING, stage, status)
-    assert phase_of(job.kind, job.state, job.stage) is phase
+    assert job.phase is phase
     assert (job.batch_id, job.total, job.completed, job.failed) == ("batch_1", 8, 3, 1)
     assert job.checked_at is not None
     assert job.source == "poll"

@@ -14,6 +14,7 @@ from batchflow.states import (
     JobState,
     Phase,
     Stage,
+    WaitingFor,
     may_follow,
     phase_of,
     stage_of,
@@ -23,9 +24,9 @@ from batchflow.states import (
 TERMINAL = {JobState.SUCCEEDED, JobState.FAILED, JobState.RETRYABLE, JobState.CANCELLED}
 OPENAI_STATUSES = get_args(Batch.model_fields["status"].annotation)
 
-#: The order in which Flyte may see phases. Phases of equal rank never follow each other.
+#: The order in which Flyte sees the phases of a job that never waits for something. Phases of equal
+#: rank never follow each other.
 RANK = {
-    Phase.QUEUED: 0,
     Phase.INITIALIZING: 1,
     Phase.RUNNING: 2,
     Phase.SUCCEEDED: 3,
@@ -81,7 +82,8 @@ def test_the_phases_are_flytes() -> None:
 @pytest.mark.parametrize(
     ("kind", "state", "stage", "phase"),
     [
-        (JobKind.BATCH, JobState.QUEUED, Stage.NONE, Phase.QUEUED),
+        (JobKind.BATCH, JobState.QUEUED, Stage.NONE, Phase.INITIALIZING),
+        (JobKind.UPLOAD, JobState.QUEUED, Stage.NONE, Phase.INITIALIZING),
         (JobKind.BATCH, JobState.RUNNING, Stage.NONE, Phase.INITIALIZING),
         (JobKind.BATCH, JobState.RUNNING, Stage.VALIDATING, Phase.INITIALIZING),
         (JobKind.BATCH, JobState.RUNNING, Stage.IN_PROGRESS, Phase.RUNNING),
@@ -95,7 +97,23 @@ def test_the_phases_are_flytes() -> None:
     ],
 )
 def test_phase_of_a_state(kind: JobKind, state: JobState, stage: Stage, phase: Phase) -> None:
-    assert phase_of(kind, state, stage) is phase
+    assert phase_of(kind, state, stage, None) is phase
+
+
+@pytest.mark.parametrize("kind", JobKind)
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("waiting_for", [None, *WaitingFor])
+def test_flyte_shows_a_wait_before_the_work_and_then_only_one_for_a_person(
+    kind: JobKind, stage: Stage, waiting_for: WaitingFor | None
+) -> None:
+    before = Phase.WAITING_FOR_RESOURCES if waiting_for else Phase.INITIALIZING
+    waits_for_a_person = waiting_for is WaitingFor.KEY
+    during = Phase.WAITING_FOR_RESOURCES if waits_for_a_person else Phase.RUNNING
+    assert phase_of(kind, JobState.QUEUED, stage, waiting_for) is before
+    working = kind is not JobKind.BATCH or stage >= Stage.IN_PROGRESS
+    assert phase_of(kind, JobState.RUNNING, stage, waiting_for) is (during if working else before)
+    for state in TERMINAL:
+        assert phase_of(kind, state, stage, waiting_for) is phase_of(kind, state, stage, None)
 
 
 @pytest.mark.parametrize("kind", JobKind)
@@ -105,7 +123,8 @@ def test_phases_never_go_back_along_any_path(kind: JobKind) -> None:
     for (state, stage), (state_after, stage_after) in product(places, places):
         if state_after not in TRANSITIONS[state] or stage_after < stage:
             continue
-        before, after = phase_of(kind, state, stage), phase_of(kind, state_after, stage_after)
+        before = phase_of(kind, state, stage, None)
+        after = phase_of(kind, state_after, stage_after, None)
         assert RANK[before] <= RANK[after], f"{state}, {stage} -> {state_after}, {stage_after}"
 
 
@@ -113,6 +132,6 @@ def test_the_phases_of_a_successful_batch_are_in_order() -> None:
     course = ["validating", "in_progress", "finalizing", "completed"]
     stages = [stage_of(status) for status in course]
     assert stages == sorted(stages)
-    phases = [phase_of(JobKind.BATCH, state_of(s), stage_of(s)) for s in course]
+    phases = [phase_of(JobKind.BATCH, state_of(s), stage_of(s), None) for s in course]
     assert phases == [Phase.INITIALIZING, Phase.RUNNING, Phase.RUNNING, Phase.SUCCEEDED]
     assert all(RANK[before] <= RANK[after] for before, after in pairwise(phases))

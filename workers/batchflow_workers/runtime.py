@@ -11,7 +11,7 @@ from batchflow.openai_client.calls import CallOutcome, Operation
 from batchflow.openai_client.client import OpenAIApi, connect_openai
 from batchflow.queue import Sender
 from batchflow.settings import Settings
-from batchflow.states import JobState
+from batchflow.states import JobState, WaitingFor
 from batchflow.store import JobStore, metrics, records
 from batchflow.store.command import Command
 from batchflow_workers.policy import Policy
@@ -55,9 +55,17 @@ class Runtime:
             records.update(job_id, source=source, to=to, due_in_s=due_in_s, fields=fields)
         )
 
-    def postpone(self, job_id: str, source: str, delay_s: float, message: str) -> None:
+    def postpone(
+        self,
+        job_id: str,
+        source: str,
+        delay_s: float,
+        message: str,
+        waiting_for: WaitingFor | None = None,
+    ) -> None:
         """Make a job due again later, with a message that says why."""
-        self.update(job_id, source, {"message": message}, due_in_s=delay_s)
+        fields = {"message": message, "waiting_for": waiting_for}
+        self.update(job_id, source, fields, due_in_s=delay_s)
 
     def end(
         self, job_id: str, source: str, state: JobState, message: str, **fields: records.Value

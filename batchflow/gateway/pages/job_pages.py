@@ -29,7 +29,6 @@ from batchflow.overview.job_list import MAX_SEARCHED, find_job, list_jobs
 from batchflow.overview.job_view import timeline
 from batchflow.overview.summary import summarize
 from batchflow.queue import QueueUnavailable, Step
-from batchflow.states import phase_of
 from batchflow.store import index, leases, records
 
 logger = logging.getLogger(__name__)
@@ -115,7 +114,6 @@ async def show_job(
         job=job,
         collect_advice=COLLECT_ADVICE if result_is_uncollected(ended_s, now_s) else "",
         events=timeline(job),
-        phase=phase_of(job.kind, job.state, job.stage),
         spec=job.spec.model_dump(mode="json", exclude={"kind", "credential"}, exclude_none=True),
         console=execution_page(console, job.execution) if console else None,
         notice=notice if job.terminal is for_ended else "",

@@ -4,6 +4,7 @@
 -- KEYS     backoff
 -- ARGV     [1] first pause in seconds  [2] longest pause in seconds  [3] Retry-After in seconds, 0
 --          if none  [4] jitter between 0 and 1  [5] message
+--          [6] what the jobs wait for, '' if Flyte is not to show it
 -- returns  the length of the pause in seconds, as text
 local at = tonumber(now())
 local ends = tonumber(redis.call('HGET', KEYS[1], 'until') or 0)
@@ -14,6 +15,7 @@ if ends <= at then
   delay = math.max(longer * (0.5 + tonumber(ARGV[4]) / 2), delay)
 end
 ends = math.max(at + delay, ends)
-redis.call('HSET', KEYS[1], 'until', string.format('%.3f', ends), 'message', ARGV[5])
+redis.call('HSET', KEYS[1], 'until', string.format('%.3f', ends), 'message', ARGV[5],
+  'waiting_for', ARGV[6])
 redis.call('EXPIRE', KEYS[1], math.ceil(ends - at) * 2 + 60)
 return string.format('%.3f', ends - at)

@@ -20,7 +20,7 @@ local after = state
 if kind ~= ARGV[4] or tonumber(known[3] or 0) == 0 then after = ARGV[3] end
 redis.call('HSET', KEYS[1], 'cancel_requested', '1', 'message', ARGV[5], 'state', after,
   'source', ARGV[7], 'updated_at', at)
-redis.call('HDEL', KEYS[1], 'delete_at')
+redis.call('HDEL', KEYS[1], 'delete_at', 'waiting_for')
 local job = {id = ARGV[1], kind = kind, organization = known[5], execution = known[6],
   created_at = known[7]}
 record_change(job, state, after, after == ARGV[3], '0', at, event)

@@ -9,7 +9,7 @@
 --          long  [11] its message  [12] the longest wait in seconds, '' for no limit
 --          [13] OpenAI's status of the batch, '' to keep it  [14] model, '' to keep it
 --          [15] '1' if a batch was over the limit: it is forgotten; '0' if the job has none and only
---          waits behind others
+--          waits behind others  [16] what it waits for
 -- returns  [1] applied | stale | refused | missing | first (no job to wait behind; only its place in
 --          the queue is recorded)
 --          [2] the state now  [3] cancel_requested
@@ -39,12 +39,13 @@ else
   local position = ahead == 0 and 'it is next'
     or ahead == 1 and '1 job is ahead of it' or ahead .. ' jobs are ahead of it'
   message = ARGV[8] .. '; ' .. position
-  redis.call('HSET', KEYS[1], 'waiting_since', since)
+  redis.call('HSET', KEYS[1], 'waiting_since', since, 'waiting_for', ARGV[16])
   if ARGV[15] == '1' then redis.call('HDEL', KEYS[1], 'batch_id', 'tries') end
 end
 if ARGV[14] ~= '' then redis.call('HSET', KEYS[1], 'model', ARGV[14]) end
 if status ~= '' then redis.call('HSET', KEYS[1], 'openai_status', status) end
 
+if after ~= state then redis.call('HDEL', KEYS[1], 'waiting_for') end
 local event
 if after ~= state or status ~= (known[4] or '') or message ~= (known[5] or '') then
   event = {max = ARGV[3], openai_status = status, message = message, source = ARGV[4]}

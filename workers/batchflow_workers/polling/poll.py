@@ -20,7 +20,8 @@ from batchflow.openai_client.parsing import job_of
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import JobState, Stage
 from batchflow.store import heartbeats, records
-from batchflow_workers.backoff import back_off, backoff_message, clear_backoff, current_backoff
+from batchflow.store.backoff import Backoff
+from batchflow_workers.backoff import back_off, clear_backoff, current_backoff
 from batchflow_workers.lease import lease
 from batchflow_workers.observation import Observation
 from batchflow_workers.polling.scan import Cursor, Scan
@@ -60,7 +61,7 @@ def poll(
                 per_job_s = len(jobs) * policy.busy_credential_per_job_s
                 _postpone(runtime, jobs, max(policy.busy_credential_s, per_job_s))
             elif pause := current_backoff(runtime, credential):
-                _postpone(runtime, jobs, pause.seconds_left, pause.message)
+                _postpone(runtime, jobs, pause.seconds_left, pause)
             else:
                 remaining, cursor = _scan(runtime, credential, jobs, cursor)
         if remaining:
@@ -86,8 +87,8 @@ def _scan(
         runtime.store.run(heartbeats.record_event("poll"))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
         # An outage changes only the message and `checked_at`.
-        delay_s = back_off(runtime, credential, error)
-        _postpone(runtime, list(due.values()), delay_s, backoff_message(error))
+        pause = back_off(runtime, credential, error)
+        _postpone(runtime, list(due.values()), pause.seconds_left, pause)
         return [], cursor
     return [job.id for job in due.values()], scan.cursor
 
@@ -133,16 +134,17 @@ def _retrieve(runtime: Runtime, api: OpenAIApi, batch_id: str, job: Job) -> Batc
 
 
 def _postpone(
-    runtime: Runtime, jobs: list[Job], delay_s: float, message: str | None = None
+    runtime: Runtime, jobs: list[Job], delay_s: float, pause: Backoff | None = None
 ) -> None:
+    fields = {"message": pause.message, "waiting_for": pause.waiting_for} if pause else {}
     runtime.store.run_all(
         [
             records.update(
                 job.id,
                 source=SOURCE,
-                stage=None if message is None else Stage.NONE,
+                stage=Stage.NONE if pause else None,
                 due_in_s=delay_s,
-                fields={} if message is None else {"message": message},
+                fields=fields,
             )
             for job in jobs
         ]

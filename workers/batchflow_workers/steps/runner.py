@@ -15,7 +15,8 @@ from batchflow.errors import (
 from batchflow.jobs import Job
 from batchflow.states import JobState
 from batchflow.store import records
-from batchflow_workers.backoff import back_off, backoff_message, clear_backoff, current_backoff
+from batchflow.store.backoff import Backoff
+from batchflow_workers.backoff import back_off, clear_backoff, current_backoff
 from batchflow_workers.lease import lease
 from batchflow_workers.runtime import Runtime
 
@@ -40,7 +41,7 @@ def run_step(
                 logger.info("%s: nothing to do", job_id)
                 return
             if pause := current_backoff(runtime, job.spec.credential):
-                runtime.postpone(job_id, source, pause.seconds_left, pause.message)
+                _wait(runtime, source, job_id, pause)
                 return
             _run(runtime, source, job, step)
     except StoreUnavailable as error:
@@ -55,8 +56,7 @@ def _run(runtime: Runtime, source: str, job: Job, step: Callable[[Runtime, Job],
     except (InvalidInput, OpenAIRefused) as error:
         runtime.end(job.id, source, JobState.FAILED, str(error))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
-        delay_s = back_off(runtime, job.spec.credential, error)
-        runtime.postpone(job.id, source, delay_s, backoff_message(error))
+        _wait(runtime, source, job.id, back_off(runtime, job.spec.credential, error))
     except BlobUnavailable as error:
         _retry_or_give_up(runtime, source, job, str(error))
     except StoreUnavailable:
@@ -65,6 +65,10 @@ def _run(runtime: Runtime, source: str, job: Job, step: Callable[[Runtime, Job],
         logger.exception("%s: the step failed", job.id)
         message = f"Batchflow's {source} step failed with {type(error).__name__}"
         _retry_or_give_up(runtime, source, job, message)
+
+
+def _wait(runtime: Runtime, source: str, job_id: str, pause: Backoff) -> None:
+    runtime.postpone(job_id, source, pause.seconds_left, pause.message, pause.waiting_for)
 
 
 def _retry_or_give_up(runtime: Runtime, source: str, job: Job, message: str) -> None:
