@@ -231,6 +231,8 @@ class Job(_Frozen):
     tried_at: datetime | None = None
     #: Consecutive failures of a step for reasons other than OpenAI.
     failures: int = 0
+    #: Steps that started and have not returned: one that is running, or that killed its worker.
+    starts: int = 0
     #: When the job started to wait for OpenAI's limit of enqueued tokens.
     waiting_since: datetime | None = None
     #: Why the job waits, if Flyte is to show it.

@@ -158,6 +158,22 @@ def get(job_id: str) -> Command[Job | None]:
     )
 
 
+def start(job_id: str) -> Command[Job | None]:
+    """Read a record for a step that starts, and count the start in ``starts`` if the job is live
+    and has no batch. None as from :func:`get`."""
+    return Command(
+        "start",
+        [keys.job(job_id)],
+        [_LIVE],
+        lambda raw: _job(job_id, _pairs(raw)) if raw else None,
+    )
+
+
+def forget_starts(job_id: str) -> Command[bool]:
+    """Forget the starts of a job whose step returned."""
+    return Command("HDEL", [keys.job(job_id)], ["starts"], bool)
+
+
 def get_fields(job_id: str, fields: Sequence[str]) -> Command[list[str | None]]:
     """Read some fields of a record; None for each that is absent."""
     return Command("HMGET", [keys.job(job_id)], [*fields], list)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from batchflow_workers.policy import Policy
 
+from batchflow.states import JobState
 from batchflow.store import records
 from tests.kit.kill_point_stack import (
     ALL_END_S,
@@ -42,6 +44,8 @@ from tests.kit.kill_point_stack import (
 
 pytestmark = pytest.mark.timeout(600)
 
+MAX_STARTS = Policy().max_starts
+
 # -- the points -----------------------------------------------------------------------------------
 
 
@@ -67,8 +71,8 @@ class Situation:
 
 
 #: How a step about one job begins, and how it ends if OpenAI answered.
-_TAKE = ("SET lease", "HGETALL job", "TIME", "HMGET backoff")
-_GIVE_BACK = ("DEL backoff", "release lease")
+_TAKE = ("SET lease", "start job", "TIME", "HMGET backoff")
+_GIVE_BACK = ("DEL backoff", "HDEL job", "release lease")
 #: After each request to OpenAI; tokens and times when a batch has ended.
 _COUNT = "all HINCRBYFLOAT metrics"
 #: Searches for what an earlier try may have made.
@@ -125,7 +129,10 @@ SITUATIONS: dict[str, Situation] = {
         "cancel",
         to_be_cancelled(a_submitted_job),
         is_cancelled,
-        (*_TAKE, "POST /v1/batches/{id}/cancel", _COUNT, *_SEE_CANCELLED, *_GIVE_BACK),
+        (
+            *(*_TAKE, "POST /v1/batches/{id}/cancel", _COUNT, *_SEE_CANCELLED),
+            *("DEL backoff", "release lease"),
+        ),
     ),
     "cancel after a lost reply": Situation(
         "cancel",
@@ -249,6 +256,24 @@ def test_a_whole_celery_worker_dies(
     case = cases[f"whole {name}", point]
     assert case.status == -signal.SIGKILL
     SITUATIONS[name].check(world, case)
+
+
+@pytest.mark.parametrize("name", ["submit", "upload"])
+def test_a_step_that_kills_its_worker_each_time_is_given_up(
+    world: KillPointStack, name: str
+) -> None:
+    case = Case(prefix=f"{world.prefix}-{uuid.uuid4().hex[:8]}")
+    SITUATIONS[name].setup(world, case)
+    [job_id] = case.ids
+    for _ in range(MAX_STARTS):
+        assert not world.job(job_id, case.prefix).terminal
+        assert _run(world, name, case, kill_at="after HMGET backoff")[0] == -signal.SIGKILL
+        world.end_lease(job_id, case.prefix)
+    world.killing.take_over([case.prefix])
+    job = world.job(job_id, case.prefix)
+    assert job.state is JobState.RETRYABLE
+    assert f"{name} step was started {MAX_STARTS} times and never returned" in job.message
+    assert "its worker died each time, probably for lack of memory" in job.message
 
 
 @pytest.mark.parametrize(

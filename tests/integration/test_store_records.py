@@ -445,6 +445,29 @@ def test_begin_without_a_record(store: StoreHarness) -> None:
     assert not store.everything()
 
 
+# Start
+
+
+def test_start_counts_until_the_step_returns(store: StoreHarness) -> None:
+    job_request = store.created()
+    for number in (1, 2):
+        started = store.run(records.start(job_request.job_id))
+        assert started == store.job(job_request)
+        assert started.starts == number
+    assert store.run(records.forget_starts(job_request.job_id))
+    assert store.job(job_request).starts == 0
+
+
+def test_only_starts_of_live_jobs_without_a_batch_count(store: StoreHarness) -> None:
+    submitted = store.in_state(JobState.RUNNING)
+    store.changed(submitted, fields={"batch_id": "batch_1"})
+    for job_request in (submitted, store.in_state(JobState.FAILED)):
+        before = store.everything()
+        assert store.run(records.start(job_request.job_id)) == store.job(job_request)
+        assert store.everything() == before
+    assert store.run(records.start(random_job_id())) is None
+
+
 # Cancel
 
 

@@ -20,7 +20,7 @@ from batchflow.jobs import (
 )
 from batchflow.settings import Settings
 from batchflow.states import JobState
-from batchflow.store import JobStore, connect, records
+from batchflow.store import JobStore, connect, keys, records
 from batchflow.store.command import Command
 from tests.kit.emulator import Emulator, EmulatorServer
 from tests.kit.flyte_tasks import custom_ids, jsonl, put, request_line, requests
@@ -109,6 +109,10 @@ class KillPointStack:
         job: Job | None = self.run(records.get(job_id), prefix)
         assert job is not None
         return job
+
+    def end_lease(self, job_id: str, prefix: str) -> None:
+        """End a job's lease at once, as it ends by itself some time after its worker died."""
+        self.run(Command("DEL", [keys.lease(job_id)], [], bool), prefix)
 
     def _store(self, prefix: str) -> JobStore:
         if prefix not in self._stores:

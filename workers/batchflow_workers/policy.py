@@ -63,6 +63,8 @@ class Policy:
     quota_retry_intervals: int = 20
     #: A job is given up when its step has failed this many times in a row.
     max_failures: int = 8
+    #: A job without a batch is given up when this many steps have started and never returned.
+    max_starts: int = 8
     #: The wait after a failed step, doubled each time up to the longest.
     first_retry_s: float = 2.0
     longest_retry_s: float = 300.0

@@ -1,7 +1,8 @@
 """What all steps about one job share: its lease, its record, and what a failure means."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from batchflow.errors import (
     BlobUnavailable,
@@ -36,17 +37,40 @@ def run_step(
             if not acquired:
                 logger.info("%s: another worker has the lease", job_id)
                 return
-            job = runtime.store.run(records.get(job_id))
-            if job is None or job.terminal:
-                logger.info("%s: nothing to do", job_id)
-                return
-            if pause := current_backoff(runtime, job.spec.credential):
-                _wait(runtime, source, job_id, pause)
-                return
-            _run(runtime, source, job, step)
+            with _started(runtime, job_id) as job:
+                if job is None or job.terminal:
+                    logger.info("%s: nothing to do", job_id)
+                elif job.starts > runtime.policy.max_starts:
+                    _give_up_started(runtime, source, job)
+                elif pause := current_backoff(runtime, job.spec.credential):
+                    _wait(runtime, source, job_id, pause)
+                else:
+                    _run(runtime, source, job, step)
     except StoreUnavailable as error:
         # The job is still due when Redis is back.
         logger.warning("%s: %s", job_id, error)
+
+
+@contextmanager
+def _started(runtime: Runtime, job_id: str) -> Iterator[Job | None]:
+    """Read a job, and count the start of its step until it returns. If the step kills its worker,
+    the start stays counted."""
+    job = runtime.store.run(records.start(job_id))
+    try:
+        yield job
+    finally:
+        # The record of a job that this version can't read may have starts, too.
+        if job is None or job.starts:
+            runtime.store.run(records.forget_starts(job_id))
+
+
+def _give_up_started(runtime: Runtime, source: str, job: Job) -> None:
+    message = (
+        f"Batchflow's {source} step was started {job.starts - 1} times and never returned: its "
+        "worker died each time, probably for lack of memory. Give the workers more memory, or "
+        "split the input into smaller files; the workers' logs, and those of their host, say more."
+    )
+    runtime.end(job.id, source, JobState.RETRYABLE, message)
 
 
 def _run(runtime: Runtime, source: str, job: Job, step: Callable[[Runtime, Job], None]) -> None:
