@@ -189,6 +189,8 @@ def _fleet(**fields: object) -> Summary:
         "input_tokens": 0,
         "output_tokens": 0,
         "since": None,
+        "uncollected": 0,
+        "oldest_uncollected": None,
         "oldest_batch": None,
         "oldest_batch_since": None,
         "polled_at": NOW_S - 3,
