@@ -49,6 +49,7 @@ _NO_PARENT_FOLDER = r"(?!.*\.\.)"
 
 #: A job id: ``bf-`` and 26 characters, then ``-2``, ``-3`` ... for later generations.
 _JOB_ID = re.compile(r"bf-[a-z2-7]{26}(-[1-9][0-9]{0,5})?", re.ASCII)
+_FIRST_ID_CHARS = 29
 JobId = Annotated[str, _text(_JOB_ID.pattern, "a job id")]
 
 #: An id that OpenAI, or a server that speaks its API, gave to a file or a batch.
@@ -358,6 +359,11 @@ def derived_job_id(*identity: bytes) -> str:
 def generation_id(first_id: str, generation: int) -> str:
     """The id of a generation of the job whose first generation has ``first_id``."""
     return first_id if generation == 1 else f"{first_id}-{generation}"
+
+
+def first_id(job_id: str) -> str:
+    """The id of the first generation of a job."""
+    return job_id[:_FIRST_ID_CHARS]
 
 
 def _job_id(entropy: bytes) -> str:

@@ -103,16 +103,16 @@ class OpenAIApi:
                 ),
             )
 
-    def find_file(self, name: str, *, not_before: datetime) -> FileObject | None:
-        """The batch input file with this name, if one was uploaded at or after ``not_before``."""
+    def file_pages(self, *, not_before: datetime, after: str | None) -> Iterator[list[FileObject]]:
+        """GET /v1/files, the input files of batches, in the same way."""
         files = self._client.files
-        pages = self._pages(
+        return self._pages(
             Operation.FILES_LIST,
             FileObject,
-            lambda after: files.list(purpose="batch", order="desc", limit=PAGE, after=after),
+            lambda last: files.list(purpose="batch", order="desc", limit=PAGE, after=last),
             not_before,
+            after or openai.omit,
         )
-        return next((file for page in pages for file in page if file.filename == name), None)
 
     def retrieve_file(self, file_id: str) -> FileObject:
         """GET /v1/files/{id}."""
@@ -153,7 +153,8 @@ class OpenAIApi:
                     items = parsed_page(expected, page)
                     more = page.has_next_page()
             except (OpenAIRefused, OpenAIUnavailable) as error:
-                if error.status_code in _NO_LIST:
+                # An id that the server does not know, in `after`, has status 404, too.
+                if error.status_code in _NO_LIST and isinstance(after, openai.Omit):
                     logger.warning("%s has no lists: %s", self._client.base_url, error)
                     return
                 raise

@@ -70,6 +70,17 @@ def uncollected(limit: int) -> Command[list[str]]:
     return Command("ZRANGE", [keys.UNCOLLECTED], [0, limit - 1], list)
 
 
+def later_generations(cursor: str = "0") -> Command[tuple[str, list[str]]]:
+    """The next cursor, "0" after the last part, and the live jobs in a part of the store that are a
+    later generation."""
+    return Command(
+        "ZSCAN",
+        [keys.DUE],
+        [cursor, "MATCH", "bf-*-*", "COUNT", 1_000],
+        lambda raw: (str(raw[0]), [job_id for job_id, _ in scored(raw[1])]),
+    )
+
+
 def oldest_entry(kind: JobKind, state: JobState) -> Command[IndexEntry | None]:
     """The oldest entry of a kind and state."""
     prefix = f"all {kind} {state} "

@@ -17,6 +17,13 @@ name                  type    content                                     delete
 ``lease:<name>``      STRING  the holder's token                          TTL, renewed by the holder
 ``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s,   TTL, or the next success
                               ``message``, ``waiting_for``
+``search:<list>``     HASH    a search of ``batches:<cred>`` or           after SEARCH_TTL_S
+                              ``files:<cred>``: ``started_at`` and
+                              ``not_before``, epoch s; ``after``, the
+                              last id that it has passed; ``done``;
+                              ``waits:<job id>`` of each job that
+                              waits for it -> empty, or what the job
+                              takes if there is nothing better
 ``waiting:<queue>``   ZSET    a quota queue, ``<credential>|<model>``:    with its last job
                               job id -> when the job was created
 ``born``              STRING  when the first job was recorded, epoch s    never
@@ -42,6 +49,9 @@ name                  type    content                                     delete
 MAX_EVENTS = 100_000
 #: How long a batch's id is mapped to its job, in seconds: as long as OpenAI may keep its files.
 OPENAI_TTL_S = 30 * 86_400
+
+#: How long the state of a search is kept after it was last used.
+SEARCH_TTL_S = 86_400
 
 #: OpenAI repeats a webhook for 72 hours.
 DELIVERY_TTL_S = 96 * 3_600
@@ -73,13 +83,19 @@ def openai(openai_id: str) -> str:
 
 
 def lease(name: str) -> str:
-    """The holder of a lease: of a job (its id), ``poll:<credential>``, ``sweep``."""
+    """The holder of a lease: of a job (its id), ``poll:<credential>``, ``sweep``,
+    ``search:<list>``."""
     return f"lease:{name}"
 
 
 def backoff(credential: str) -> str:
     """The pause of a credential's calls."""
     return f"backoff:{credential}"
+
+
+def search(listed: str) -> str:
+    """The search of a list: ``batches:<credential>`` or ``files:<credential>``."""
+    return f"search:{listed}"
 
 
 def waiting(queue: str) -> str:

@@ -295,6 +295,11 @@ def annotate(job_id: str, fields: Mapping[str, str]) -> Command[bool]:
     return Command("annotate", [keys.job(job_id)], _flat(fields), bool)
 
 
+def note(job_id: str, message: str, *, source: str) -> Command[bool]:
+    """Add a line to a job's history whatever its state; False if it is there, or no record is."""
+    return Command("note", job_keys(job_id), [job_id, keys.MAX_EVENTS, source, message], bool)
+
+
 def collect(job_id: str) -> Command[bool]:
     """Record that Flyte knows a job's end; False if there is no record."""
     return Command("collect", [keys.job(job_id), keys.UNCOLLECTED], [job_id], bool)

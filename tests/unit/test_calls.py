@@ -90,7 +90,7 @@ def late(_: httpx2.Request) -> httpx2.Response:
         ("batches.cancel", BATCH, lambda a: a.cancel_batch("batch_1")),
         ("batches.list", a_list(BATCH), lambda a: list(a.batch_pages())),
         ("files.create", FILE, lambda a: a.upload_file(BytesIO(b"{}\n"), "in.jsonl")),
-        ("files.list", a_list(FILE), lambda a: a.find_file("in.jsonl", not_before=LONG_AGO)),
+        ("files.list", a_list(FILE), lambda a: list(a.file_pages(not_before=LONG_AGO, after=None))),
         ("files.delete", {"id": "file-1", "deleted": True}, lambda a: a.delete_file("file-1")),
         ("files.retrieve", FILE, lambda a: a.retrieve_file("file-1")),
     ],

@@ -19,9 +19,12 @@ _MAX_BATCH_AGE = timedelta(days=3)
 
 def until_searchable_s(runtime: Runtime, job: Job) -> float:
     """Seconds until OpenAI's lists show what the last try created; 0 if they do."""
-    tried_at = (job.tried_at or job.created_at).timestamp()
-    now_s = runtime.store.run(records.time())
-    return max(0.0, tried_at + runtime.settings.settle_s - now_s)
+    return max(0.0, settled_at_s(runtime, job) - runtime.store.run(records.time()))
+
+
+def settled_at_s(runtime: Runtime, job: Job) -> float:
+    """When OpenAI's lists show what the last try created, epoch seconds."""
+    return (job.tried_at or job.created_at).timestamp() + runtime.settings.settle_s
 
 
 def search_not_before(job: Job) -> datetime:

@@ -47,7 +47,7 @@ def classify(job: Job, batch: Batch, *, policy: Policy, now_s: float) -> Classif
         return Classification(JobState.RUNNING, Stage.NONE, over_quota=True)
     if _files_pending(batch, policy, now_s):
         return Classification(JobState.RUNNING, Stage.FINISHING, files_pending=True)
-    return Classification(_state(job, batch), stage_of(batch.status))
+    return Classification(state_for(job, batch), stage_of(batch.status))
 
 
 def is_over_quota(batch: Batch) -> bool:
@@ -112,7 +112,8 @@ def errors_of(batch: Batch) -> str:
     return "; ".join(quoted) or "OpenAI gave no reason."
 
 
-def _state(job: Job, batch: Batch) -> JobState:
+def state_for(job: Job, batch: Batch) -> JobState:
+    """The state of a job whose batch has this status, and all files that it will have."""
     if batch.status == "cancelled" and job.cancel_requested:
         return JobState.CANCELLED
     accepts_partial = isinstance(job.spec, BatchSpec) and job.spec.accept_partial

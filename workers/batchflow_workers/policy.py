@@ -50,6 +50,15 @@ class Policy:
     #: Records deleted by one sweep, at most.
     purged_jobs: int = 500
 
+    # Searches for what a job may have at OpenAI already; see `search`.
+
+    #: A search that takes longer continues in another step, so that its worker is free again.
+    longest_search_s: float = 20.0
+    #: A job looks this much later whether the search that it waits for has ended ...
+    busy_search_s: float = 5.0
+    #: ... or this much for each job that waits, if that is longer. The end wakes them all.
+    busy_search_per_job_s: float = 0.02
+
     # What OpenAI reports late; see `observation`.
 
     #: A batch that ended may lack the output file that its counts imply for this long.

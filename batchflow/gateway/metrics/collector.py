@@ -69,6 +69,20 @@ def _of_jobs(fleet: FleetSnapshot) -> Iterator[Metric]:
         known=((kind, *change) for kind in JobKind for change in changes),
     )
     yield counter(
+        "duplicate_batches",
+        "Second batches of a job that were found at OpenAI and cancelled.",
+        counted(fleet.counters, "duplicate_batches", 1),
+        ("source",),
+        known=[("submit",), ("poll",)],
+    )
+    yield counter(
+        "unused_files",
+        "Uploaded files that their jobs do not use and that were deleted at OpenAI.",
+        counted(fleet.counters, "unused_files", 1),
+        ("source",),
+        known=[("upload",)],
+    )
+    yield counter(
         "tokens",
         "Tokens that OpenAI counted in batches that have ended.",
         counted(fleet.counters, "tokens", 1),

@@ -22,6 +22,7 @@ from batchflow.states import JobState, Stage
 from batchflow.store import heartbeats, records
 from batchflow.store.backoff import Backoff
 from batchflow_workers.backoff import back_off, clear_backoff, current_backoff
+from batchflow_workers.duplicates import cancel_second_batches
 from batchflow_workers.lease import lease
 from batchflow_workers.observation import Observation
 from batchflow_workers.polling.scan import Cursor, Scan
@@ -82,7 +83,7 @@ def _scan(
         api = runtime.openai(credential)
         scan = Scan(api, due, partial(_retrieve, runtime, api), cursor, runtime.policy)
         for batches in scan:
-            _reconcile(runtime, due, batches, scan)
+            _reconcile(runtime, credential, due, batches, scan)
         clear_backoff(runtime, credential)
         runtime.store.run(heartbeats.record_event("poll"))
     except (CredentialMissing, CredentialRefused, OpenAIUnavailable) as error:
@@ -99,8 +100,11 @@ def _list_order(job: Job) -> datetime:
     return job.expires_at or job.created_at
 
 
-def _reconcile(runtime: Runtime, due: dict[str, Job], batches: list[Batch], scan: Scan) -> None:
-    """Reconcile the batches of a page: those that are due, and others of live jobs."""
+def _reconcile(
+    runtime: Runtime, credential: Credential, due: dict[str, Job], batches: list[Batch], scan: Scan
+) -> None:
+    """Reconcile the batches of a page: those that are due, and others of live jobs. Cancel those
+    that their jobs do not use."""
     job_ids = {
         batch.id: due.pop(batch.id).id if batch.id in due else job_of(batch) for batch in batches
     }
@@ -108,6 +112,8 @@ def _reconcile(runtime: Runtime, due: dict[str, Job], batches: list[Batch], scan
     jobs = {job.batch_id: job for job in live}
     observed = [Observation(jobs[batch.id], batch) for batch in batches if batch.id in jobs]
     reconcile(runtime, observed, SOURCE, calls=scan.total_calls)
+    others = [batch for batch in batches if batch.id not in jobs]
+    cancel_second_batches(runtime, credential, others, SOURCE)
 
 
 def _live_jobs(runtime: Runtime, ids: list[str]) -> list[Job]:

@@ -1,27 +1,36 @@
 """Create a job's batch at OpenAI, at most once."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from openai.types import Batch
 
-from batchflow.jobs import BatchSpec, Job
+from batchflow.jobs import BatchSpec, Credential, Job
 from batchflow.openai_client.batch_metadata import JOB_KEY, MAX_PAIRS
-from batchflow.openai_client.client import OpenAIApi
-from batchflow.openai_client.parsing import job_of
 from batchflow.states import JobState
 from batchflow.store import records
-from batchflow_workers.at_most_once import counted_try, search_not_before, until_searchable_s
+from batchflow_workers.at_most_once import counted_try, until_searchable_s
+from batchflow_workers.duplicates import cancel_second_batches
+from batchflow_workers.matching import (
+    DEFAULT_ENDPOINT,
+    ended_badly,
+    is_own,
+    is_searching,
+    matches,
+    named_job,
+)
 from batchflow_workers.observation import Observation, is_over_quota
 from batchflow_workers.quota import has_to_wait, with_model
 from batchflow_workers.reconcile import reconcile
 from batchflow_workers.runtime import Runtime
+from batchflow_workers.search import Candidates, Listing, Taken, search
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "submit"
 
-_DEFAULTS = {"completion_window": "24h", "endpoint": "/v1/chat/completions"}
+_DEFAULTS = {"completion_window": "24h", "endpoint": DEFAULT_ENDPOINT}
 #: Accepted in ``config`` because the old plugin's documentation passes it; OpenAI's call has no
 #: such parameter.
 _NOT_SENT = frozenset({"model"})
@@ -39,9 +48,11 @@ def submit(runtime: Runtime, job: Job) -> None:
                 job.id, SOURCE, wait_s, "Checking whether OpenAI already has this batch"
             )
             return
-        if batch := _find(runtime, api, job):
-            logger.info("%s: found %s, which an earlier try created", job.id, batch.id)
-            _reconcile(runtime, job, batch)
+        answer = search(runtime, api, job, _BATCHES)
+        if answer.fallback_id:
+            _reconcile(runtime, job, api.retrieve_batch(answer.fallback_id))
+            return
+        if not answer.complete:
             return
     job = with_model(runtime, job, SOURCE)
     if not job.cancel_requested and has_to_wait(runtime, job, SOURCE):
@@ -60,37 +71,69 @@ def submit(runtime: Runtime, job: Job) -> None:
     _reconcile(runtime, job, batch)
 
 
-def _find(runtime: Runtime, api: OpenAIApi, job: Job) -> Batch | None:
-    """The batch that an earlier try created, unless OpenAI refused it for the token limit.
+def _take(
+    runtime: Runtime, credential: Credential, page: list[Batch], candidates: Candidates
+) -> Taken[Batch]:
+    """Record the batches on a page that are those of jobs that search for theirs.
 
-    Batches of other jobs on the same pages are adopted on the way: after Redis was emptied, one
-    search finds them all.
+    A completed batch is better than a live one, and that than one that ended badly. OpenAI refused
+    a batch over the token limit: that one counts for nothing.
     """
-    for page in api.batch_pages(not_before=search_not_before(job)):
-        by_job = {job_id: batch for batch in reversed(page) if (job_id := job_of(batch))}
-        own = by_job.pop(job.id, None)
-        _adopt(runtime, by_job)
-        if own:
-            return None if is_over_quota(own) else own
-    return None
+    jobs = candidates.of(name for batch in page if (name := named_job(batch)))
+    found: dict[str, Observation] = {}
+    fallbacks: dict[str, str] = {}
+    unused = []
+    oldest_first = list(reversed(page))
+    for batch in sorted(oldest_first, key=lambda batch: batch.status != "completed"):
+        name = named_job(batch)
+        if name is None or is_over_quota(batch):
+            continue
+        takers = [
+            job
+            for job in jobs[name]
+            if is_searching(job) and job.id not in found and matches(job, batch, credential)
+        ]
+        good = [job for job in takers if not ended_badly(job, batch)]
+        if good:
+            logger.info("%s: found %s, which an earlier try created", good[0].id, batch.id)
+            found[good[0].id] = Observation(good[0], batch, new=True)
+            continue
+        fallbacks |= {job.id: batch.id for job in takers if is_own(job, batch)}
+        if any(job.id == name and job.batch_id != batch.id for job in jobs[name]):
+            unused.append(batch)
+    for observation, updated in zip(
+        found.values(), reconcile(runtime, list(found.values()), SOURCE), strict=True
+    ):
+        _cancel_if_requested(runtime, observation.job, updated)
+    for job_id in found:
+        fallbacks.pop(job_id, None)
+    return Taken(found.keys(), fallbacks, unused)
 
 
-def _adopt(runtime: Runtime, by_job: dict[str, Batch]) -> None:
-    """Record the batches of jobs that still have to search for theirs."""
-    if not by_job:
-        return
-    jobs = runtime.store.run_all([records.get(job_id) for job_id in by_job])
-    found = [
-        Observation(job, by_job[job.id], new=True)
-        for job in jobs
-        if job and not job.terminal and job.tries and not job.batch_id
-        if not is_over_quota(by_job[job.id])
-    ]
-    reconcile(runtime, found, SOURCE)
+def _dispose(runtime: Runtime, credential: Credential, batches: Sequence[Batch]) -> None:
+    cancel_second_batches(runtime, credential, batches, SOURCE)
+
+
+#: The list in which a search finds batches.
+_BATCHES = Listing(
+    "batches",
+    SOURCE,
+    "Checking whether OpenAI already has this batch",
+    lambda api, not_before, after: api.batch_pages(not_before=not_before, after=after),
+    _take,
+    _dispose,
+)
 
 
 def _reconcile(runtime: Runtime, job: Job, batch: Batch) -> None:
     [updated] = reconcile(runtime, [Observation(job, batch, new=True)], SOURCE)
+    _cancel_if_requested(runtime, job, updated)
+    if updated.outcome is not records.UpdateOutcome.APPLIED:
+        # Another worker has found or created one meanwhile.
+        cancel_second_batches(runtime, job.spec.credential, [batch], SOURCE)
+
+
+def _cancel_if_requested(runtime: Runtime, job: Job, updated: records.Updated) -> None:
     if updated.cancel_requested:
         # The cancellation was requested while the batch was being created.
         runtime.update(job.id, SOURCE, due_in_s=0)

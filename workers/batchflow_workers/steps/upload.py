@@ -1,20 +1,23 @@
 """Upload a JSONL file to OpenAI, at most once, and validate each line of it."""
 
 import logging
+from collections.abc import Sequence
 
 import orjson
 from openai.types import FileObject
 
-from batchflow.errors import OpenAIError
-from batchflow.jobs import Job, UploadSpec
+from batchflow.jobs import Credential, Job, UploadSpec
 from batchflow.states import JobState
 from batchflow.store import records
-from batchflow_workers.at_most_once import counted_try, search_not_before, until_searchable_s
+from batchflow_workers.at_most_once import counted_try, until_searchable_s
+from batchflow_workers.duplicates import delete_second_files
 from batchflow_workers.files.storage import source
 from batchflow_workers.files.transfer_progress import TransferProgress
 from batchflow_workers.files.uri_allowlist import allowed_uris, check_uri
 from batchflow_workers.files.validating_reader import ValidatingReader
+from batchflow_workers.matching import file_name, is_searching, matches, named_job
 from batchflow_workers.runtime import Runtime
+from batchflow_workers.search import Candidates, Listing, Taken, search
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +30,13 @@ def upload(runtime: Runtime, job: Job) -> None:
         return
     check_uri(job.spec.uri, allowed_uris(runtime.settings))
     api = runtime.openai(job.spec.credential)
-    name = f"{job.id}.jsonl"
     if job.tries:
         if wait_s := until_searchable_s(runtime, job):
             runtime.postpone(
                 job.id, SOURCE, wait_s, "Checking whether OpenAI already has this file"
             )
             return
-        if found := api.find_file(name, not_before=search_not_before(job)):
-            logger.info("%s: found %s, which an earlier try uploaded", job.id, found.id)
-            _succeed(runtime, job, found)
+        if not search(runtime, api, job, _FILES).complete:
             return
     progress = TransferProgress(runtime, job, SOURCE)
     progress.write(message="Validating and uploading the file")
@@ -48,11 +48,12 @@ def upload(runtime: Runtime, job: Job) -> None:
         if begun is not records.Begun.BEGUN:
             return
         with counted_try(runtime, job, SOURCE):
-            uploaded = api.upload_file(reader, name)
+            uploaded = api.upload_file(reader, file_name(job.id))
     logger.info("%s: uploaded %s, %d bytes", job.id, uploaded.id, reader.size_bytes)
     updated = _succeed(runtime, job, uploaded, **progress.fields)
     if updated.outcome is records.UpdateOutcome.REFUSED:
-        _delete_unused(runtime, job, uploaded)
+        # The job was cancelled meanwhile, or another worker has found or uploaded a file.
+        delete_second_files(runtime, job.spec.credential, [uploaded], SOURCE, created_now=True)
 
 
 def _succeed(runtime: Runtime, job: Job, file: FileObject, **transferred: int) -> records.Updated:
@@ -68,9 +69,38 @@ def _succeed(runtime: Runtime, job: Job, file: FileObject, **transferred: int) -
     )
 
 
-def _delete_unused(runtime: Runtime, job: Job, file: FileObject) -> None:
-    """Delete a file whose job was cancelled while it was being uploaded."""
-    try:
-        runtime.openai(job.spec.credential).delete_file(file.id)
-    except OpenAIError as error:
-        logger.warning("%s: could not delete %s at OpenAI: %s", job.id, file.id, error)
+def _take(
+    runtime: Runtime, credential: Credential, page: list[FileObject], candidates: Candidates
+) -> Taken[FileObject]:
+    """End the jobs whose files are on a page. Flyte may know the oldest file of a job already."""
+    jobs = candidates.of(name for file in page if (name := named_job(file)))
+    found: set[str] = set()
+    unused = []
+    for file in reversed(page):
+        name = named_job(file)
+        if name is None:
+            continue
+        for job in jobs[name]:
+            if is_searching(job) and job.id not in found and matches(job, file, credential):
+                logger.info("%s: found %s, which an earlier try uploaded", job.id, file.id)
+                _succeed(runtime, job, file)
+                found.add(job.id)
+                break
+        else:
+            unused.append(file)
+    return Taken(found, unused=unused)
+
+
+def _dispose(runtime: Runtime, credential: Credential, files: Sequence[FileObject]) -> None:
+    delete_second_files(runtime, credential, files, SOURCE)
+
+
+#: The list in which a search finds files.
+_FILES = Listing(
+    "files",
+    SOURCE,
+    "Checking whether OpenAI already has this file",
+    lambda api, not_before, after: api.file_pages(not_before=not_before, after=after),
+    _take,
+    _dispose,
+)
