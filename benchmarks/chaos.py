@@ -118,7 +118,7 @@ _COLUMNS = {
     "lines_missing": "lines missing",
     "lines_doubled": "extra lines",
     "phases_back": "phases back",
-    "killed_by_flyte": "killed",
+    "forgotten": "forgotten",
 }
 
 

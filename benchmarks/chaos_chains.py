@@ -103,7 +103,7 @@ def _run(chain: Chain, backend: FlyteBackend, blobs: Path) -> None:
     inputs = file_inputs(uri)
     for position, (name, task) in enumerate(tasks):
         node = Node(folder, execution=plan.name, node=f"n{position}")
-        history = backend.run(f"{plan.name}/{name}", template_of(task), inputs, node)
+        history = backend.run(f"{plan.name}/{name}", template_of(task), inputs, node, retries=40)
         chain.histories.append(history)
         if not history.succeeded:
             return

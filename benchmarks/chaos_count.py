@@ -23,7 +23,7 @@ class ErrorCounts:
     lines_missing: int = 0
     lines_doubled: int = 0
     phases_back: int = 0
-    killed_by_flyte: int = 0
+    forgotten: int = 0
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(
@@ -65,9 +65,9 @@ def _count_chain(bad: ErrorCounts, details: list[str], chain: Chain) -> None:
 
 def _count_history(bad: ErrorCounts, details: list[str], history: History) -> None:
     about = f"{history.name} ({history.job_id})"
-    if history.killed:
-        bad.killed_by_flyte += 1
-        details.append(f"{about}: Flyte gave it up: {history.failed_gets}")
+    if history.is_forgotten:
+        bad.forgotten += 1
+        details.append(f"{about}: Flyte stopped asking: {history.failed_gets}")
     elif history.phase == "UNFINISHED":
         bad.lost += 1
         details.append(f"{about}: did not end; last seen: {history.seen[-1:]}")

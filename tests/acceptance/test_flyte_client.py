@@ -1,5 +1,5 @@
-"""A client that behaves like Flyte's backend loses no task while OpenAI, Redis or the connector is
-down. It fails a task after six failed gets, and repeats a create that exceeds its deadline."""
+"""Flyte's backend loses no task while OpenAI, Redis or the connector is down. With its defaults, it
+stops asking after six failed gets, and a failed create fails a task for good."""
 
 import signal
 import threading
@@ -7,12 +7,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_backend import FlyteBackend, History
-from tests.kit.flyte_client import file_inputs, inputs_of, template_of
+from tests.kit.flyte_client import (
+    PATIENT_SERVICE_CONFIG,
+    FlyteClient,
+    file_inputs,
+    inputs_of,
+    template_of,
+)
 from tests.kit.flyte_tasks import (
     TaskStarter,
     batch_task,
@@ -44,10 +51,13 @@ class Chains:
         self._start = start
 
     def run(
-        self, fault: Callable[[], None], after_s: float, resync_s: float = RESYNC_S
+        self,
+        fault: Callable[[], None],
+        after_s: float,
+        backend: FlyteBackend | None = None,
     ) -> list[History]:
         """Run all chains, and cause a fault ``after_s`` seconds after their start."""
-        backend = FlyteBackend(self._start.flyte, resync_s=resync_s)
+        backend = backend or FlyteBackend(self._start.flyte, resync_s=RESYNC_S)
         backend.gives_up_at = time.monotonic() + _MAX_S
         timer = threading.Timer(after_s, fault)
         with ThreadPoolExecutor(CHAINS) as pool:
@@ -62,7 +72,7 @@ class Chains:
         node = replace(node, execution=f"{node.execution}-{number}")
         uri = put(node.folder, requests(REQUESTS), f"{number}.jsonl")
         time.sleep(number * STAGGER_S)
-        run = backend.run
+        run = partial(backend.run, retries=40)
         upload = run("upload", template_of(upload_task(org)), file_inputs(uri), node)
         if not upload.succeeded:
             return [upload]
@@ -126,28 +136,57 @@ def test_redis_restarts(chains: Chains, stack: Stack, persistent: bool) -> None:
     finally:
         (stack.folder / "dump.rdb").unlink(missing_ok=True)
     chains.check(histories)
-    # A get succeeds without Redis; a create fails.
     assert [h.failed_gets for h in histories] == [[]] * len(histories)
 
 
-def test_the_connector_restarts(chains: Chains, stack: Stack) -> None:
+def test_no_connector_runs_for_a_while(chains: Chains, stack: Stack) -> None:
     def restart() -> None:
         stack.connector.kill()
-        time.sleep(0.5)
+        time.sleep(8)
         stack.connector.start()
 
-    # Gets fail until the connector listens, and six of them would lose the task.
-    chains.check(chains.run(restart, after_s=3, resync_s=3 * RESYNC_S))
+    with FlyteClient(stack.connector.address, PATIENT_SERVICE_CONFIG) as client:
+        patient = FlyteBackend(
+            client, resync_s=RESYNC_S, deadline_s=60, max_system_failures=100_000
+        )
+        chains.check(chains.run(restart, after_s=3, backend=patient))
+
+
+def test_flyte_forgets_a_task_until_it_is_restarted(stack: Stack, start: TaskStarter) -> None:
+    start.emulator.configure(in_progress_s=2)
+    inputs = inputs_of(input_file_id=start.emulator.upload(start.org, requests()))
+    template = template_of(batch_task(start.org))
+    backend = FlyteBackend(start.flyte, resync_s=0.2)
+    backend.gives_up_at = time.monotonic() + _MAX_S
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(backend.run, "batch", template, inputs, start.node)
+        until(lambda: running(backend), "the batch to be in progress")
+        stack.connector.kill()
+        until(lambda: backend.histories[0].is_forgotten, "six failed gets")
+        stack.connector.start()
+        job_id = backend.histories[0].job_id
+        until(lambda: stack.record(job_id)["state"] == "succeeded", "the batch to end")
+        stack.connector.await_ready()
+        assert stack.redis.zscore(stack.key("uncollected"), job_id)
+        backend.restart()
+        history = future.result()
+    assert history.succeeded, history
+
+
+def running(backend: FlyteBackend) -> bool:
+    """Whether Flyte's console shows that the first task is running."""
+    return bool(backend.histories) and backend.histories[0].console.phase == "RUNNING"
 
 
 def test_a_create_that_exceeds_its_deadline_is_adopted(stack: Stack, start: TaskStarter) -> None:
     # A tenth of Flyte's deadline, which Redis, suspended for two seconds, exceeds.
-    backend = FlyteBackend(start.flyte, resync_s=1, timeout_s=1)
+    backend = FlyteBackend(start.flyte, resync_s=1, deadline_s=1)
     backend.gives_up_at = time.monotonic() + _MAX_S
     inputs = inputs_of(input_file_id=start.emulator.upload(start.org, requests()))
+    template = template_of(batch_task(start.org))
     stack.redis_server.signal(signal.SIGSTOP)
     threading.Timer(2, lambda: stack.redis_server.signal(signal.SIGCONT)).start()
-    history = backend.run("batch", template_of(batch_task(start.org)), inputs, start.node)
+    history = backend.run("batch", template, inputs, start.node, retries=4)
     assert history.succeeded, history
     assert history.attempts > 1
     assert start.batch_ids() == [history.result["id"]]
