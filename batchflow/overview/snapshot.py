@@ -42,6 +42,8 @@ class FleetSnapshot:
     oldest_live: Mapping[JobKind, IndexEntry]
     #: When the most overdue job became due; in the future if no job is due.
     first_due_s: float | None
+    #: Jobs that have a due time, as every live job should.
+    due_times: int
     #: Those with a recent heartbeat.
     live_workers: Sequence[Worker]
     #: Credential -> the pause of its calls.
@@ -88,11 +90,12 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
         index.credentials(),
         quota_queues.names(),
         index.uncollected(1),
+        index.due_times(),
         *(index.oldest_entry(kind, state) for kind, state in live),
     ]
     replies = await store.run_all(first)
     now_s, jobs, counters, last_seen_s, since_s, workers, due_s, *replies = replies
-    credentials, queues, uncollected, *oldest = replies
+    credentials, queues, uncollected, due_times, *oldest = replies
     ended = list(product(JobKind, sorted(set(JobState) - LIVE)))
     second: list[Command[Any]] = [
         index.uncollected_since(now_s - UNCOLLECTED_S),
@@ -119,6 +122,7 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
         recording_since_s=since_s,
         oldest_live=oldest_live,
         first_due_s=due_s,
+        due_times=due_times,
         live_workers=[worker for worker in workers if worker_is_alive(worker.seen_s, now_s)],
         backoffs={name: pause for name, pause in sorted(backoffs.items()) if pause},
         quota_queues=lengths,

@@ -128,6 +128,11 @@ def first_due() -> Command[float | None]:
     )
 
 
+def due_times() -> Command[int]:
+    """The number of jobs that have a due time."""
+    return Command("ZCARD", [keys.DUE], [], int)
+
+
 def credentials() -> Command[dict[str, Credential]]:
     """Every credential that a job has named."""
     return Command(

@@ -38,8 +38,9 @@ name                  type    content                                     delete
 ``delivery:<id>``     STRING  a webhook that was accepted                 after DELIVERY_TTL_S
 ``pushed:<cred>``     STRING  webhooks arrive for a credential            after PUSHED_TTL_S
 ``metrics``           HASH    ``<name>|<label>|<label>`` -> a counter     never
-``pulse``             HASH    ``sweep``, ``poll``, ``webhook`` -> when    never
-                              it last happened, epoch s
+``pulse``             HASH    ``sweep``, ``poll``, ``webhook``,           never
+                              ``due_check`` -> when it last happened,
+                              epoch s
 ``workers``           ZSET    ``<worker> <queue>,<queue>`` -> last        a day after the last one
                               heartbeat, epoch s
 ====================  ======  ==========================================  ======================

@@ -280,6 +280,11 @@ def claim_due(limit: int, *, hold_s: float) -> Command[list[str]]:
     return Command("claim", [keys.DUE], [limit, hold_s], list)
 
 
+def restore_due(job_id: str) -> Command[bool]:
+    """Make a live job due now if it has lost its due time; returns whether it had."""
+    return Command("restore_due", [keys.job(job_id), keys.DUE], [job_id, _LIVE], bool)
+
+
 def purge(job_id: str, *, retention_s: float) -> Command[bool]:
     """Delete a job that ended longer ago than the retention time."""
     return Command("purge", job_keys(job_id), [job_id, _LIVE, retention_s], bool)

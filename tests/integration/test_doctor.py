@@ -334,6 +334,21 @@ def test_overdue_jobs(settings: MakeSettings, store: JobStore) -> None:
     assert "1 min 30 s" in found.seen
 
 
+def test_jobs_without_a_due_time(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
+    assert run_check(settings(), fleet.due_times)["due times"].level is OK
+    _batch(store)
+    lost = _batch(store)
+    found = run_check(settings(), fleet.due_times)["due times"]
+    assert (found.level, found.seen) == (OK, "2 live jobs, all with a due time")
+    store.redis.zrem(keys.full(key_prefix, keys.DUE), lost)
+    found = run_check(settings(), fleet.due_times)["due times"]
+    assert (found.level, found.seen) == (WARNING, "only 1 of 2 live jobs have a due time")
+    assert "it last did so: never" in found.advice
+    store.run(heartbeats.record_event(due_check=store.run(records.time()) - 600))
+    found = run_check(settings(), fleet.due_times)["due times"]
+    assert "it last did so: 10 min ago" in found.advice
+
+
 def test_polls_that_have_stopped(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
     long_ago_s = store.run(records.time()) - 3_600
     store.run(heartbeats.record_event(poll=long_ago_s))
@@ -535,7 +550,7 @@ def test_without_redis_the_other_checks_are_made() -> None:
     connection = sections["Redis"][0]
     assert (connection["what"], connection["level"]) == ("connection", "problem")
     assert connection["seen"].startswith("Redis can't be reached")
-    assert [finding["level"] for finding in sections["Jobs"]] == ["note", "note", "note"]
+    assert [finding["level"] for finding in sections["Jobs"]] == ["note"] * 4
     assert all(finding["level"] == "ok" for finding in sections["Software"])
     assert "the check failed" not in output
 

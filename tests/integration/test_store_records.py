@@ -468,6 +468,19 @@ def test_only_starts_of_live_jobs_without_a_batch_count(store: StoreHarness) -> 
     assert store.run(records.start(random_job_id())) is None
 
 
+# Due times
+
+
+def test_only_a_live_job_without_a_due_time_becomes_due(store: StoreHarness) -> None:
+    lost, kept, ended = store.created(), store.created(), store.in_state(JobState.FAILED)
+    store.redis.zrem(f"{store.prefix}:{keys.DUE}", lost.job_id)
+    now_s, due_s = store.run(records.time()), store.due()[kept.job_id]
+    restored = [store.run(records.restore_due(r.job_id)) for r in (lost, lost, kept, ended)]
+    assert restored == [True, False, False, False]
+    assert not store.run(records.restore_due(random_job_id()))
+    assert store.due() == {lost.job_id: pytest.approx(now_s, abs=5), kept.job_id: due_s}
+
+
 # Cancel
 
 

@@ -1,12 +1,14 @@
 """The sweep: due jobs and the steps that it enqueues."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from batchflow_workers.policy import Policy
 
 from batchflow.queue import QueueUnavailable, Step
 from batchflow.states import JobState
-from batchflow.store import index, keys, leases, records
+from batchflow.store import heartbeats, index, keys, leases, metrics, records
 from tests.kit.processes import until
 from tests.kit.workers import MakeWorkers, Workers
 
@@ -110,3 +112,49 @@ def test_a_deleted_job_is_cancelled_after_its_delay(workers: Workers) -> None:
     assert workers.job(waits).state is JobState.CANCELLED
     workers.cancel(runs)
     assert workers.poll_until_terminal(runs).message.startswith("Cancelled by Flyte.")
+
+
+# Due times
+
+
+def lose_due_time(workers: Workers, job_id: str) -> None:
+    workers.store.redis.zrem(workers.redis_key(keys.DUE), job_id)
+
+
+def check_again(workers: Workers) -> None:
+    """Let the last check of due times be more than an hour ago."""
+    hour_ago_s = workers.store.run(records.time()) - 3_601
+    workers.store.run(heartbeats.record_event(due_check=hour_ago_s))
+
+
+def test_a_live_job_that_lost_its_due_time_is_found_within_an_hour(workers: Workers) -> None:
+    workers.sweep()
+    submitted, queued = workers.submitted(), workers.upload("/in.jsonl")
+    for job_id in (submitted, queued):
+        lose_due_time(workers, job_id)
+    assert workers.sweep() == [], "the last check was just now"
+    check_again(workers)
+    assert workers.sweep() == []
+    assert sorted(workers.sweep()) == [(Step.POLL, [submitted]), (Step.UPLOAD, queued)]
+    assert workers.store.run(metrics.counters())["due_times_restored",] == 2
+
+
+def test_the_check_of_due_times_leaves_other_jobs_alone(workers: Workers) -> None:
+    waiting, ended, gone = workers.submitted(), workers.batch(), workers.batch()
+    workers.runtime.end(ended, "test", JobState.FAILED, "")
+    workers.store.redis.delete(workers.redis_key(keys.job(gone)))
+    lose_due_time(workers, gone)
+    workers.runtime.update(waiting, "test", due_in_s=600)
+    redis: Any = workers.store.redis
+    before = redis.zscore(workers.redis_key(keys.DUE), waiting)
+    workers.sweep()
+    assert redis.zrange(workers.redis_key(keys.DUE), 0, -1, withscores=True) == [(waiting, before)]
+
+
+def test_the_check_of_due_times_reads_all_jobs_in_parts(workers: Workers) -> None:
+    workers.runtime = replace(workers.runtime, policy=Policy(checked_jobs=3))
+    ids = [workers.upload("/in.jsonl") for _ in range(10)]
+    for job_id in ids:
+        lose_due_time(workers, job_id)
+    assert workers.sweep() == []
+    assert sorted(workers.sweep()) == sorted((Step.UPLOAD, job_id) for job_id in ids)

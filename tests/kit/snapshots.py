@@ -15,6 +15,7 @@ def a_snapshot(**fields: Any) -> FleetSnapshot:
         "recording_since_s": None,
         "oldest_live": {},
         "first_due_s": None,
+        "due_times": 0,
         "live_workers": [],
         "backoffs": {},
         "quota_queues": {},

@@ -51,6 +51,7 @@ BUSY: dict[str, Any] = {
         metrics.count("transitions", "batch", "", "queued", by=9),
         metrics.count("transitions", "batch", "queued", "running", by=8),
         metrics.count("tokens", "input", by=1_000_000),
+        metrics.count("due_times_restored", by=6),
         metrics.count("openai_calls", "batches.list", "rate_limited", by=3),
         metrics.count("openai_waits", "rate_limited", by=3),
         metrics.count("openai_wait_seconds", "rate_limited", by=4.5),
@@ -107,6 +108,7 @@ def test_values_have_the_right_names_and_labels() -> None:
     assert found.value("webhook_age_seconds") == 30
     assert found.value("oldest_live_job_age_seconds", kind="batch") == 3_600
     assert found.value("due_lag_seconds") == 12
+    assert found.value("due_times_restored_total") == 6
     assert found.value("uncollected_jobs") == 4
     assert found.value("workers", queue="submit") == 2
     assert found.value("credential_backoff_seconds", credential="team/key@org-1") == 17

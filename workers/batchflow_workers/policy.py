@@ -47,6 +47,10 @@ class Policy:
     enqueued_again_age_share: float = 0.5
     #: ... but within this time.
     longest_until_enqueued_again_s: float = 600.0
+    #: The due times of all live jobs are checked this often ...
+    due_check_interval_s: float = 3_600.0
+    #: ... for this many jobs at once.
+    checked_jobs: int = 1_000
     #: Records deleted by one sweep, at most.
     purged_jobs: int = 500
 

@@ -22,7 +22,7 @@ from batchflow.overview.summary import summarize
 from batchflow.queue import Queue, all_queues, make_app, queue_name
 from batchflow.queue.lengths import queue_lengths
 from batchflow.settings import Settings
-from batchflow.states import JobKind, JobState
+from batchflow.states import LIVE, JobKind, JobState
 
 _BROKER_TIMEOUT_S: Final = 6.0
 #: How long Celery's workers have to reply.
@@ -99,6 +99,25 @@ async def overdue_jobs(context: CheckContext) -> Iterable[CheckResult]:
     seen = f"the oldest is overdue by {duration(lag_s)}"
     advice = "Check beat, and the workers on the poll queue and their logs."
     return [CheckResult(Level.PROBLEM, "due jobs", seen, advice)]
+
+
+async def due_times(context: CheckContext) -> Iterable[CheckResult]:
+    """Check that sweeps know of every live job, by the due times."""
+    # A job that changes between two replies of Redis is no difference: the second look decides.
+    for _ in range(2):
+        fleet = await read_snapshot(context.store)
+        live = fleet.count(*LIVE)
+        if fleet.due_times >= live:
+            seen = f"{count(live, 'live job')}, all with a due time" if live else "no live job"
+            return [CheckResult(Level.OK, "due times", seen)]
+    checked_s = fleet.last_seen_s.get("due_check")
+    last = "never" if checked_s is None else f"{duration(fleet.age_s(checked_s))} ago"
+    seen = f"only {fleet.due_times} of {count(live, 'live job')} have a due time"
+    advice = (
+        "Sweeps do not see the others. Once an hour a sweep looks for them and makes them due; it "
+        f"last did so: {last}. Nothing to do unless this is longer than an hour ago."
+    )
+    return [CheckResult(Level.WARNING, "due times", seen, advice)]
 
 
 async def polls(context: CheckContext) -> Iterable[CheckResult]:

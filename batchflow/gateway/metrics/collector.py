@@ -105,6 +105,13 @@ def _of_waiting(fleet: FleetSnapshot) -> Iterator[Metric]:
         {(): fleet.due_lag_s},
         unit=SECONDS,
     )
+    yield counter(
+        "due_times_restored",
+        "Live jobs that had lost their due time, and that the hourly check made due.",
+        counted(fleet.counters, "due_times_restored", 0),
+        (),
+        known=[()],
+    )
     yield gauge(
         "jobs_waiting_for_capacity",
         "Jobs that wait for OpenAI's limit of enqueued tokens; absent where none waits.",

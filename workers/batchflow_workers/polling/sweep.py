@@ -11,6 +11,7 @@ from batchflow.queue import STEP_OF, QueueUnavailable, Step
 from batchflow.states import JobKind
 from batchflow.store import heartbeats, index, metrics, records
 from batchflow_workers.lease import lease
+from batchflow_workers.polling.due_check import check_due_times
 from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def sweep(runtime: Runtime) -> None:
             for credential, due in to_poll.items():
                 _enqueue_poll(runtime, credential, due)
             _purge(runtime)
+            check_due_times(runtime, now_s)
             runtime.count(
                 heartbeats.record_event("sweep"),
                 *metrics.observation("sweep", time.monotonic() - began),
