@@ -47,6 +47,10 @@ class ApiOperation:
         self, state: SimulatorState, request: Request, send: Send, outage: Outage
     ) -> None:
         normal: Response | None = None
+        if outage.acts_after_s:
+            # Read first: nothing can be read from a client that has left.
+            await request.body()
+            await asyncio.sleep(outage.acts_after_s)
         if outage.after_acting or outage.answer in ("normal", "cut"):
             normal = await self._handle(state, request)
         elif outage.answer != "drop":

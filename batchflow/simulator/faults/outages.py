@@ -64,6 +64,12 @@ class Outage(InputModel):
     )
     duration_s: float | None = Field(default=None, gt=0, description="duration of the outage")
     delay_s: float = Field(default=0.0, ge=0, le=86_400, description="delay before the response")
+    acts_after_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=86_400,
+        description="delay before the call is performed, even if the client no longer waits",
+    )
 
     def matches(self, operation: str) -> bool:
         """Return whether the outage can affect calls of this operation."""

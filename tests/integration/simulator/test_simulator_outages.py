@@ -57,6 +57,27 @@ def test_a_dropped_call_does_nothing_by_default(simulator: SimulatorClient) -> N
     assert simulator.control("GET", "/stats")["calls"]["batches.create"] == {"dropped": 1}
 
 
+def test_a_batch_can_be_created_after_the_client_has_given_up(simulator: SimulatorClient) -> None:
+    file = simulator.upload(requests(1))
+    outage = {"answer": "normal", "acts_after_s": 2, "operations": ["batches.create"]}
+    simulator.control("POST", "/outage", outage)
+    impatient = simulator.client.with_options(timeout=1, max_retries=0)
+    with pytest.raises(openai.APITimeoutError):
+        impatient.batches.create(completion_window="24h", endpoint=CHAT, input_file_id=file.id)
+    assert simulator.client.batches.list().data == []
+    until(lambda: simulator.client.batches.list().data, "the batch")
+
+
+def test_a_file_can_be_stored_after_the_client_has_given_up(simulator: SimulatorClient) -> None:
+    outage = {"answer": "normal", "acts_after_s": 2, "operations": ["files.create"]}
+    simulator.control("POST", "/outage", outage)
+    impatient = simulator.client.with_options(timeout=1, max_retries=0)
+    with pytest.raises(openai.APITimeoutError):
+        impatient.files.create(file=("late.jsonl", requests(1)), purpose="batch")
+    assert simulator.client.files.list().data == []
+    until(lambda: simulator.client.files.list().data, "the file")
+
+
 def test_garbage_instead_of_json(simulator: SimulatorClient) -> None:
     simulator.control("POST", "/outage", {"answer": "garbage"})
     response = simulator.http.get("/v1/batches", headers={"authorization": "Bearer sk-test"})
