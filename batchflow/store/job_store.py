@@ -26,6 +26,11 @@ _SHARED = "_shared"
 REPLY_TIMEOUT_S = 4.0
 
 
+#: Redis is a replica, is full, or can't save or replicate what is written.
+_REFUSES_WRITES = (exceptions.ReadOnlyError, exceptions.OutOfMemoryError)
+_REFUSES_WRITES_CODES = ("MISCONF", "NOREPLICAS")
+
+
 def script_source(name: str) -> str:
     """A Lua command as Redis loads it: the shared file, then its own."""
     return "".join((_SCRIPTS / f"{part}.lua").read_text("utf-8") for part in (_SHARED, name))
@@ -51,7 +56,7 @@ def _translated() -> Iterator[None]:
 
 def _ours(error: Exception) -> Exception:
     """StoreUnavailable for a temporary failure; any other error unchanged."""
-    if isinstance(error, exceptions.ReadOnlyError | exceptions.OutOfMemoryError):
+    if isinstance(error, _REFUSES_WRITES) or str(error).startswith(_REFUSES_WRITES_CODES):
         return StoreUnavailable(f"Redis refuses writes: {error}")
     if isinstance(error, exceptions.ResponseError):
         return error

@@ -5,7 +5,8 @@ import functools
 import logging
 from abc import abstractmethod
 from collections import OrderedDict
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import Any, ClassVar, TypeVar
 
 import grpc.aio
 from flytekit.extend.backend.base_connector import (
@@ -21,8 +22,8 @@ from batchflow.job_requests.enqueue import record_async
 from batchflow.job_requests.identity import make_job_request
 from batchflow.job_requests.specs import batch_spec, download_spec, upload_spec
 from batchflow.jobs import JobRequest, Spec
-from batchflow.queue import LOST_MESSAGE_CHECK_S, STEP_OF, QueueUnavailable, Step
-from batchflow.states import JobKind
+from batchflow.queue import LOST_MESSAGE_CHECK_S, STEP_OF, Step
+from batchflow.states import JobKind, Phase
 from batchflow.store import records
 from batchflow_connector import literals, resources
 from batchflow_connector.connections import connections
@@ -30,16 +31,35 @@ from batchflow_connector.resource_meta import JobMeta
 
 logger = logging.getLogger(__name__)
 
-#: The limit on sending a message; Flyte allows ten seconds for the whole create.
-_SEND_TIMEOUT_S = 3.0
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: How long a create tries to record its job and to enqueue its step; Flyte allows ten seconds.
+_CREATE_TIMEOUT_S = 3.0
+#: How long a get waits for Redis, so that it is answered within five seconds.
+_GET_TIMEOUT_S = 4.0
 
 #: Calls that wait to be served; gRPC's default is 1,000, beyond which it rejects calls at random.
 _GRPC_BACKLOG = 100_000
 
-#: Jobs that were reported RUNNING, whatever their state, because Redis was unavailable. Another
-#: connector does not know of them, and can at worst report an earlier phase once more.
-_REPORTED_RUNNING: OrderedDict[str, None] = OrderedDict()
-_MAX_REPORTED_RUNNING = 100_000
+#: The jobs that this connector remembers.
+_MAX_REMEMBERED = 100_000
+
+
+class _Memory(OrderedDict[K, V]):
+    """Keeps the newest entries."""
+
+    def remember(self, key: K, value: V) -> None:
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > _MAX_REMEMBERED:
+            self.popitem(last=False)
+
+
+#: The last phase of each live job that this connector has reported.
+_REPORTED: _Memory[str, Phase] = _Memory()
+#: Metadata of a job that could not be recorded -> the job's request, since it is recorded.
+_RECORDED: _Memory[bytes, JobRequest] = _Memory()
 
 
 class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit is untyped
@@ -66,7 +86,7 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         task_execution_metadata: TaskExecutionMetadata | None = None,
         **_: Any,
     ) -> JobMeta:
-        """Create the job, or find it; an unavailable broker does not matter once it is recorded.
+        """Create the job, or find it. If Redis is unavailable, the first ``get`` after that does.
 
         A task that is not valid gets metadata, too; its ``get`` returns FAILED with the reason.
         """
@@ -78,7 +98,7 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
             job_request = make_job_request(
                 spec, execution=execution, output_prefix=output_prefix, attempt=attempt
             )
-            return JobMeta.of(await _enqueue(job_request))
+            return await _create(job_request)
         except InvalidInput as error:
             logger.info("Refused a task of type %s: %s", self.task_type, error)
             return JobMeta.refusing(str(error))
@@ -86,51 +106,62 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
     async def get(self, resource_meta: JobMeta, **_: Any) -> Resource:
         """Return the job's state, in one Redis read that concurrent gets share.
 
-        Temporary failures do not raise; the task stays RUNNING.
+        Temporary failures do not raise; the task stays in its phase.
+        """
+        if not resource_meta.job_id:
+            return resources.refused_resource(resource_meta.refused)
+        try:
+            async with asyncio.timeout(_GET_TIMEOUT_S):
+                return await self._current(resource_meta)
+        except InvalidInput as error:
+            return resources.refused_resource(str(error))
+        except (StoreUnavailable, TimeoutError) as error:
+            logger.warning("%s: %s", resource_meta.job_id, error or "Redis does not reply")
+            return _unknown(resource_meta)
+
+    async def delete(self, resource_meta: JobMeta, **_: Any) -> None:
+        """Let the job be cancelled after a delay unless it ends before; idempotent.
+
+        A local execution has no other attempt that could take the job over, so its job is cancelled
+        at once.
         """
         job_id = resource_meta.job_id
         if not job_id:
-            return resources.refused_resource(resource_meta.refused)
+            return
         current = connections()
         try:
-            job = await current.store.job_status(job_id)
-            if job is None:
-                return await _rebuild(resource_meta.job_request())
-        except StoreUnavailable as error:
-            logger.warning("%s: %s", job_id, error)
-            _remember_reported_running(job_id)
-            return resources.running_resource(job_id, resources.UNREACHABLE)
-        except InvalidInput as error:
-            return resources.refused_resource(str(error))
-        return resources.resource_of(
-            job_id,
-            job,
-            self.outputs,
-            reported_running=job_id in _REPORTED_RUNNING,
-            public_url=current.public_url,
-        )
-
-    async def delete(self, resource_meta: JobMeta, **_: Any) -> None:
-        """Cancel the job unless it has ended; idempotent."""
-        job_id = resource_meta.job_id
-        if not job_id:
+            job_request = resource_meta.job_request()
+        except InvalidInput:
+            cancel = records.cancel(job_id, message="Cancelled by Flyte.", source="delete")
+            await current.store.run(cancel)
             return
-        cancelled = await connections().store.run(
-            records.cancel(job_id, message="Cancelled by Flyte.", source="delete")
+        delay_s = current.delete_delay_s if job_request.execution else 0
+        if resource_meta.unrecorded:
+            job_request, _new = await record_async(current.store, job_request, due_in_s=delay_s)
+        await _delete(job_request, delay_s)
+
+    async def _current(self, meta: JobMeta) -> Resource:
+        """The job's state; records the job if that was not possible before."""
+        current = connections()
+        job_request = await _recorded(meta) if meta.unrecorded else None
+        job_id = job_request.job_id if job_request else meta.job_id
+        job = await current.store.job_status(job_id)
+        if job is None:
+            return await _rebuild(job_request or meta.job_request())
+        phase = job.phase
+        if job.state.terminal:
+            _REPORTED.pop(job_id, None)
+            if not job.collected_at:
+                with suppress(StoreUnavailable):
+                    await current.store.run(records.collect(job_id))
+        else:
+            if phase is Phase.INITIALIZING and _REPORTED.get(job_id) is Phase.RUNNING:
+                # It was reported while Redis was unavailable.
+                phase = Phase.RUNNING
+            _REPORTED.remember(job_id, phase)
+        return resources.resource_of(
+            job_id, job, self.outputs, phase=phase, public_url=current.public_url
         )
-        logger.info("%s: cancel: %s", job_id, cancelled)
-        if cancelled is None:
-            # Its batch may be running nevertheless; the rebuilt job finds it and cancels it.
-            try:
-                job_request = resource_meta.job_request()
-            except InvalidInput:
-                return
-            await connections().store.run(
-                records.create(job_request, due_in_s=0, source="delete", rebuilt=True)
-            )
-            await self.delete(resource_meta)
-        elif cancelled is records.CancelResult.REQUESTED:
-            await _send(Step.CANCEL, job_id)
 
 
 class BatchEndpointConnector(BatchflowConnector):
@@ -183,40 +214,82 @@ def register() -> None:
         ConnectorRegistry.register(connector, override=True)
 
 
+async def _create(job_request: JobRequest) -> JobMeta:
+    """Record a job and enqueue its first step; while Redis is unavailable, neither."""
+    try:
+        return JobMeta.of(await _enqueue(job_request))
+    except (StoreUnavailable, TimeoutError) as error:
+        reason = error or "Redis does not reply"
+        logger.warning("%s: left to the next get: %s", job_request.job_id, reason)
+        return JobMeta.of_unrecorded(job_request)
+
+
 async def _enqueue(job_request: JobRequest) -> JobRequest:
     """Record a job and enqueue its first step, which a loaded connector leaves to the sweep."""
-    with connections().create_load.track() as shed:
+    current = connections()
+    deadline_s = asyncio.get_running_loop().time() + _CREATE_TIMEOUT_S
+    with current.create_load.track() as loaded:
+        shed = loaded or current.sender.paused
         due_in_s = 0 if shed else LOST_MESSAGE_CHECK_S
-        job_request, new = await record_async(connections().store, job_request, due_in_s=due_in_s)
+        async with asyncio.timeout_at(deadline_s):
+            job_request, new = await record_async(current.store, job_request, due_in_s=due_in_s)
         if new and not shed:
-            await _send(STEP_OF[JobKind(job_request.spec.kind)], job_request.job_id)
+            step = STEP_OF[JobKind(job_request.spec.kind)]
+            await current.sender.send(step, job_request.job_id, deadline_s)
+    return job_request
+
+
+async def _recorded(meta: JobMeta) -> JobRequest:
+    """Record the job of metadata that was made while Redis was unavailable, or find it."""
+    job_request = _RECORDED.get(meta.data)
+    if job_request is None:
+        job_request = await _enqueue(meta.job_request())
+        _RECORDED.remember(meta.data, job_request)
     return job_request
 
 
 async def _rebuild(job_request: JobRequest) -> Resource:
     """Rebuild the record of a job that has none, or none that this version can read."""
-    created = await connections().store.run(
+    current = connections()
+    created = await current.store.run(
         records.create(job_request, due_in_s=0, source="get", rebuilt=True)
     )
-    if not created.new:
-        return resources.running_resource(job_request.job_id, resources.UNREADABLE)
-    logger.warning("%s: Redis had no record; rebuilt it", job_request.job_id)
-    return resources.running_resource(job_request.job_id, records.REBUILDING)
+    message = records.REBUILDING if created.new else resources.UNREADABLE
+    if created.new:
+        logger.warning("%s: Redis had no record; rebuilt it", job_request.job_id)
+    return resources.unknown_resource(job_request.job_id, message, public_url=current.public_url)
 
 
-async def _send(step: Step, job_id: str) -> None:
-    """Enqueue a step; the sweep does it if the broker does not take the message in time."""
-    try:
-        async with asyncio.timeout(_SEND_TIMEOUT_S):
-            await asyncio.to_thread(connections().sender.send, step, job_id)
-    except (QueueUnavailable, TimeoutError) as error:
-        logger.warning("%s: left to the sweep: %s", job_id, error)
+async def _delete(job_request: JobRequest, delay_s: float) -> None:
+    current, job_id = connections(), job_request.job_id
+    delete = records.delete_task(job_id, attempt=job_request.attempt, delay_s=delay_s)
+    result = await current.store.run(delete)
+    if result is None:
+        # Its batch may be running nevertheless; the rebuilt job finds it and cancels it.
+        await current.store.run(
+            records.create(job_request, due_in_s=delay_s, source="delete", rebuilt=True)
+        )
+        result = await current.store.run(delete)
+    logger.info("%s: delete: %s", job_id, result)
+    if result is records.DeleteResult.SCHEDULED and not delay_s:
+        cancelled = await current.store.run(records.cancel_deleted(job_id))
+        if cancelled is records.CancelResult.REQUESTED:
+            deadline_s = asyncio.get_running_loop().time() + _CREATE_TIMEOUT_S
+            await current.sender.send(Step.CANCEL, job_id, deadline_s)
 
 
-def _remember_reported_running(job_id: str) -> None:
-    _REPORTED_RUNNING[job_id] = None
-    while len(_REPORTED_RUNNING) > _MAX_REPORTED_RUNNING:
-        _REPORTED_RUNNING.popitem(last=False)
+def _unknown(meta: JobMeta) -> Resource:
+    """A job in the phase that Flyte knows, while Redis is unavailable."""
+    job_id, phase = meta.job_id, Phase.INITIALIZING
+    if not meta.unrecorded:
+        phase = _REPORTED.get(job_id, Phase.RUNNING)
+        _REPORTED.remember(job_id, phase)
+    elif job_request := _RECORDED.get(meta.data):
+        job_id = job_request.job_id
+        phase = _REPORTED.get(job_id, phase)
+    return resources.unknown_resource(
+        job_id, resources.UNREACHABLE, phase=phase, public_url=connections().public_url
+    )
 
 
 def _identity(metadata: TaskExecutionMetadata | None) -> tuple[str, int]:

@@ -28,11 +28,19 @@ class JobMeta(ResourceMeta):  # type: ignore[misc]  # flytekit is untyped
     job_id: str = ""
     #: Why the task was refused.
     refused: str = ""
+    #: Redis was unavailable: the job may have no record yet, and be of a later generation.
+    unrecorded: bool = False
 
     @classmethod
     def of(cls, job_request: JobRequest) -> "JobMeta":
-        """The metadata of a job."""
+        """The metadata of a job that has a record."""
         return cls(job_request.model_dump_json().encode(), job_id=job_request.job_id)
+
+    @classmethod
+    def of_unrecorded(cls, job_request: JobRequest) -> "JobMeta":
+        """The metadata of a job that could not be recorded; its ``get`` does that."""
+        fields = {**job_request.model_dump(mode="json"), "unrecorded": True}
+        return cls(orjson.dumps(fields), job_id=job_request.job_id, unrecorded=True)
 
     @classmethod
     def refusing(cls, reason: str) -> "JobMeta":
@@ -56,7 +64,9 @@ class JobMeta(ResourceMeta):  # type: ignore[misc]  # flytekit is untyped
             if isinstance(fields.get("refused"), str):
                 return cls.refusing(fields["refused"])
             if isinstance(fields.get("job_id"), str) and is_job_id(fields["job_id"]):
-                return cls(data, job_id=fields["job_id"])
+                return cls(
+                    data, job_id=fields["job_id"], unrecorded=fields.get("unrecorded") is True
+                )
         return cls.refusing(_FOREIGN)
 
     def job_request(self) -> JobRequest:

@@ -61,17 +61,16 @@ def resource_of(
     job: JobStatus,
     outputs: Callable[[dict[str, Any]], LiteralMap],
     *,
-    reported_running: bool = False,
+    phase: Phase | None = None,
     public_url: str | None = None,
 ) -> Resource:
     """A job's phase, message, details and links, and its outputs if it succeeded.
 
-    ``outputs`` makes the outputs from the record's ``result``. ``reported_running`` means that
-    Flyte has received RUNNING before, and the phase must not go back. ``public_url`` is the
-    gateway's URL, for the link to the job's page.
+    ``outputs`` makes the outputs from the record's ``result``. ``phase`` replaces the job's own.
+    ``public_url`` is the gateway's URL, for the link to the job's page.
     """
     return EncodedResource(
-        ResourceMessage.FromString(_encoded(job_id, job, outputs, reported_running, public_url))
+        ResourceMessage.FromString(_encoded(job_id, job, outputs, phase or job.phase, public_url))
     )
 
 
@@ -80,12 +79,9 @@ def _encoded(
     job_id: str,
     job: JobStatus,
     outputs: Callable[[dict[str, Any]], LiteralMap],
-    reported_running: bool,
+    phase: Phase,
     public_url: str | None,
 ) -> bytes:
-    phase = job.phase
-    if reported_running and phase is Phase.INITIALIZING:
-        phase = Phase.RUNNING
     message = _message(
         phase,
         job.message or _default_message(job),
@@ -101,10 +97,14 @@ def refused_resource(reason: str) -> Resource:
     return EncodedResource(_message(Phase.FAILED, reason, {}))
 
 
-def running_resource(job_id: str, message: str) -> Resource:
+def unknown_resource(
+    job_id: str, message: str, *, phase: Phase = Phase.RUNNING, public_url: str | None = None
+) -> Resource:
     """A job whose state is unknown."""
-    details = {"job_id": job_id, "message": message}
-    return EncodedResource(_message(Phase.RUNNING, message, details))
+    page = job_page(public_url, job_id) if public_url else None
+    details = {"job_id": job_id, "message": message} | ({"page": page} if page else {})
+    links = [_link("Batchflow", page)] if page else []
+    return EncodedResource(_message(phase, message, details, log_links=links))
 
 
 def _message(

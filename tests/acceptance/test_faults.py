@@ -2,19 +2,22 @@
 one batch, and its task succeeds."""
 
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import grpc
 import psutil
 import pytest
 from batchflow_workers.files.validating_reader import AHEAD_BYTES
 
 from tests.kit.emulator import Emulator
-from tests.kit.flyte_client import PATIENCE_S, Task
+from tests.kit.flyte_client import PATIENCE_S, Answer, FlyteClient, Task
 from tests.kit.flyte_tasks import TaskStarter, custom_ids, requests
-from tests.kit.processes import Process, until
+from tests.kit.processes import Process, RedisServer, until
 from tests.kit.stack import Stack
 
 LIVE = ("INITIALIZING", "WAITING_FOR_RESOURCES", "RUNNING")
@@ -254,9 +257,10 @@ def test_redis_restarts_empty(stack: Stack, emulator: Emulator, start: TaskStart
     upload = start.at("n1").upload()
     until(lambda: len(start.upload_ids()) == 2, "the file to be at OpenAI")
     stack.redis_server.stop()
-    assert_degraded(task, start)
+    created = assert_degraded(task, start.at("other", org=f"{start.org}-other"))
     stack.redis_server.start()
     stack.redis_server.await_ready()
+    assert_has_one_batch(*created)
     assert_has_one_batch(start, task)
     assert [upload.succeeds()] == start.upload_ids()[1:]
     ended = [process.name for process in stack.processes if not process.running]
@@ -266,16 +270,91 @@ def test_redis_restarts_empty(stack: Stack, emulator: Emulator, start: TaskStart
 def test_redis_hangs(stack: Stack, start: TaskStarter) -> None:
     task = running_batch(start, in_progress_s=1)
     with stopped(stack.redis_server):
-        assert_degraded(task, start)
+        created = assert_degraded(task, start.at("other", org=f"{start.org}-other"))
+    assert_has_one_batch(*created)
     assert_has_one_batch(start, task)
 
 
-def assert_degraded(task: Task, start: TaskStarter) -> None:
-    """Check what Flyte receives while Redis is unavailable, within its deadline for a call."""
+def test_a_job_that_was_created_without_redis_runs_once_however_many_gets_ask(
+    stack: Stack, start: TaskStarter
+) -> None:
+    file_id = start.emulator.upload(start.org, requests())
+    stack.redis_server.stop()
+    tasks = [start.batch(file_id) for _ in range(2)]
+    stack.redis_server.start()
+    stack.redis_server.await_ready()
+    stack.make_store_old()
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda number: tasks[number % 2].get(), range(40)))
+    assert {answer.phase for answer in answers} <= {"INITIALIZING", "RUNNING", "SUCCEEDED"}
+    assert not [answer for answer in answers if "lost this job's record" in answer.message]
+    for task in tasks:
+        assert_has_one_batch(start, task)
+
+
+def test_a_later_attempt_that_was_created_without_redis_is_the_next_generation(
+    stack: Stack, start: TaskStarter
+) -> None:
+    file_id = start.emulator.upload(start.org, requests())
+    start.emulator.next("expired", done_share=0.0)
+    first = start.batch(file_id)
+    first.fails()
+    with stopped(stack.redis_server):
+        second = start.again().batch(file_id)
+    assert second.succeeds()["id"] == start.batch_ids()[1]
+    assert second.get().custom_info["job_id"] == f"{first.get().custom_info['job_id']}-2"
+    assert len(start.batches()) == 2
+
+
+def test_a_task_that_was_created_without_redis_can_be_deleted(
+    stack: Stack, start: TaskStarter
+) -> None:
+    file_id = start.emulator.upload(start.org, requests())
+    with stopped(stack.redis_server):
+        task = start.batch(file_id)
+    task.delete()
+    assert "Cancelled by Flyte" in task.fails()
+    assert not start.batches()
+
+
+def test_many_gets_are_answered_in_time_while_redis_hangs(stack: Stack, start: TaskStarter) -> None:
+    task = running_batch(start, in_progress_s=1)
+
+    def get(_: int) -> tuple[Answer, float]:
+        asked_at = time.monotonic()
+        answer = task.get(timeout_s=2 * PATIENCE_S)
+        return answer, time.monotonic() - asked_at
+
+    with ThreadPoolExecutor(300) as threads, stopped(stack.redis_server):
+        answers = list(threads.map(get, range(300)))
+    assert {answer.phase for answer, _ in answers} == {"RUNNING"}
+    # The connector waits for four seconds; this machine may be busy, and Flyte waits for ten.
+    assert max(seconds for _, seconds in answers) < PATIENCE_S
+    assert_has_one_batch(start, task)
+
+
+def test_the_broker_hangs(stack: Stack, start: TaskStarter, tmp_path: Path) -> None:
+    broker = RedisServer(tmp_path)
+    stack.extra(broker)
+    connector = stack.make_connector("without-broker", env={"BATCHFLOW_BROKER_URL": broker.url})
+    stack.extra(connector)
+    with FlyteClient(connector.address) as flyte, stopped(broker):
+        before_s = time.monotonic()
+        others = [replace(start.at(f"n{number}"), flyte=flyte).batch() for number in range(4)]
+        # Only the first one waits for the broker.
+        assert time.monotonic() - before_s < PATIENCE_S
+        for task in others:
+            task.succeeds()
+    assert len(start.batches()) == 4
+
+
+def assert_degraded(task: Task, start: TaskStarter) -> tuple[TaskStarter, Task]:
+    """Check what Flyte receives while Redis is unavailable, within its deadline for a call; returns
+    a task that was created meanwhile."""
     answer = task.get(timeout_s=PATIENCE_S)
     assert answer.phase == "RUNNING"
     assert "status store unreachable" in answer.message
-    with pytest.raises(grpc.RpcError) as refused:
-        start.at("other").batch("file-1")
-    assert refused.value.code() is grpc.StatusCode.INTERNAL
-    assert "Redis can't be reached" in str(refused.value.details())
+    created = start.batch()
+    answer = created.get(timeout_s=PATIENCE_S)
+    assert (answer.phase, answer.message) == ("INITIALIZING", "status store unreachable")
+    return start, created

@@ -83,6 +83,19 @@ def test_an_unavailable_redis_is_one_error(key_prefix: str, redis_url: str) -> N
         commands.run(records.create(a_job_request(), due_in_s=0))
 
 
+def test_a_redis_that_refuses_writes_is_unavailable(redis_url: str, key_prefix: str) -> None:
+    with closing(Redis.from_url(redis_url, decode_responses=True)) as redis:
+        store = JobStore(redis, key_prefix)
+        redis.config_set("min-replicas-to-write", 1)
+        try:
+            with pytest.raises(StoreUnavailable, match="Redis refuses writes"):
+                store.run(records.create(a_job_request(), due_in_s=0))
+            assert store.run(index.recent(1)) == []
+        finally:
+            redis.config_set("min-replicas-to-write", 0)
+        assert store.run(records.create(a_job_request(), due_in_s=0)).new
+
+
 def test_many_commands_share_a_round_trip(redis_url: str, key_prefix: str) -> None:
     with closing(Redis.from_url(redis_url, decode_responses=True)) as redis:
         store = JobStore(redis, key_prefix)
