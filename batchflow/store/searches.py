@@ -100,6 +100,11 @@ def advance(
     )
 
 
+def leave(name: str, job_id: str) -> Command[bool]:
+    """Let a job no longer wait for the search of a list."""
+    return Command("HDEL", [keys.search(name)], [_WAITS + job_id], bool)
+
+
 def waiting(name: str) -> Command[list[str]]:
     """The jobs that wait for the search of a list."""
     return Command(

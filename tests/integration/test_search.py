@@ -3,7 +3,9 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from batchflow.openai_client import client
 from batchflow.states import JobState
 from batchflow.store import leases, records
 from tests.kit.job_requests import a_job_request
+from tests.kit.processes import until
 from tests.kit.workers import Workers, lines
 
 CREATE = ["batches.create"]
@@ -113,6 +116,44 @@ def test_jobs_wait_for_the_search_of_another_worker(workers: Workers, file_id: s
         workers.step(other)
     with workers.calls(batches_list=0, batches_create=1):
         workers.step(job_id)
+
+
+def test_many_workers_at_once_share_one_pass(
+    workers: Workers, file_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", 5)
+    workers.runtime = replace(workers.runtime, policy=Policy(busy_search_s=0))
+    jobs = {workers.submitted(file_id=file_id): "" for _ in range(40)}
+    jobs = {job_id: str(workers.job(job_id).batch_id) for job_id in jobs}
+    workers.empty_redis()
+    for job_id in jobs:
+        rebuilt(workers, job_id, file_id)
+
+    def found(job_id: str) -> bool:
+        workers.step(job_id)
+        return bool(workers.job(job_id).batch_id)
+
+    with workers.calls(batches_list=40 // 5, batches_create=0), ThreadPoolExecutor(8) as pool:
+        waits = [pool.submit(until, partial(found, job_id), job_id) for job_id in jobs]
+        for wait in waits:
+            wait.result()
+    assert {job_id: workers.job(job_id).batch_id for job_id in jobs} == jobs
+    assert {workers.job(job_id).message for job_id in jobs} == {""}
+
+
+def test_a_search_finds_the_batch_of_a_job_that_is_to_be_cancelled(
+    workers: Workers, file_id: str
+) -> None:
+    jobs = [workers.batch(file_id) for _ in range(3)]
+    workers.emulator.outage(answer="drop", after_acting=True, operations=CREATE, count=3)
+    for job_id in jobs:
+        workers.step(job_id)
+        workers.end_backoff()
+    for job_id in jobs:
+        workers.runtime.update(job_id, "test", due_in_s=1_000)
+    workers.change(jobs[1], cancel_requested=1)
+    workers.step(jobs[0])
+    assert [workers.due_in_s(job_id) <= 0 for job_id in jobs] == [False, True, False]
 
 
 # Long lists

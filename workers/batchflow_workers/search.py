@@ -119,7 +119,7 @@ def search(runtime: Runtime, api: OpenAIApi, job: Job, listing: Listing[T]) -> A
         if not acquired:
             policy, waiting = runtime.policy, known.waiting if known else 0
             delay_s = max(policy.busy_search_s, waiting * policy.busy_search_per_job_s)
-            runtime.postpone(job.id, listing.source, delay_s, listing.message)
+            _wait(runtime, job, listing, name, delay_s)
             return Answer(False)
         walk = _Walk(runtime, api, job, listing, name)
         walk.go(question)
@@ -128,8 +128,21 @@ def search(runtime: Runtime, api: OpenAIApi, job: Job, listing: Listing[T]) -> A
     known = runtime.store.run(searches.wait_for(name, question))
     if known and known.answers(question):
         return Answer(True, known.fallback_id)
-    runtime.postpone(job.id, listing.source, 0, listing.message)
+    _wait(runtime, job, listing, name, 0)
     return Answer(False)
+
+
+def _wait(runtime: Runtime, job: Job, listing: Listing[T], name: str, delay_s: float) -> None:
+    """Postpone a job, unless another worker has found what it searches for."""
+    waits = records.update(
+        job.id,
+        source=listing.source,
+        of_batch=records.NO_BATCH,
+        due_in_s=delay_s,
+        fields={"message": listing.message, "waiting_for": None},
+    )
+    if runtime.store.run(waits).outcome is not records.UpdateOutcome.APPLIED:
+        runtime.store.run(searches.leave(name, job.id))
 
 
 class _Walk(Generic[T]):
@@ -144,7 +157,6 @@ class _Walk(Generic[T]):
         self._listing: Listing[T] = listing
         self._name = name
         self._credential = job.spec.credential
-        self._candidates = Candidates(runtime)
         self._unused: list[T] = []
         #: Whether the job has taken something.
         self.has_taken = False
@@ -169,12 +181,17 @@ class _Walk(Generic[T]):
 
     def _continue(self, known: searches.Search) -> None:
         runtime = self._runtime
+        if known.done:
+            # Another worker has just ended it.
+            return
+        # Jobs that were created after the search began ask for another one.
+        candidates = Candidates(runtime)
         ends_at = time.monotonic() + runtime.policy.longest_search_s
         not_before = datetime.fromtimestamp(known.not_before_s, UTC)
         for page in self._listing.pages(self._api, not_before, known.after or None):
             # Errors of other pages in between do not add up.
             clear_backoff(runtime, self._credential)
-            taken = self._listing.take(runtime, self._credential, page, self._candidates)
+            taken = self._listing.take(runtime, self._credential, page, candidates)
             self._unused += taken.unused
             self.has_taken |= self._job.id in taken.job_ids
             after = page[-1].id if page else known.after

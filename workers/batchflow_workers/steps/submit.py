@@ -101,10 +101,12 @@ def _take(
         fallbacks |= {job.id: batch.id for job in takers if is_own(job, batch)}
         if any(job.id == name and job.batch_id != batch.id for job in jobs[name]):
             unused.append(batch)
-    for observation, updated in zip(
-        found.values(), reconcile(runtime, list(found.values()), SOURCE), strict=True
-    ):
+    observations = sorted(found.values(), key=lambda found: found.job.created_at)
+    updates = reconcile(runtime, observations, SOURCE)
+    for observation, updated in zip(observations, updates, strict=True):
         _cancel_if_requested(runtime, observation.job, updated)
+        if updated.outcome is not records.UpdateOutcome.APPLIED:
+            unused.append(observation.batch)
     for job_id in found:
         fallbacks.pop(job_id, None)
     return Taken(found.keys(), fallbacks, unused)

@@ -83,8 +83,10 @@ def _take(
         for job in jobs[name]:
             if is_searching(job) and job.id not in found and matches(job, file, credential):
                 logger.info("%s: found %s, which an earlier try uploaded", job.id, file.id)
-                _succeed(runtime, job, file)
+                updated = _succeed(runtime, job, file)
                 found.add(job.id)
+                if updated.outcome is not records.UpdateOutcome.APPLIED:
+                    unused.append(file)
                 break
         else:
             unused.append(file)
