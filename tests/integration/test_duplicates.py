@@ -126,6 +126,21 @@ def test_a_poll_cancels_a_second_batch(workers: Workers, file_id: str, ended: bo
     assert counted(workers, "duplicate_batches", "poll") == 1
 
 
+def test_a_poll_of_one_job_sees_the_late_effect_of_its_first_try(
+    workers: Workers, file_id: str
+) -> None:
+    job_id = workers.batch(file_id)
+    workers.emulator.outage(operations=["batches.create"], count=1)
+    workers.step(job_id)
+    workers.end_backoff()
+    workers.step(job_id)
+    late = second_batch(workers, job_id, file_id)
+    with workers.calls(batches_list=1, batches_retrieve=0):
+        workers.poll(job_id)
+    assert statuses(workers)[late] == "cancelled"
+    assert lines_about(workers, job_id, late) == cancelled(late)
+
+
 def test_a_second_batch_that_could_not_be_cancelled_is_cancelled_later(
     workers: Workers, file_id: str
 ) -> None:

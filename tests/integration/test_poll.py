@@ -1,9 +1,13 @@
 """Polls of batches at the emulator; see test_scan for the calls that they make."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from batchflow.states import JobState
-from batchflow.store import leases, records
+from batchflow.store import keys, leases, records
+from batchflow.store.command import Command
 from tests.kit.workers import MakeWorkers, Workers
 
 CREATE = ["batches.create"]
@@ -63,6 +67,22 @@ def test_one_search_finds_the_batches_of_all_jobs_that_search(workers: Workers) 
         workers.step(lost[0])
     assert {workers.job(job_id).batch_id for job_id in lost} == {b["id"] for b in workers.batches()}
     assert len(workers.batches()) == 3
+
+
+def test_a_poll_reads_the_records_on_its_page_once(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [workers.submitted() for _ in range(5)]
+    reads: list[str] = []
+    run_all = workers.store.run_all
+
+    def counting(commands: Sequence[Command[Any]]) -> list[Any]:
+        reads.extend(command.keys[0] for command in commands if command.name == "HGETALL")
+        return run_all(commands)
+
+    monkeypatch.setattr(workers.store, "run_all", counting)
+    workers.poll(*ids[:2])
+    assert sorted(reads) == sorted(keys.job(job_id) for job_id in [*ids[:2], *ids])
 
 
 def test_a_page_shows_batches_that_are_not_due(workers: Workers) -> None:

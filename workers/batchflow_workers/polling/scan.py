@@ -78,7 +78,7 @@ class Scan:
         may_waste = policy.wasted_pages + self._calls // policy.calls_per_wasted_page
         if self._pages is None or self._wasted >= may_waste:
             return []
-        if len(self._due) < policy.worthwhile_batches_per_page:
+        if len(self._due) < policy.worthwhile_batches_per_page and not self._looks_for_seconds():
             return []
         self._calls += 1
         try:
@@ -94,6 +94,11 @@ class Scan:
             self._wasted += 1
             self._pages = None
         return page
+
+    def _looks_for_seconds(self) -> bool:
+        """Whether the first page is worth its call: it may show the second batch of a job that has
+        tried to create one more than once."""
+        return not self._calls and any(job.tries > 1 for job in self._due.values())
 
     def _next_batch(self, batch_id: str, job: Job) -> Batch | None:
         """Retrieve one batch, and continue the list after it."""
