@@ -45,7 +45,7 @@ def matches(job: Job, item: Batch | FileObject, credential: Credential) -> bool:
         return (
             isinstance(spec, BatchSpec)
             and getattr(item, "input_file_id", None) in (None, spec.input_file_id)
-            and getattr(item, "endpoint", None) in (None, endpoint_of(spec))
+            and _path(getattr(item, "endpoint", None)) in (None, _path(endpoint_of(spec)))
         )
     return isinstance(spec, UploadSpec)
 
@@ -90,3 +90,8 @@ def is_second(job: Job, item: Batch | FileObject, credential: Credential) -> boo
         return False
     used = job.input_file_id if isinstance(job.spec, UploadSpec) else job.batch_id
     return used != item.id and (bool(used) or job.terminal)
+
+
+def _path(endpoint: str | None) -> str | None:
+    """An endpoint without what some servers add to it or leave out."""
+    return endpoint and endpoint.removeprefix("/v1").rstrip("/")
