@@ -32,6 +32,10 @@ class StoreUnavailable(BatchflowError):
     """Raised when Redis can't be reached or does not answer, which is temporary."""
 
 
+class LeaseLost(BatchflowError):
+    """Raised when a process may no longer hold the lease of what it works on."""
+
+
 class BlobUnavailable(BatchflowError):
     """Raised when a file can't be read or written for a reason that may be temporary."""
 

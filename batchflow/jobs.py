@@ -230,6 +230,8 @@ class Job(_Frozen):
     tries: int = 0
     #: When the last attempt was sent.
     tried_at: datetime | None = None
+    #: When OpenAI's lists show what the last attempt created.
+    settled_at: datetime | None = None
     #: Consecutive failures of a step for reasons other than OpenAI.
     failures: int = 0
     #: Steps that started and have not returned: one that is running, or that killed its worker.

@@ -27,6 +27,9 @@ name                  type    content                                     delete
 ``waiting:<queue>``   ZSET    a quota queue, ``<credential>|<model>``:    with its last job
                               job id -> when the job was created
 ``born``              STRING  when the first job was recorded, epoch s    never
+``server``            HASH    ``run_id`` of the Redis server, and           never
+                              ``changed_at``: when another one was last
+                              noticed, epoch s
 ``events``            STREAM  every transition                            trimmed to MAX_EVENTS
 ``index``             ZSET    ``<scope> <kind> <state> <time> <job id>``  with the record
                               in lexical order; the scopes are ``all``,
@@ -65,6 +68,7 @@ COUNTS = "counts"
 UNCOLLECTED = "uncollected"
 EVENTS = "events"
 BORN = "born"
+SERVER = "server"
 INDEX = "index"
 CREDENTIALS = "credentials"
 LINES = "lines"

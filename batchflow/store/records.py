@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,7 +22,8 @@ Value = str | int | float | None
 #: See :func:`update`.
 NO_BATCH = "none"
 
-#: A store counts as new for this long. Meanwhile, Flyte asks about all jobs that it may have lost.
+#: A store, or its server, counts as new for this long. Meanwhile, Flyte asks about all jobs that it
+#: may have lost.
 _NEW_STORE_S = 900
 
 _LIVE = ",".join(sorted(LIVE))
@@ -68,12 +70,34 @@ class Updated:
 
 
 class Begun(StrEnum):
-    """The result of :func:`begin`."""
+    """What :func:`begin` allows."""
 
     BEGUN = "begun"
+    #: The store may have lost a try of this job: search for what it created.
+    SEARCH = "search"
     CANCELLED = "cancelled"
     REFUSED = "refused"
     MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Try:
+    """The result of :func:`begin`."""
+
+    begun: Begun
+    #: The number of the try, from 1; 0 if it has not begun.
+    number: int = 0
+    #: The record's ``tried_at``, which identifies the try.
+    tried_at: str = ""
+    #: ``tries``, ``tried_at`` and ``settled_at`` before it.
+    before: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: Sequence[Any]) -> "Try":
+        """From the reply of begin.lua."""
+        begun, number, *rest = raw
+        tried_at, *before = rest or [""]
+        return cls(Begun(begun), int(number), str(tried_at), tuple(before))
 
 
 class CancelResult(StrEnum):
@@ -119,7 +143,7 @@ def create(
     ``rebuilt`` says that Redis lost the record. OpenAI may then have a batch of the job already, so
     the record counts a try; its state is RUNNING, because Flyte's phase must not go back. The
     record of a later attempt counts a try, too, and so does any record in a new store, which may be
-    one that was emptied.
+    one that was emptied, and on a new server, which may have lost the latest changes.
     """
     fields = job_request.record()
     state = JobState.QUEUED
@@ -134,7 +158,7 @@ def create(
         fields["tries"] = "1"
     return Command(
         "create",
-        [*job_keys(job_request.job_id), keys.BORN, keys.CREDENTIALS],
+        [*job_keys(job_request.job_id), keys.BORN, keys.CREDENTIALS, keys.SERVER],
         [
             job_request.job_id,
             state,
@@ -232,18 +256,35 @@ def update(
     )
 
 
-def begin(job_id: str, *, tries: int | None = None) -> Command[tuple[Begun, int]]:
-    """Count a try before a request is sent whose outcome may stay unknown; also returns its number.
+def begin(job_id: str, *, tries: int | None = None, settles_in_s: float = 0) -> Command[Try]:
+    """Count a try before a request is sent whose outcome may stay unknown.
 
     ``tries`` is the number in the record when it was read. If another worker has counted a try
     since then, because this one was paused for longer than its lease, this one is refused.
+    ``settles_in_s`` is the longest time until OpenAI's lists show what the request created.
     """
     return Command(
         "begin",
-        [keys.job(job_id)],
-        [_LIVE, "" if tries is None else tries],
-        lambda raw: (Begun(raw[0]), int(raw[1])),
+        [keys.job(job_id), keys.SERVER],
+        [_LIVE, "" if tries is None else tries, settles_in_s],
+        Try.parse,
     )
+
+
+def settle(job_id: str, begun: Try, *, settles_in_s: float) -> Command[bool]:
+    """Record in how many seconds OpenAI's lists show what a try created; False without a record."""
+    return Command("settle", [keys.job(job_id)], [begun.tried_at, settles_in_s], bool)
+
+
+def take_back(job_id: str, begun: Try) -> Command[bool]:
+    """Take back a try whose request had no effect; False if another one has begun since."""
+    return Command("take_back", [keys.job(job_id)], [begun.tried_at, *begun.before], bool)
+
+
+def check_server() -> Command[float | None]:
+    """Notice if the store's server was restarted, restored or replaced, and may have lost changes;
+    returns when that last happened, epoch seconds."""
+    return Command("check_server", [keys.SERVER], [], lambda raw: float(raw) if raw else None)
 
 
 def cancel(job_id: str, *, message: str, source: str) -> Command[CancelResult | None]:

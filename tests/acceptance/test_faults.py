@@ -126,7 +126,8 @@ def test_a_worker_with_threads_can_be_stopped_during_a_transfer(
     stack: Stack, emulator: Emulator, start: TaskStarter
 ) -> None:
     stack.worker.stop()
-    threads = stack.make_worker("threads", "--pool", "threads", env=stack.worker_env())
+    patient = stack.worker_env() | {"BATCHFLOW_OPENAI_TIMEOUT_S": "20"}
+    threads = stack.make_worker("threads", "--pool", "threads", env=patient)
     stack.extra(threads)
     emulator.outage(answer="normal", delay_s=15, operations=["files.create"], count=1)
     upload = start.upload()

@@ -19,7 +19,6 @@ from batchflow.store import records
 from tests.kit.kill_point_stack import (
     ALL_END_S,
     BATCH_S,
-    LEASE_S,
     SETTLE_S,
     Case,
     KillPointStack,
@@ -83,7 +82,8 @@ _OBSERVE = ("EXISTS pushed", "all update job")
 _END = ("TIME", _COUNT, "all advance waiting")
 _SEE_CANCELLED = (*_OBSERVE, "all advance waiting")
 _CREATE_BATCH = ("GET openai", "advance waiting", "begin job", "POST /v1/batches", _COUNT)
-_SEND_FILE = ("begin job", "POST /v1/files", "send a piece", "send a piece", _COUNT, "update job")
+_SEND_PIECES = ("send a piece", "settle job", "send a piece")
+_SEND_FILE = ("begin job", "POST /v1/files", *_SEND_PIECES, _COUNT, "update job")
 _CREATE_FILE = ("update job", "update job", *_SEND_FILE)
 _GET_FILE = ("write the blob", "GET /v1/files/{id}/content", _COUNT, "publish the blob")
 #: A poll, before and after its request.
@@ -163,7 +163,7 @@ SITUATIONS: dict[str, Situation] = {
         jobs_for_the_sweep,
         have_all_ended,
         (
-            *("SET lease", "TIME", "claim due", "all HGETALL job"),
+            *("SET lease", "check_server server", "TIME", "claim due", "all HGETALL job"),
             *("update job", "send batchflow.submit", "update job", "send batchflow.cancel"),
             *("TIME", "send batchflow.poll", "TIME", "ZRANGE recent"),
             *("HGETALL pulse", "ZRANGE index", "ZRANGE index", "ZRANGE index", "ZMSCORE due"),
@@ -280,22 +280,28 @@ def test_a_step_that_kills_its_worker_each_time_is_given_up(
 
 
 @pytest.mark.parametrize(
-    "name", ["submit", "submit after a lost request", "upload", "upload after a lost request"]
+    ("name", "stop_at"),
+    [
+        ("submit", "before begin job"),
+        ("submit", "after begin job"),
+        ("submit after a lost request", "before begin job"),
+        ("submit after a lost request", "after begin job"),
+        ("upload", "before begin job"),
+        ("upload", "after begin job"),
+        ("upload", "after settle job"),
+        ("upload after a lost request", "before begin job"),
+    ],
 )
 def test_a_worker_is_suspended_until_another_has_done_its_work(
-    world: KillPointStack, name: str
+    world: KillPointStack, name: str, stop_at: str
 ) -> None:
     situation = SITUATIONS[name]
     case = Case(prefix=f"{world.prefix}-{uuid.uuid4().hex[:8]}")
     situation.setup(world, case)
     time.sleep(SETTLE_S)
-    pid = world.killing.suspend(
-        situation.step, case.ids, stop_at="before begin job", prefix=case.prefix
-    )
+    pid = world.killing.suspend(situation.step, case.ids, stop_at=stop_at, prefix=case.prefix)
     assert pid > 0
-    # Its lease expires, and another worker runs the step.
-    time.sleep(LEASE_S)
-    assert _run(world, name, case)[0] == 0
-    assert world.killing.resume(pid) == 0
+    # Its lease expires, and another worker ends the job.
     world.killing.take_over([case.prefix])
+    assert world.killing.resume(pid) == 0
     situation.check(world, case)

@@ -88,7 +88,7 @@ def test_a_search_cancels_a_second_batch(workers: Workers, file_id: str) -> None
     job_id = workers.submitted(file_id=file_id)
     second = second_batch(workers, job_id, file_id)
     other = workers.batch(file_id)
-    workers.change(other, tries=1)
+    workers.change(other, tries=1, settled_at=0)
     workers.step(other)
     assert statuses(workers)[second] == "cancelled"
     assert statuses(workers)[str(workers.job(job_id).batch_id)] == "in_progress"
@@ -101,7 +101,7 @@ def test_a_search_takes_one_batch_of_a_job_and_cancels_the_other(
 ) -> None:
     job_id = workers.batch(file_id)
     both = [second_batch(workers, job_id, file_id) for _ in range(2)]
-    workers.change(job_id, tries=1)
+    workers.change(job_id, tries=1, settled_at=0)
     workers.step(job_id)
     taken = str(workers.job(job_id).batch_id)
     [second] = set(both) - {taken}
@@ -165,7 +165,7 @@ def test_a_batch_that_may_be_of_use_is_left_alone(workers: Workers, file_id: str
     taken = second_batch(workers, first, file_id)
     spec = workers.job(first).spec
     later = workers.created(a_job_request(job_id=generation_id(first, 2), spec=spec))
-    workers.change(later, tries=1)
+    workers.change(later, tries=1, settled_at=0)
     workers.step(later)
     assert workers.job(later).batch_id == taken
     workers.poll(workers.submitted(file_id=file_id), workers.submitted(file_id=file_id))
@@ -191,7 +191,7 @@ def test_a_search_deletes_a_second_file(workers: Workers, uri: str) -> None:
     job_id, other = workers.upload(uri), workers.upload(uri)
     workers.step(job_id)
     second = second_file(workers, job_id)
-    workers.change(other, tries=1)
+    workers.change(other, tries=1, settled_at=0)
     workers.step(other)
     assert names(workers).count(f"{job_id}.jsonl") == 1
     assert workers.job(job_id).input_file_id in [file["id"] for file in workers.uploads()]
@@ -207,7 +207,7 @@ def test_a_file_that_flyte_may_have_is_not_deleted(workers: Workers, uri: str) -
     now_s = workers.store.run(records.time())
     until(lambda: workers.store.run(records.time()) > int(now_s) + 1, "another second")
     workers.step(job_id)
-    workers.change(other, tries=1)
+    workers.change(other, tries=1, settled_at=0)
     workers.step(other)
     assert names(workers).count(f"{job_id}.jsonl") == 2
 
@@ -221,7 +221,7 @@ def test_the_worker_that_uploaded_a_file_keeps_it_if_a_search_found_it_first(
     worker.start()
     until(lambda: names(workers) == [f"{job_id}.jsonl"], "the file", every_s=0.01)
     other = workers.upload(uri)
-    workers.change(other, tries=1)
+    workers.change(other, tries=1, settled_at=0)
     workers.step(other)
     worker.join()
     job = workers.job(job_id)

@@ -352,7 +352,7 @@ def test_a_refusal_ends_a_job_whose_cancellation_was_requested(workers: Workers,
 def test_a_job_to_be_cancelled_does_not_wait(workers: Workers, emulator: Emulator) -> None:
     """The second try never reached OpenAI, and its outcome is unknown."""
     first, job_id = all_refused(workers, 2)
-    workers.change(job_id, tries=1)
+    workers.change(job_id, tries=1, settled_at=0)
     assert workers.request_cancel(job_id) is CancelResult.REQUESTED
     workers.work()
     assert workers.job(job_id).state is JobState.CANCELLED
@@ -434,6 +434,7 @@ def test_redis_is_emptied_while_a_job_waits(workers: Workers) -> None:
     workers.emulator.configure(validating_s=600)
     workers.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     assert workers.phase(refused_job) is Phase.RUNNING
+    workers.settle(refused_job)
     workers.work()
     [batch] = live(workers.batches_of(refused_job))
     assert len(workers.batches_of(refused_job)) == 2
@@ -458,6 +459,7 @@ def test_redis_is_emptied_and_the_batch_is_far_down_the_list(
         workers.submitted(config=CONFIG)
     workers.empty_redis()
     workers.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
+    workers.settle(job_request.job_id)
     workers.work()
     [batch] = workers.batches_of(job_request.job_id)
     assert workers.job(job_request.job_id).batch_id == batch["id"]

@@ -47,6 +47,7 @@ TIMINGS = {
     "BATCHFLOW_SWEEP_INTERVAL_S": "0.3",
     "BATCHFLOW_SETTLE_S": "0.5",
     "BATCHFLOW_LEASE_S": "2",
+    "BATCHFLOW_OPENAI_TIMEOUT_S": "5",
 }
 EVICTION = "it will evict live jobs"
 MASTER = "mymaster"

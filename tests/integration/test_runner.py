@@ -4,6 +4,7 @@ import time
 
 import pytest
 from batchflow_workers import lease
+from batchflow_workers.lease import Lease
 from batchflow_workers.policy import Policy
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps.runner import run_step
@@ -38,7 +39,7 @@ def test_a_step_that_hangs_loses_its_lease(
     workers = make_workers(lease_s=0.5)
     taken = leases.acquire(job_id := workers.batch(), "another worker", ttl_s=60)
 
-    def work(runtime: Runtime, _: Job) -> None:
+    def work(runtime: Runtime, _: Job, __: Lease) -> None:
         deadline = time.monotonic() + (10 if hangs else 1.5)
         while not (got := runtime.store.run(taken)) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -49,7 +50,7 @@ def test_a_step_that_hangs_loses_its_lease(
 
 
 def test_a_step_without_a_job_does_nothing(workers: Workers) -> None:
-    def work(_: Runtime, __: Job) -> None:
+    def work(_: Runtime, __: Job, ___: Lease) -> None:
         pytest.fail("the step ran")
 
     run_step(workers.runtime, "test", a_job_request().job_id, work)
@@ -58,7 +59,7 @@ def test_a_step_without_a_job_does_nothing(workers: Workers) -> None:
 def test_a_step_that_keeps_failing_is_given_up(workers: Workers) -> None:
     job_id = workers.batch()
 
-    def broken(_: Runtime, __: Job) -> None:
+    def broken(_: Runtime, __: Job, ___: Lease) -> None:
         raise ZeroDivisionError
 
     delays_s = []
@@ -95,7 +96,7 @@ def test_a_step_that_returns_is_not_counted(workers: Workers, failure: Exception
     job_id = workers.upload("/in.jsonl")
     workers.change(job_id, starts=MAX_STARTS - 1)
 
-    def work(_: Runtime, __: Job) -> None:
+    def work(_: Runtime, __: Job, ___: Lease) -> None:
         assert starts(workers, job_id) == str(MAX_STARTS)
         if failure:
             raise failure
@@ -107,7 +108,7 @@ def test_a_step_that_returns_is_not_counted(workers: Workers, failure: Exception
 def test_a_step_that_is_postponed_is_not_counted(workers: Workers) -> None:
     job_id = workers.batch()
 
-    def refused(_: Runtime, __: Job) -> None:
+    def refused(_: Runtime, __: Job, ___: Lease) -> None:
         raise CredentialRefused
 
     for _ in range(MAX_STARTS + 2):
@@ -120,7 +121,7 @@ def test_a_step_that_never_returns_is_given_up(workers: Workers, kind: str) -> N
     job_id = workers.batch() if kind == "batch" else getattr(workers, kind)("/in.jsonl")
     workers.change(job_id, starts=MAX_STARTS)
 
-    def work(_: Runtime, __: Job) -> None:
+    def work(_: Runtime, __: Job, ___: Lease) -> None:
         pytest.fail("the step ran")
 
     run_step(workers.runtime, "test", job_id, work)
@@ -134,7 +135,7 @@ def test_a_job_whose_batch_runs_is_not_given_up(workers: Workers) -> None:
     job_id = workers.submitted()
     workers.change(job_id, starts=MAX_STARTS - 1)
 
-    def work(_: Runtime, __: Job) -> None:
+    def work(_: Runtime, __: Job, ___: Lease) -> None:
         assert starts(workers, job_id) == str(MAX_STARTS - 1)
 
     run_step(workers.runtime, "test", job_id, work)

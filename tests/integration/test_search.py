@@ -46,13 +46,16 @@ def rebuilt(workers: Workers, job_id: str, file_id: str, **fields: Any) -> str:
     spec = BatchSpec(credential=workers.credential(), input_file_id=file_id, config={})
     job_request = a_job_request(job_id=job_id, spec=spec, **fields)
     workers.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
+    workers.settle(job_id)
     return job_id
 
 
 def second_attempt(workers: Workers, job_id: str, file_id: str, **fields: Any) -> str:
     """A job of a later attempt, after Redis was emptied."""
     spec = BatchSpec(credential=workers.credential(), input_file_id=file_id, config={})
-    return workers.created(a_job_request(job_id=job_id, spec=spec, attempt=1, **fields))
+    workers.created(a_job_request(job_id=job_id, spec=spec, attempt=1, **fields))
+    workers.settle(job_id)
+    return job_id
 
 
 # One search for all
@@ -305,6 +308,7 @@ def test_a_batch_that_only_names_the_job_is_neither_taken_nor_cancelled(
     workers.store.run(
         records.create(a_job_request(job_id=job_id, spec=spec), due_in_s=0, rebuilt=True)
     )
+    workers.settle(job_id)
     searching = rebuilt(workers, random_job_id(), file_id)
     workers.step(searching)
     assert workers.job(job_id).batch_id is None
@@ -406,7 +410,7 @@ def test_all_uploads_after_a_loss_share_one_pass(
     jobs = [workers.upload(f"{tmp_path}/in.jsonl") for _ in range(10)]
     files = {job_id: uploaded(workers, f"{job_id}.jsonl") for job_id in jobs}
     for job_id in jobs:
-        workers.change(job_id, tries=1)
+        workers.change(job_id, tries=1, settled_at=0)
     with workers.calls(files_list=2, files_create=0):
         workers.step(*reversed(jobs))
     assert {job_id: workers.job(job_id).input_file_id for job_id in jobs} == files

@@ -187,7 +187,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=job_numbers)
     def begin(self, number: int) -> None:
         job_id = self.job_requests[number].job_id
-        begun, tries = self.store.run(records.begin(job_id))
+        this_try = self.store.run(records.begin(job_id))
+        begun, tries = this_try.begun, this_try.number
         before = self.model.get(job_id)
         if before is None:
             assert begun is Begun.MISSING

@@ -10,10 +10,10 @@ from batchflow.jobs import JobRequest, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Phase, Stage, WaitingFor
 from batchflow.store import index, keys, records
 from batchflow.store.command import Command
-from batchflow.store.records import Begun, CancelResult, DeleteResult, UpdateOutcome
+from batchflow.store.records import Begun, CancelResult, DeleteResult, Try, UpdateOutcome
 from tests.kit.job_requests import a_job_request
 from tests.kit.processes import until
-from tests.kit.stores import LATER_S, StoreHarness
+from tests.kit.stores import LATER_S, StoreHarness, over_redis
 
 TERMINAL = sorted(set(JobState) - LIVE)
 EARLIER_S = -1_000
@@ -142,7 +142,7 @@ def test_a_record_is_plain_to_read(store: StoreHarness) -> None:
         ["succeeded", "completed", "test", "Done."],
     ]
     at = {name: record.pop(name) for name in list(record) if name.endswith("_at")}
-    assert set(at) == {"created_at", "updated_at", "checked_at", "tried_at"}
+    assert set(at) == {"created_at", "updated_at", "checked_at", "tried_at", "settled_at"}
     assert all(re.fullmatch(r"\d{10}\.\d{6}", time_) for time_ in at.values())
     assert record == {name: str(value) for name, value in observed.items()} | {
         "kind": "batch",
@@ -236,7 +236,7 @@ def test_a_terminal_state_absorbs_everything(store: StoreHarness, state: JobStat
     assert (
         store.changed(job_request, stage=Stage.ENDED, fields={"total": 9}) is UpdateOutcome.REFUSED
     )
-    assert store.run(records.begin(job_request.job_id)) == (Begun.REFUSED, 0)
+    assert store.run(records.begin(job_request.job_id)) == Try(Begun.REFUSED)
     cancel = records.cancel(job_request.job_id, message="Late.", source="test")
     assert store.run(cancel) is CancelResult.ENDED
     assert not store.run(records.create(job_request, due_in_s=0, rebuilt=True)).new
@@ -422,9 +422,8 @@ def test_an_update_reports_a_requested_cancellation(store: StoreHarness) -> None
 def test_begin_counts_attempts(store: StoreHarness) -> None:
     job_request = store.created()
     now_s = store.run(records.time())
-    assert [store.run(records.begin(job_request.job_id)) for _ in range(3)] == [
-        (Begun.BEGUN, n) for n in (1, 2, 3)
-    ]
+    begun = [store.run(records.begin(job_request.job_id)) for _ in range(3)]
+    assert [(this.begun, this.number) for this in begun] == [(Begun.BEGUN, n) for n in (1, 2, 3)]
     job = store.job(job_request)
     assert (job.tries, job.state) == (3, JobState.QUEUED)
     assert job.tried_at is not None
@@ -436,13 +435,153 @@ def test_a_job_to_be_cancelled_does_not_begin(store: StoreHarness) -> None:
     store.run(records.begin(job_request.job_id))
     store.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
     before = store.everything()
-    assert store.run(records.begin(job_request.job_id)) == (Begun.CANCELLED, 0)
+    assert store.run(records.begin(job_request.job_id)) == Try(Begun.CANCELLED)
     assert store.everything() == before
 
 
 def test_begin_without_a_record(store: StoreHarness) -> None:
-    assert store.run(records.begin(random_job_id())) == (Begun.MISSING, 0)
+    assert store.run(records.begin(random_job_id())) == Try(Begun.MISSING)
     assert not store.everything()
+
+
+def test_a_try_is_settled_when_its_request_has_ended(store: StoreHarness) -> None:
+    job_request = store.created()
+    begun = store.run(records.begin(job_request.job_id, settles_in_s=80))
+    assert settles_in_s(store, job_request) == pytest.approx(80, abs=5)
+    assert store.run(records.settle(job_request.job_id, begun, settles_in_s=20))
+    assert settles_in_s(store, job_request) == pytest.approx(20, abs=5)
+
+
+def test_a_try_does_not_settle_a_later_one(store: StoreHarness) -> None:
+    job_request = store.created()
+    first = store.run(records.begin(job_request.job_id, settles_in_s=10))
+    store.run(records.begin(job_request.job_id, settles_in_s=80))
+    store.run(records.settle(job_request.job_id, first, settles_in_s=20))
+    assert settles_in_s(store, job_request) == pytest.approx(80, abs=5)
+    store.run(records.settle(job_request.job_id, first, settles_in_s=200))
+    assert settles_in_s(store, job_request) == pytest.approx(200, abs=5)
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_a_try_without_effect_is_taken_back(store: StoreHarness, earlier: int) -> None:
+    job_request = store.created()
+    for _ in range(earlier):
+        store.run(records.begin(job_request.job_id, settles_in_s=5))
+    store.run(records.check_server())
+    before = store.everything()
+    begun = store.run(records.begin(job_request.job_id, settles_in_s=80))
+    assert store.run(records.take_back(job_request.job_id, begun))
+    assert store.everything() == before
+    assert not store.run(records.take_back(job_request.job_id, begun))
+
+
+def test_a_try_is_not_taken_back_after_another_one(store: StoreHarness) -> None:
+    job_request = store.created()
+    first = store.run(records.begin(job_request.job_id))
+    store.run(records.begin(job_request.job_id))
+    assert not store.run(records.take_back(job_request.job_id, first))
+    assert store.job(job_request).tries == 2
+
+
+def test_a_try_without_a_record_writes_nothing(store: StoreHarness) -> None:
+    job_request = store.created()
+    begun = store.run(records.begin(job_request.job_id))
+    store.redis.delete(f"{store.prefix}:{keys.job(job_request.job_id)}")
+    assert not store.run(records.take_back(job_request.job_id, begun))
+    assert not store.run(records.settle(job_request.job_id, begun, settles_in_s=1))
+    assert store.run(records.get(job_request.job_id)) is None
+
+
+def settles_in_s(store: StoreHarness, job_request: JobRequest) -> float:
+    settled_at = store.job(job_request).settled_at
+    assert settled_at is not None
+    return settled_at.timestamp() - store.run(records.time())
+
+
+# Servers
+
+
+def change_server(store: StoreHarness, ago_s: float = 0) -> None:
+    """Let the store have been on another server until ``ago_s`` seconds ago."""
+    changed_at = store.run(records.time()) - ago_s
+    store.redis.hset(f"{store.prefix}:{keys.SERVER}", "changed_at", f"{changed_at:.6f}")
+
+
+def test_the_first_server_is_not_another_one(redis_url: str, key_prefix: str) -> None:
+    with over_redis(key_prefix, True, redis_url) as store:
+        assert store.run(records.check_server()) is None
+        run_id = store.raw(keys.SERVER)["run_id"]
+        assert store.run(records.check_server()) is None
+        assert store.raw(keys.SERVER) == {"run_id": run_id}
+
+
+@pytest.mark.parametrize("noticed_by", ["check_server", "begin"])
+def test_another_server_is_noticed_once(redis_url: str, key_prefix: str, noticed_by: str) -> None:
+    with over_redis(key_prefix, True, redis_url) as store:
+        job_request = store.created()
+        store.redis.hset(f"{store.prefix}:{keys.SERVER}", "run_id", "of-an-older-server")
+        if noticed_by == "begin":
+            assert store.run(records.begin(job_request.job_id)).begun is Begun.SEARCH
+        changed_at = store.run(records.check_server())
+        assert changed_at == pytest.approx(store.run(records.time()), abs=5)
+        assert store.run(records.check_server()) == changed_at
+
+
+def test_a_server_that_does_not_say_its_run_id_is_the_same_one(
+    redis_url: str, key_prefix: str
+) -> None:
+    with over_redis(key_prefix, True, redis_url) as store:
+        store.redis.hset(f"{store.prefix}:{keys.SERVER}", "run_id", "of-an-older-server")
+        store.redis.acl_setuser(key_prefix, enabled=True, commands=["-info"])
+        assert store.run(records.check_server()) is None
+        assert store.run(records.begin(store.created().job_id)).begun is Begun.BEGUN
+
+
+@pytest.mark.parametrize("tries", [0, 1])
+def test_a_job_from_before_another_server_is_searched_for(store: StoreHarness, tries: int) -> None:
+    job_request = store.created()
+    for _ in range(tries):
+        store.run(records.begin(job_request.job_id, settles_in_s=80))
+    change_server(store)
+    begin = records.begin(job_request.job_id, tries=tries, settles_in_s=80)
+    assert store.run(begin) == Try(Begun.SEARCH)
+    job = store.job(job_request)
+    assert (job.tries, job.state) == (1, JobState.QUEUED)
+    assert settles_in_s(store, job_request) == pytest.approx(80, abs=5)
+    # The next step searches, because there was a try, and then begins.
+    begun = store.run(records.begin(job_request.job_id, tries=1, settles_in_s=80))
+    assert (begun.begun, begun.number) == (Begun.BEGUN, 2)
+
+
+def test_a_job_that_is_to_be_cancelled_is_searched_for_first(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.run(records.begin(job_request.job_id))
+    store.run(records.cancel(job_request.job_id, message="Cancelled.", source="test"))
+    change_server(store)
+    begin = records.begin(job_request.job_id, settles_in_s=80)
+    assert [store.run(begin).begun for _ in range(2)] == [Begun.SEARCH, Begun.CANCELLED]
+
+
+def test_a_job_from_after_another_server_begins(store: StoreHarness) -> None:
+    change_server(store, ago_s=1)
+    job_request = store.created()
+    begin = records.begin(job_request.job_id, tries=0, settles_in_s=80)
+    assert store.run(begin).begun is Begun.BEGUN
+
+
+@pytest.mark.parametrize(("ago_s", "tries"), [(10, 1), (1_000, 0)])
+def test_a_record_on_a_new_server_may_have_been_lost(
+    store: StoreHarness, ago_s: float, tries: int
+) -> None:
+    now_s = store.run(records.time())
+    store.run(Command("SET", [keys.BORN], [now_s - 3_600], bool))
+    change_server(store, ago_s)
+    job = store.run(records.create(a_job_request(execution="p/d/e/n"), due_in_s=0)).job
+    assert job is not None
+    assert job.tries == tries
+    if tries:
+        assert job.tried_at is not None
+        assert job.tried_at.timestamp() == pytest.approx(now_s - ago_s, abs=5)
 
 
 # Start

@@ -128,7 +128,7 @@ def test_after_a_lost_reply_the_next_try_waits_until_it_can_search(
         workers.step(job_id)
     assert workers.job(job_id).message == "Checking whether OpenAI already has this batch"
     assert workers.due_in_s(job_id) == pytest.approx(600, abs=10)
-    workers.change(job_id, tried_at=0)
+    workers.settle(job_id)
     with workers.calls(batches_create=0, batches_list=1):
         workers.step(job_id)
     [batch] = workers.batches()
@@ -152,6 +152,7 @@ def test_a_rebuilt_job_finds_its_batch_again(workers: Workers) -> None:
     job_request = a_job_request(job_id=job_id, spec=job.spec)
     workers.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
     workers.end_backoff()
+    workers.settle(job_id)
     with workers.calls(batches_create=0):
         workers.step(job_id)
     assert workers.job(job_id).batch_id == job.batch_id
@@ -314,6 +315,7 @@ def test_a_rebuilt_job_finds_its_batch_on_the_second_page(workers: Workers) -> N
 
     job_request = a_job_request(job_id=job_id)
     workers.store.run(records.create(job_request, due_in_s=0, source="get", rebuilt=True))
+    workers.settle(job_id)
     workers.answered_by(answer).step(job_id)
     assert not created, "a second batch was created"
     assert workers.job(job_id).batch_id == "batch_100"
@@ -353,7 +355,7 @@ def garbled(request: pytest.FixtureRequest, workers: Workers) -> Workers:
 @pytest.mark.parametrize("tries", [0, 1], ids=["create", "list"])
 def test_garbage_counts_as_an_outage(garbled: Workers, tries: int) -> None:
     job_id = garbled.batch("file-1")
-    garbled.change(job_id, tries=tries)
+    garbled.change(job_id, tries=tries, settled_at=0)
     garbled.step(job_id)
     job = garbled.job(job_id)
     assert job.state is JobState.QUEUED

@@ -23,7 +23,7 @@ TIMINGS = {
     "BATCHFLOW_SETTLE_S": "0.5",
     "BATCHFLOW_DELETE_DELAY_S": "0",
     "BATCHFLOW_LEASE_S": "2",
-    "BATCHFLOW_OPENAI_TIMEOUT_S": "20",
+    "BATCHFLOW_OPENAI_TIMEOUT_S": "5",
 }
 #: With webhooks, no test waits for a poll.
 _RARE_POLLS = {"BATCHFLOW_POLL_INTERVAL_S": "600"}

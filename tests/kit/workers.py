@@ -10,7 +10,7 @@ import openai
 from batchflow_workers.polling import poll, sweep
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps import cancel, download, submit, upload
-from batchflow_workers.steps.runner import run_step
+from batchflow_workers.steps.runner import StepFunction, run_step
 
 from batchflow.jobs import BatchSpec, Credential, DownloadSpec, Job, JobRequest, UploadSpec
 from batchflow.openai_client.client import OpenAIApi
@@ -33,7 +33,7 @@ LINE = (
 )
 
 #: The step that advances a job of a kind, and its name as a source.
-STEPS: dict[JobKind, tuple[str, Callable[[Runtime, Job], None]]] = {
+STEPS: dict[JobKind, tuple[str, StepFunction]] = {
     JobKind.UPLOAD: (upload.SOURCE, upload.upload),
     JobKind.BATCH: (submit.SOURCE, submit.submit),
     JobKind.DOWNLOAD: (download.SOURCE, download.download),
@@ -217,6 +217,10 @@ class Workers:
         redis: Any = self.store.redis
         values = {str(name): str(value) for name, value in fields.items()}
         redis.hset(self.redis_key(keys.job(job_id)), mapping=values)
+
+    def settle(self, job_id: str) -> None:
+        """Let OpenAI's lists show what the last try of a job created."""
+        self.change(job_id, settled_at=0)
 
     def make_due(self, job_id: str) -> None:
         self.runtime.update(job_id, "test", due_in_s=-1)

@@ -2,14 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from celery.concurrency.thread import TaskPool
 from celery.signals import heartbeat_sent, worker_init, worker_shutdown
 
 from batchflow.errors import InvalidSettings, StoreUnavailable
-from batchflow.jobs import Job
 from batchflow.queue import STEP_LIMIT_S, Sender, Step, make_app, queue_name
 from batchflow.settings import load_settings
 from batchflow.store import connect, warn_of_eviction
@@ -19,7 +17,7 @@ from batchflow_workers.polling import poll, sweep
 from batchflow_workers.polling.scan import Cursor
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.steps import cancel, download, explain, refresh, submit, upload
-from batchflow_workers.steps.runner import run_step
+from batchflow_workers.steps.runner import StepFunction, run_step
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ app.conf.beat_schedule = {
 }
 
 
-def _add_task(step: Step, source: str, run: Callable[[Runtime, Job], None]) -> None:
+def _add_task(step: Step, source: str, run: StepFunction) -> None:
     @app.task(name=step)
     def task(job_id: str) -> None:
         run_step(_runtime, source, job_id, run)

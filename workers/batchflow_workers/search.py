@@ -115,8 +115,8 @@ def search(runtime: Runtime, api: OpenAIApi, job: Job, listing: Listing[T]) -> A
     known = runtime.store.run(searches.wait_for(name, question))
     if known and known.answers(question):
         return Answer(True, known.fallback_id)
-    with lease(runtime.store, f"search:{name}", runtime.settings.lease_s) as acquired:
-        if not acquired:
+    with lease(runtime.store, f"search:{name}", runtime.settings.lease_s) as held:
+        if held is None:
             policy, waiting = runtime.policy, known.waiting if known else 0
             delay_s = max(policy.busy_search_s, waiting * policy.busy_search_per_job_s)
             _wait(runtime, job, listing, name, delay_s)

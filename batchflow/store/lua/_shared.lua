@@ -11,6 +11,28 @@ local function now()
   return t[1] .. '.' .. string.format('%06d', t[2])
 end
 
+-- When the store was last noticed to be on another server than before, in epoch seconds; 0 if never.
+-- A server that was restarted, restored or promoted may have lost the latest changes. A server that
+-- does not say its run id is taken for the same one.
+local function server_changed_at(key)
+  local known = redis.call('HMGET', key, 'run_id', 'changed_at')
+  local answered, info = pcall(redis.call, 'INFO', 'server')
+  local run_id = answered and type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+  if run_id and run_id ~= known[1] then
+    redis.call('HSET', key, 'run_id', run_id)
+    if known[1] then
+      known[2] = now()
+      redis.call('HSET', key, 'changed_at', known[2])
+    end
+  end
+  return tonumber(known[2] or 0)
+end
+
+-- The time this many seconds after `at`, as records have it.
+local function later(at, seconds)
+  return string.format('%.6f', tonumber(at) + tonumber(seconds))
+end
+
 -- Whether a comma-separated list contains a name.
 local function contains(list, name)
   return string.find(',' .. list .. ',', ',' .. name .. ',', 1, true) ~= nil

@@ -1,11 +1,13 @@
 -- Create a job's record, unless it exists. A later attempt takes over a live job: its task's deletion
 -- is forgotten. It replaces a live job whose cancellation was requested.
--- A new store may be one that was emptied. So the record of a job with an identity counts a try in
--- it: the job may have been recorded before, and OpenAI may have its batch or file.
+-- A new store may be one that was emptied, and one on another server may have lost the latest
+-- changes. So the record of a job with an identity counts a try in it: the job may have been recorded
+-- before, and OpenAI may have its batch or file.
 -- KEYS     record, due, recent, counts, events, index, metrics, uncollected, born,
---          credentials
+--          credentials, server
 -- ARGV     [1] job id  [2] state  [3] seconds until it is due  [4] length of the events stream
---          [5] source  [6] for how many seconds a store is new, 0 if the job has no identity
+--          [5] source  [6] for how many seconds a store, or its server, is new, 0 if the job has
+--          no identity
 --          [7] the secret that the credential names, in JSON  [8] live states, comma-separated
 --          [9] the attempt  [10...] further fields and values
 -- returns  [1] 1 if it was created, 0 if it existed  [2] the record, flat
@@ -37,8 +39,12 @@ for i = 10, #ARGV, 2 do
   record[ARGV[i]] = ARGV[i + 1]
 end
 redis.call('SET', KEYS[9], at, 'NX')
-if not record.tries and tonumber(at) - tonumber(redis.call('GET', KEYS[9])) < tonumber(ARGV[6]) then
-  for _, pair in ipairs({'tries', '1', 'tried_at', '0'}) do fields[#fields + 1] = pair end
+if not record.tries then
+  local since = tonumber(at) - tonumber(ARGV[6])
+  local changed_at = redis.call('HGET', KEYS[11], 'changed_at') or '0'
+  if tonumber(changed_at) > since or tonumber(redis.call('GET', KEYS[9])) > since then
+    for _, value in ipairs({'tries', '1', 'tried_at', changed_at}) do fields[#fields + 1] = value end
+  end
 end
 redis.call('HSET', KEYS[10], record.credential, ARGV[7])
 redis.call('HSET', KEYS[1], unpack(fields))

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from typing import IO
 
 from batchflow.requests.jsonl import JsonlValidator, ValidationMode
@@ -23,6 +24,8 @@ class ValidatingReader(io.RawIOBase):
     def __init__(
         self, file: IO[bytes], validation: ValidationMode, progress: TransferProgress
     ) -> None:
+        #: Called before a piece is sent, with whether it is the last. An error aborts the request.
+        self.before_piece: Callable[[bool], None] = lambda _: None
         self.size_bytes = os.fstat(file.fileno()).st_size
         self._file = file
         self._validator = JsonlValidator(validation, self.size_bytes)
@@ -52,6 +55,7 @@ class ValidatingReader(io.RawIOBase):
         self._file.seek(self._position)
         data = self._file.read(min(size, AHEAD_BYTES))
         self._move_to(self._position + len(data))
+        self.before_piece(bool(data) and self._position >= self.size_bytes)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:

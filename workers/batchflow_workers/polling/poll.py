@@ -56,8 +56,8 @@ def poll(
         if not jobs:
             return
         credential = jobs[0].spec.credential
-        with lease(runtime.store, f"poll:{credential}", runtime.settings.lease_s) as acquired:
-            if not acquired:
+        with lease(runtime.store, f"poll:{credential}", runtime.settings.lease_s) as held:
+            if held is None:
                 policy = runtime.policy
                 per_job_s = len(jobs) * policy.busy_credential_per_job_s
                 _postpone(runtime, jobs, max(policy.busy_credential_s, per_job_s))

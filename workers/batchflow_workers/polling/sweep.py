@@ -22,9 +22,10 @@ SOURCE = "sweep"
 def sweep(runtime: Runtime) -> None:
     """Claim all jobs that are due. Only one sweep runs at a time; another one returns at once."""
     try:
-        with lease(runtime.store, "sweep", runtime.settings.lease_s) as acquired:
-            if not acquired:
+        with lease(runtime.store, "sweep", runtime.settings.lease_s) as held:
+            if held is None:
                 return
+            runtime.store.run(records.check_server())
             began = time.monotonic()
             now_s = runtime.store.run(records.time())
             to_poll: defaultdict[str, list[str]] = defaultdict(list)

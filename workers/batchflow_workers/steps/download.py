@@ -12,6 +12,7 @@ from batchflow.states import JobState
 from batchflow_workers.files.storage import target
 from batchflow_workers.files.transfer_progress import TransferProgress
 from batchflow_workers.files.uri_allowlist import allowed_uris, check_uri
+from batchflow_workers.lease import Lease
 from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "download"
 
 
-def download(runtime: Runtime, job: Job) -> None:
+def download(runtime: Runtime, job: Job, _: Lease) -> None:
     """Download the files that the batch has. Repeating the step replaces them."""
     if not isinstance(job.spec, DownloadSpec):
         return

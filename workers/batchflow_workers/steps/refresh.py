@@ -4,6 +4,7 @@ import logging
 
 from batchflow.jobs import Job
 from batchflow.store import deliveries
+from batchflow_workers.lease import Lease
 from batchflow_workers.observation import Observation
 from batchflow_workers.reconcile import reconcile
 from batchflow_workers.runtime import Runtime
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "webhook"
 
 
-def refresh(runtime: Runtime, job: Job) -> None:
+def refresh(runtime: Runtime, job: Job, _: Lease) -> None:
     """Retrieve the job's batch and write what OpenAI reports.
 
     The webhook's own content is not used: it may be late, repeated or out of order.

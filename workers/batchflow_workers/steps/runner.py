@@ -9,6 +9,7 @@ from batchflow.errors import (
     CredentialMissing,
     CredentialRefused,
     InvalidInput,
+    LeaseLost,
     OpenAIRefused,
     OpenAIUnavailable,
     StoreUnavailable,
@@ -18,23 +19,24 @@ from batchflow.states import JobState
 from batchflow.store import records
 from batchflow.store.backoff import Backoff
 from batchflow_workers.backoff import back_off, clear_backoff, current_backoff
-from batchflow_workers.lease import lease
+from batchflow_workers.lease import Lease, lease
 from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
+#: Advances a live job, under the job's lease.
+StepFunction = Callable[[Runtime, Job, Lease], None]
 
-def run_step(
-    runtime: Runtime, source: str, job_id: str, step: Callable[[Runtime, Job], None]
-) -> None:
+
+def run_step(runtime: Runtime, source: str, job_id: str, step: StepFunction) -> None:
     """Run a step of a live job under the job's lease.
 
     A failure is written to the job's record. It ends the job if trying again would not help, and
     postpones it otherwise.
     """
     try:
-        with lease(runtime.store, job_id, runtime.settings.lease_s) as acquired:
-            if not acquired:
+        with lease(runtime.store, job_id, runtime.settings.lease_s) as held:
+            if held is None:
                 logger.info("%s: another worker has the lease", job_id)
                 return
             with _started(runtime, job_id) as job:
@@ -45,9 +47,9 @@ def run_step(
                 elif pause := current_backoff(runtime, job.spec.credential):
                     _wait(runtime, source, job_id, pause)
                 else:
-                    _run(runtime, source, job, step)
-    except StoreUnavailable as error:
-        # The job is still due when Redis is back.
+                    _run(runtime, source, job, held, step)
+    except (StoreUnavailable, LeaseLost) as error:
+        # The job is still due when Redis is back, or belongs to another worker.
         logger.warning("%s: %s", job_id, error)
 
 
@@ -73,9 +75,9 @@ def _give_up_started(runtime: Runtime, source: str, job: Job) -> None:
     runtime.end(job.id, source, JobState.RETRYABLE, message)
 
 
-def _run(runtime: Runtime, source: str, job: Job, step: Callable[[Runtime, Job], None]) -> None:
+def _run(runtime: Runtime, source: str, job: Job, held: Lease, step: StepFunction) -> None:
     try:
-        step(runtime, job)
+        step(runtime, job, held)
         clear_backoff(runtime, job.spec.credential)
     except (InvalidInput, OpenAIRefused) as error:
         runtime.end(job.id, source, JobState.FAILED, str(error))
@@ -83,7 +85,7 @@ def _run(runtime: Runtime, source: str, job: Job, step: Callable[[Runtime, Job],
         _wait(runtime, source, job.id, back_off(runtime, job.spec.credential, error))
     except BlobUnavailable as error:
         _retry_or_give_up(runtime, source, job, str(error))
-    except StoreUnavailable:
+    except (StoreUnavailable, LeaseLost):
         raise
     except Exception as error:
         logger.exception("%s: the step failed", job.id)

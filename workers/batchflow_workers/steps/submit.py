@@ -10,8 +10,14 @@ from batchflow.jobs import BatchSpec, Credential, Job
 from batchflow.openai_client.batch_metadata import JOB_KEY, MAX_PAIRS
 from batchflow.states import JobState
 from batchflow.store import records
-from batchflow_workers.at_most_once import counted_try, until_searchable_s
+from batchflow_workers.at_most_once import (
+    begin,
+    counted_try,
+    until_recorded,
+    until_searchable_s,
+)
 from batchflow_workers.duplicates import cancel_second_batches
+from batchflow_workers.lease import Lease
 from batchflow_workers.matching import (
     DEFAULT_ENDPOINT,
     ended_badly,
@@ -36,7 +42,7 @@ _DEFAULTS = {"completion_window": "24h", "endpoint": DEFAULT_ENDPOINT}
 _NOT_SENT = frozenset({"model"})
 
 
-def submit(runtime: Runtime, job: Job) -> None:
+def submit(runtime: Runtime, job: Job, held: Lease) -> None:
     """Create the batch, or find the one that an earlier try created."""
     spec = job.spec
     if not isinstance(spec, BatchSpec) or job.batch_id:
@@ -44,9 +50,7 @@ def submit(runtime: Runtime, job: Job) -> None:
     api = runtime.openai(spec.credential)
     if job.tries:
         if wait_s := until_searchable_s(runtime, job):
-            runtime.postpone(
-                job.id, SOURCE, wait_s, "Checking whether OpenAI already has this batch"
-            )
+            runtime.postpone(job.id, SOURCE, wait_s, _BATCHES.message)
             return
         answer = search(runtime, api, job, _BATCHES)
         if answer.fallback_id:
@@ -57,18 +61,18 @@ def submit(runtime: Runtime, job: Job) -> None:
     job = with_model(runtime, job, SOURCE)
     if not job.cancel_requested and has_to_wait(runtime, job, SOURCE):
         return
-    begun, _ = runtime.store.run(records.begin(job.id, tries=job.tries))
-    if begun is records.Begun.CANCELLED:
+    this_try = begin(runtime, job, SOURCE, _BATCHES.message)
+    if this_try.begun is records.Begun.CANCELLED:
         runtime.end(job.id, SOURCE, JobState.CANCELLED, job.message or "Cancelled.")
         return
-    if begun is not records.Begun.BEGUN:
+    if this_try.begun is not records.Begun.BEGUN:
         return
-    with counted_try(runtime, job, SOURCE):
-        batch = api.create_batch(
-            input_file_id=spec.input_file_id, config=_parameters(job.id, spec.config)
-        )
+    parameters = _parameters(job.id, spec.config)
+    with counted_try(runtime, job, this_try):
+        held.require()
+        batch = api.create_batch(input_file_id=spec.input_file_id, config=parameters)
     logger.info("%s: created %s", job.id, batch.id)
-    _reconcile(runtime, job, batch)
+    until_recorded(job, lambda: _reconcile(runtime, job, batch))
 
 
 def _take(

@@ -9,12 +9,19 @@ from openai.types import FileObject
 from batchflow.jobs import Credential, Job, UploadSpec
 from batchflow.states import JobState
 from batchflow.store import records
-from batchflow_workers.at_most_once import counted_try, until_searchable_s
+from batchflow_workers.at_most_once import (
+    begin,
+    counted_try,
+    settle_later,
+    until_recorded,
+    until_searchable_s,
+)
 from batchflow_workers.duplicates import delete_second_files
 from batchflow_workers.files.storage import source
 from batchflow_workers.files.transfer_progress import TransferProgress
 from batchflow_workers.files.uri_allowlist import allowed_uris, check_uri
 from batchflow_workers.files.validating_reader import ValidatingReader
+from batchflow_workers.lease import Lease
 from batchflow_workers.matching import file_name, is_searching, matches, named_job
 from batchflow_workers.runtime import Runtime
 from batchflow_workers.search import Candidates, Listing, Taken, search
@@ -24,7 +31,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "upload"
 
 
-def upload(runtime: Runtime, job: Job) -> None:
+def upload(runtime: Runtime, job: Job, held: Lease) -> None:
     """Upload the file as ``<job id>.jsonl``, or find the one that an earlier try uploaded."""
     if not isinstance(job.spec, UploadSpec):
         return
@@ -32,9 +39,7 @@ def upload(runtime: Runtime, job: Job) -> None:
     api = runtime.openai(job.spec.credential)
     if job.tries:
         if wait_s := until_searchable_s(runtime, job):
-            runtime.postpone(
-                job.id, SOURCE, wait_s, "Checking whether OpenAI already has this file"
-            )
+            runtime.postpone(job.id, SOURCE, wait_s, _FILES.message)
             return
         if not search(runtime, api, job, _FILES).complete:
             return
@@ -44,13 +49,20 @@ def upload(runtime: Runtime, job: Job) -> None:
     with source(job.spec.uri, validation.max_bytes) as file:
         reader = ValidatingReader(file, validation, progress)
         reader.validate_ahead()
-        begun, _ = runtime.store.run(records.begin(job.id, tries=job.tries))
-        if begun is not records.Begun.BEGUN:
+        this_try = begin(runtime, job, SOURCE, _FILES.message)
+        if this_try.begun is not records.Begun.BEGUN:
             return
-        with counted_try(runtime, job, SOURCE):
+
+        def before_piece(is_last: bool) -> None:
+            if is_last:
+                settle_later(runtime, job, this_try)
+            held.require()
+
+        reader.before_piece = before_piece
+        with counted_try(runtime, job, this_try):
             uploaded = api.upload_file(reader, file_name(job.id))
     logger.info("%s: uploaded %s, %d bytes", job.id, uploaded.id, reader.size_bytes)
-    updated = _succeed(runtime, job, uploaded, **progress.fields)
+    updated = until_recorded(job, lambda: _succeed(runtime, job, uploaded, **progress.fields))
     if updated.outcome is records.UpdateOutcome.REFUSED:
         # The job was cancelled meanwhile, or another worker has found or uploaded a file.
         delete_second_files(runtime, job.spec.credential, [uploaded], SOURCE, created_now=True)
