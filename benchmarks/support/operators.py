@@ -228,7 +228,7 @@ plugins:
         size: {_CACHED}
         resyncInterval: {given.resync_s:g}s
         workers: {workers}
-        maxSystemFailures: {math.ceil(3600 / given.resync_s)}
+        maxSystemFailures: 100000
       resourceQuotas:
         default: {quota}
     resourceConstraints:
