@@ -33,7 +33,16 @@ _CHECKS: Final[Sequence[tuple[str, tuple[Check, ...]]]] = (
     ("Redis", (redis.connection, redis.server, redis.record_encoding)),
     ("Clocks", (machine.redis_clock, machine.openai_clock)),
     ("Celery", (fleet.broker, fleet.queues, fleet.workers, fleet.beat)),
-    ("Jobs", (fleet.overdue_jobs, fleet.due_times, fleet.polls, fleet.uncollected_results)),
+    (
+        "Jobs",
+        (
+            fleet.overdue_jobs,
+            fleet.due_times,
+            fleet.records,
+            fleet.polls,
+            fleet.uncollected_results,
+        ),
+    ),
     ("OpenAI", (credentials.credentials,)),
     ("Webhooks", (gateway.webhook_secrets, gateway.endpoints, gateway.deliveries)),
     ("Files", (machine.file_locations,)),

@@ -35,6 +35,12 @@ COLLECT_ADVICE: Final = (
     "FlytePropeller, which asks again."
 )
 
+#: What to do about live jobs whose record the workers can't read. One is already too many.
+UNREADABLE_ADVICE: Final = (
+    "Another version of Batchflow has written these records, or they are damaged. Run the version "
+    "that wrote them on all workers. A job whose batch has expired meanwhile fails."
+)
+
 
 def worker_is_alive(seen_s: float, now_s: float) -> bool:
     """Whether a worker's last heartbeat is recent."""

@@ -56,6 +56,8 @@ class FleetSnapshot:
     uncollected: int
     #: The job that has waited longest for Flyte.
     oldest_uncollected: str | None
+    #: Live jobs whose record the workers' version can't read.
+    unreadable: int
 
     def age_s(self, then_s: float) -> float:
         """Seconds since then; clocks that disagree give no negative age."""
@@ -91,11 +93,12 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
         quota_queues.names(),
         index.uncollected(1),
         index.due_times(),
+        index.unreadable(),
         *(index.oldest_entry(kind, state) for kind, state in live),
     ]
     replies = await store.run_all(first)
     now_s, jobs, counters, last_seen_s, since_s, workers, due_s, *replies = replies
-    credentials, queues, uncollected, due_times, *oldest = replies
+    credentials, queues, uncollected, due_times, unreadable, *oldest = replies
     ended = list(product(JobKind, sorted(set(JobState) - LIVE)))
     second: list[Command[Any]] = [
         index.uncollected_since(now_s - UNCOLLECTED_S),
@@ -129,4 +132,5 @@ async def read_snapshot(store: AsyncJobStore) -> FleetSnapshot:
         ended_recently=ended_recently,
         uncollected=long_uncollected,
         oldest_uncollected=uncollected[0] if uncollected else None,
+        unreadable=unreadable,
     )

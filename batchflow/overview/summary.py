@@ -51,6 +51,8 @@ class Summary(_Frozen):
     uncollected: int
     #: The job that has waited longest for Flyte.
     oldest_uncollected: str | None
+    #: Live jobs whose record the workers' version can't read.
+    unreadable: int
     #: The live batch that was created first.
     oldest_batch: str | None
     oldest_batch_since: datetime | None
@@ -81,6 +83,7 @@ class Summary(_Frozen):
             since=_time(fleet.recording_since_s),
             uncollected=fleet.uncollected,
             oldest_uncollected=fleet.oldest_uncollected,
+            unreadable=fleet.unreadable,
             oldest_batch=oldest.job_id if oldest else None,
             oldest_batch_since=_time(float(oldest.time)) if oldest else None,
             polled_at=_time(fleet.last_seen_s.get("poll")),

@@ -1,6 +1,7 @@
 """Commands that list and count jobs."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from batchflow.jobs import Credential
@@ -81,6 +82,11 @@ def later_generations(cursor: str = "0") -> Command[tuple[str, list[str]]]:
     )
 
 
+def unreadable() -> Command[int]:
+    """The number of live jobs whose record the workers' version can't read."""
+    return Command("SCARD", [keys.UNREADABLE], [], int)
+
+
 def oldest_entry(kind: JobKind, state: JobState) -> Command[IndexEntry | None]:
     """The oldest entry of a kind and state."""
     prefix = f"all {kind} {state} "
@@ -152,5 +158,7 @@ def _counts(raw: Mapping[str, str]) -> dict[tuple[JobKind, JobState], int]:
     found = {}
     for name, number in raw.items():
         kind, _, state = name.partition(":")
-        found[JobKind(kind), JobState(state)] = int(number)
+        # Another version may have other kinds and states.
+        with suppress(ValueError):
+            found[JobKind(kind), JobState(state)] = int(number)
     return found

@@ -13,6 +13,8 @@ name                  type    content                                     delete
 ``counts``            HASH    ``<kind>:<state>`` -> number of jobs        never
 ``uncollected``       ZSET    job that ended -> when, epoch seconds,      when Flyte has collected
                               until Flyte has asked for its result        it, or with the record
+``unreadable``        SET     live job whose record the workers'          when it is readable, has
+                              version can't read                          ended, or is gone
 ``openai:<id>``       STRING  the job of a batch or an uploaded file      after OPENAI_TTL_S
 ``lease:<name>``      STRING  the holder's token                          TTL, renewed by the holder
 ``backoff:<cred>``    HASH    ``failures`` in a row, ``until`` epoch s,   TTL, or the next success
@@ -66,6 +68,7 @@ DUE = "due"
 RECENT = "recent"
 COUNTS = "counts"
 UNCOLLECTED = "uncollected"
+UNREADABLE = "unreadable"
 EVENTS = "events"
 BORN = "born"
 SERVER = "server"

@@ -1,7 +1,7 @@
 """Commands on jobs' records; Flyte's ``get`` reads the fields of ``JobStatus`` from them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -27,6 +27,7 @@ NO_BATCH = "none"
 _NEW_STORE_S = 900
 
 _LIVE = ",".join(sorted(LIVE))
+_TERMINAL = ",".join(sorted(set(JobState) - LIVE))
 
 #: The source of what Flyte's DeleteTask changes.
 _DELETE = "delete"
@@ -54,7 +55,7 @@ class Updated:
     """The result of :func:`update`, ``quota_queues.requeue`` and ``quota_queues.join``."""
 
     outcome: UpdateOutcome
-    #: The state now.
+    #: The state now; None if this version does not know it, or there is no record.
     state: JobState | None
     cancel_requested: bool
 
@@ -66,7 +67,8 @@ class Updated:
     @classmethod
     def parse(cls, raw: Sequence[str]) -> "Updated":
         """From the reply of update.lua or requeue.lua."""
-        return cls(UpdateOutcome(raw[0]), JobState(raw[1]) if raw[1] else None, bool(raw[2]))
+        state = JobState(raw[1]) if raw[1] in set(JobState) else None
+        return cls(UpdateOutcome(raw[0]), state, bool(raw[2]))
 
 
 class Begun(StrEnum):
@@ -120,6 +122,28 @@ class DeleteResult(StrEnum):
     ENDED = "ended"
     #: A later attempt has the job.
     SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A record that this version can't read: another version's, or a damaged one."""
+
+    #: The names of the fields that are not valid.
+    fields: str
+    #: Whether its job has ended.
+    ended: bool
+
+
+class Isolation(StrEnum):
+    """The result of :func:`isolate`."""
+
+    NEW = "new"
+    #: It was isolated before.
+    KNOWN = "known"
+    #: The time in which it could have become readable is over.
+    OVERDUE = "overdue"
+    #: The job has ended, or there is no such record.
+    GONE = "gone"
 
 
 @dataclass(frozen=True)
@@ -182,6 +206,13 @@ def get(job_id: str) -> Command[Job | None]:
     )
 
 
+def read(job_id: str) -> Command[Job | Unreadable | None]:
+    """Read a record, and distinguish one that this version can't read from none."""
+    return Command(
+        "HGETALL", [keys.job(job_id)], [], lambda raw: _read(job_id, raw) if raw else None
+    )
+
+
 def start(job_id: str) -> Command[Job | None]:
     """Read a record for a step that starts, and count the start in ``starts`` if the job is live
     and has no batch. None as from :func:`get`."""
@@ -222,6 +253,7 @@ def update(
     of_batch: str = "",
     due_in_s: float | None = None,
     fields: Mapping[str, Value] | None = None,
+    only_in: str | None = None,
 ) -> Command[Updated]:
     """Change a live job.
 
@@ -229,13 +261,16 @@ def update(
     observation that is older than what is known is stale. ``of_batch`` is the batch that the fields
     are about: if the job has another one by now, or has one at all in the case of NO_BATCH, the
     change is stale, too. Counts only grow. None removes a field. What the job waits for ends with
-    its message.
+    its message. ``only_in`` is the one state that may be changed, whatever the table says: only
+    another version may know it.
     """
     fields = fields or {}
     if "message" in fields:
         fields = {"waiting_for": None, **fields}
     made_at_openai = fields.get("batch_id") or fields.get("input_file_id")
-    allowed = LIVE if to is None else may_follow(to)
+    allowed: Collection[str] = LIVE if to is None else may_follow(to)
+    if only_in is not None:
+        allowed = [only_in]
     return Command(
         "update",
         [*job_keys(job_id), *([keys.openai(str(made_at_openai))] if made_at_openai else [])],
@@ -326,6 +361,30 @@ def restore_due(job_id: str) -> Command[bool]:
     return Command("restore_due", [keys.job(job_id), keys.DUE], [job_id, _LIVE], bool)
 
 
+def isolate(job_id: str, *, again_s: float, lifetime_s: float) -> Command[tuple[Isolation, str]]:
+    """Put a live job aside whose record can't be read; also returns its state.
+
+    It is due again after ``again_s``. Its time is over at its ``expires_at``, or without it
+    ``lifetime_s`` after its creation.
+    """
+    return Command(
+        "isolate",
+        [keys.job(job_id), keys.DUE, keys.UNREADABLE],
+        [job_id, _TERMINAL, again_s, lifetime_s],
+        lambda raw: (Isolation(raw[0]), str(raw[1])),
+    )
+
+
+def isolated(limit: int) -> Command[list[str]]:
+    """The ids of some jobs that were isolated, and not released."""
+    return Command("SRANDMEMBER", [keys.UNREADABLE], [limit], list)
+
+
+def release(job_ids: Sequence[str]) -> Command[int]:
+    """Forget that these jobs were isolated."""
+    return Command("SREM", [keys.UNREADABLE], [*job_ids], int)
+
+
 def purge(job_id: str, *, retention_s: float) -> Command[bool]:
     """Delete a job that ended longer ago than the retention time."""
     return Command("purge", job_keys(job_id), [job_id, _LIVE, retention_s], bool)
@@ -398,11 +457,19 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
 
 
 def _job(job_id: str, record: Mapping[str, str]) -> Job | None:
+    found = _read(job_id, record)
+    if isinstance(found, Unreadable):
+        logger.error("%s: can't read the record; check: %s", job_id, found.fields)
+        return None
+    return found
+
+
+def _read(job_id: str, record: Mapping[str, str]) -> Job | Unreadable:
     try:
         return Job.model_validate({"id": job_id, **record})
     except ValidationError as error:
-        logger.error("%s: can't read the record; check: %s", job_id, invalid_fields(error))  # noqa: TRY400 - the names of the fields are enough
-        return None
+        ended = record.get("state") in set(JobState) - LIVE
+        return Unreadable(invalid_fields(error), ended)
 
 
 def _job_status(raw: Sequence[str | None]) -> JobStatus | None:

@@ -168,7 +168,7 @@ SITUATIONS: dict[str, Situation] = {
             *("TIME", "send batchflow.poll", "TIME", "ZRANGE recent"),
             *("HGETALL pulse", "ZRANGE index", "ZRANGE index", "ZRANGE index", "ZMSCORE due"),
             *("ZRANGE index", "ZMSCORE due", "ZRANGE index", "ZRANGE index"),
-            "record_event pulse",
+            *("record_event pulse", "SRANDMEMBER unreadable"),
             *("all HINCRBYFLOAT metrics + record_event pulse", "release lease"),
         ),
     ),

@@ -349,6 +349,16 @@ def test_jobs_without_a_due_time(settings: MakeSettings, store: JobStore, key_pr
     assert "it last did so: 10 min ago" in found.advice
 
 
+def test_records_that_the_workers_cannot_read(settings: MakeSettings, store: JobStore) -> None:
+    job_id = _batch(store)
+    assert run_check(settings(), fleet.records)["records"].level is OK
+    store.run(records.isolate(job_id, again_s=600, lifetime_s=600))
+    found = run_check(settings(), fleet.records)["records"]
+    assert found.level is PROBLEM
+    assert f"can't read those of 1 live job, such as {job_id}" in found.seen
+    assert "Run the version that wrote them" in found.advice
+
+
 def test_polls_that_have_stopped(settings: MakeSettings, store: JobStore, key_prefix: str) -> None:
     long_ago_s = store.run(records.time()) - 3_600
     store.run(heartbeats.record_event(poll=long_ago_s))
@@ -550,7 +560,7 @@ def test_without_redis_the_other_checks_are_made() -> None:
     connection = sections["Redis"][0]
     assert (connection["what"], connection["level"]) == ("connection", "problem")
     assert connection["seen"].startswith("Redis can't be reached")
-    assert [finding["level"] for finding in sections["Jobs"]] == ["note"] * 4
+    assert [finding["level"] for finding in sections["Jobs"]] == ["note"] * 5
     assert all(finding["level"] == "ok" for finding in sections["Software"])
     assert "the check failed" not in output
 

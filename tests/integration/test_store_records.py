@@ -10,7 +10,14 @@ from batchflow.jobs import JobRequest, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Phase, Stage, WaitingFor
 from batchflow.store import index, keys, records
 from batchflow.store.command import Command
-from batchflow.store.records import Begun, CancelResult, DeleteResult, Try, UpdateOutcome
+from batchflow.store.records import (
+    Begun,
+    CancelResult,
+    DeleteResult,
+    Isolation,
+    Try,
+    UpdateOutcome,
+)
 from tests.kit.job_requests import a_job_request
 from tests.kit.processes import until
 from tests.kit.stores import LATER_S, StoreHarness, over_redis
@@ -618,6 +625,50 @@ def test_only_a_live_job_without_a_due_time_becomes_due(store: StoreHarness) -> 
     assert restored == [True, False, False, False]
     assert not store.run(records.restore_due(random_job_id()))
     assert store.due() == {lost.job_id: pytest.approx(now_s, abs=5), kept.job_id: due_s}
+
+
+# Isolate
+
+
+def test_a_live_job_is_isolated_until_its_time_is_over(store: StoreHarness) -> None:
+    job_request = store.created()
+    isolate = records.isolate(job_request.job_id, again_s=900, lifetime_s=600)
+    now_s = store.run(records.time())
+    assert store.run(isolate) == (Isolation.NEW, "queued")
+    assert store.run(isolate) == (Isolation.KNOWN, "queued")
+    assert store.due() == {job_request.job_id: pytest.approx(now_s + 900, abs=5)}
+    assert store.run(records.isolated(10)) == [job_request.job_id]
+    expired = store.created()
+    store.changed(expired, fields={"expires_at": now_s - 1})
+    old = records.isolate(job_request.job_id, again_s=900, lifetime_s=-1)
+    new = records.isolate(expired.job_id, again_s=900, lifetime_s=600)
+    assert store.run(old) == store.run(new) == (Isolation.OVERDUE, "queued")
+    assert store.run(index.unreadable()) == 2
+    assert store.run(records.release([job_request.job_id, expired.job_id])) == 2
+    assert store.run(index.unreadable()) == 0
+
+
+def test_an_ended_job_is_not_isolated(store: StoreHarness) -> None:
+    ended = store.in_state(JobState.FAILED)
+    for job_id in (ended.job_id, random_job_id()):
+        isolation, _ = store.run(records.isolate(job_id, again_s=900, lifetime_s=600))
+        assert isolation is Isolation.GONE
+    assert (store.due(), store.run(index.unreadable())) == ({}, 0)
+
+
+def test_a_state_of_another_version_can_be_ended(store: StoreHarness) -> None:
+    job_request = store.created()
+    store.redis.hset(f"{store.prefix}:{keys.job(job_request.job_id)}", "state", "paused")
+    assert store.changed(job_request, to=JobState.FAILED) is UpdateOutcome.REFUSED
+    ended = store.changed(job_request, to=JobState.FAILED, only_in="paused")
+    assert (ended, store.job(job_request).state) == (UpdateOutcome.APPLIED, JobState.FAILED)
+    assert store.due() == {}
+
+
+def test_another_version_may_count_other_jobs(store: StoreHarness) -> None:
+    store.created()
+    store.redis.hset(f"{store.prefix}:{keys.COUNTS}", "unknown:queued", "3")
+    assert store.run(index.counts()) == {(JobKind.BATCH, JobState.QUEUED): 1}
 
 
 # Cancel

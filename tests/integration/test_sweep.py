@@ -75,14 +75,6 @@ def test_a_job_whose_record_is_gone_is_no_longer_due(workers: Workers) -> None:
     assert workers.store.run(index.recent(10)) == []
 
 
-def test_an_unreadable_record_does_not_stop_other_jobs(workers: Workers) -> None:
-    unreadable, job_id = workers.batch(), workers.batch()
-    workers.change(unreadable, state="of-the-future")
-    assert workers.sweep() == [(Step.SUBMIT, job_id)]
-    raw: Any = workers.store.redis
-    assert raw.hget(workers.redis_key(keys.job(unreadable)), "state")
-
-
 def test_no_job_is_lost_while_the_broker_is_unavailable(
     make_workers: MakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,3 +150,103 @@ def test_the_check_of_due_times_reads_all_jobs_in_parts(workers: Workers) -> Non
         lose_due_time(workers, job_id)
     assert workers.sweep() == []
     assert sorted(workers.sweep()) == sorted((Step.UPLOAD, job_id) for job_id in ids)
+
+
+# Records that this version can't read
+
+
+def unreadable(workers: Workers, **fields: str) -> str:
+    """A job whose record another version has changed."""
+    job_id = workers.batch()
+    workers.change(job_id, **fields or {"spec": "of-the-future"})
+    return job_id
+
+
+def isolated(workers: Workers) -> list[str]:
+    job_ids = workers.store.run(records.isolated(10))
+    return sorted(job_ids)
+
+
+def raw(workers: Workers, job_id: str) -> dict[str, str]:
+    redis: Any = workers.store.redis
+    found: dict[str, str] = redis.hgetall(workers.redis_key(keys.job(job_id)))
+    return found
+
+
+def due_now(workers: Workers, job_id: str) -> None:
+    workers.store.redis.zadd(workers.redis_key(keys.DUE), {job_id: 0})
+
+
+@pytest.mark.parametrize("field", ["state", "kind", "spec", "stage"])
+def test_an_unreadable_record_is_put_aside(
+    workers: Workers, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    job_id, other = unreadable(workers, **{field: "?"}), workers.batch()
+    before = raw(workers, job_id)
+    assert workers.sweep() == [(Step.SUBMIT, other)]
+    assert isolated(workers) == [job_id]
+    assert workers.due_in_s(job_id) == pytest.approx(3_600, abs=60)
+    due_now(workers, job_id)
+    assert workers.sweep() == []
+    assert raw(workers, job_id) == before
+    [logged] = [r.getMessage() for r in caplog.records if job_id in r.getMessage()]
+    assert logged.startswith(f"{job_id}: this version can't read the record; check: ")
+    assert field in logged
+
+
+@pytest.mark.parametrize("field", ["state", "kind", "spec", "stage"])
+@pytest.mark.parametrize("expires", [True, False])
+def test_an_unreadable_record_fails_when_its_time_is_over(
+    workers: Workers, field: str, expires: bool
+) -> None:
+    job_id, now_s = unreadable(workers, **{field: "?"}), workers.store.run(records.time())
+    over, age_s = ("expires_at", 0) if expires else ("created_at", 3 * 86_400)
+    workers.change(job_id, **{over: now_s + 60 - age_s})
+    workers.sweep()
+    assert isolated(workers) == [job_id]
+    workers.change(job_id, **{over: now_s - 60 - age_s})
+    due_now(workers, job_id)
+    assert workers.sweep() == []
+    found = raw(workers, job_id)
+    assert found["state"] == JobState.FAILED
+    assert "another version has written it, or it is damaged" in found["message"]
+    assert field in found["message"]
+    assert isolated(workers) == []
+    assert workers.store.redis.zscore(workers.redis_key(keys.DUE), job_id) is None
+
+
+def test_a_job_continues_when_its_record_can_be_read_again(workers: Workers) -> None:
+    job_id = workers.batch()
+    spec = raw(workers, job_id)["spec"]
+    workers.change(job_id, spec="?")
+    workers.sweep()
+    workers.change(job_id, spec=spec)
+    assert workers.sweep() == []
+    assert isolated(workers) == []
+    assert workers.sweep() == [(Step.SUBMIT, job_id)]
+
+
+def test_a_job_that_ended_or_is_gone_is_no_longer_put_aside(workers: Workers) -> None:
+    ended, gone = unreadable(workers), unreadable(workers)
+    workers.sweep()
+    assert isolated(workers) == sorted([ended, gone])
+    workers.request_cancel(ended)
+    workers.store.redis.delete(workers.redis_key(keys.job(gone)))
+    workers.sweep()
+    assert isolated(workers) == []
+
+
+def test_no_odd_record_stops_the_sweep_of_others(workers: Workers) -> None:
+    redis: Any = workers.store.redis
+    no_hash, empty, no_kind = workers.batch(), workers.batch(), workers.batch()
+    redis.set(workers.redis_key(keys.job(no_hash)), "text")
+    redis.delete(workers.redis_key(keys.job(empty)))
+    workers.change(empty, top_error="of nothing")
+    redis.hdel(workers.redis_key(keys.job(no_kind)), "kind")
+    workers.change(no_kind, expires_at=1)
+    job_id = workers.batch()
+    assert workers.sweep() == [(Step.SUBMIT, job_id)]
+    assert redis.zrange(workers.redis_key(keys.DUE), 0, -1) == [job_id]
+    assert raw(workers, no_kind)["state"] == JobState.FAILED
+    assert isolated(workers) == []
+    assert "sweep" in workers.store.run(heartbeats.last_seen())

@@ -22,5 +22,6 @@ def a_snapshot(**fields: Any) -> FleetSnapshot:
         "ended_recently": {},
         "uncollected": 0,
         "oldest_uncollected": None,
+        "unreadable": 0,
     }
     return FleetSnapshot(**empty | fields)

@@ -191,6 +191,7 @@ def _fleet(**fields: object) -> Summary:
         "since": None,
         "uncollected": 0,
         "oldest_uncollected": None,
+        "unreadable": 0,
         "oldest_batch": None,
         "oldest_batch_since": None,
         "polled_at": NOW_S - 3,

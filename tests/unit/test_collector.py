@@ -65,6 +65,7 @@ BUSY: dict[str, Any] = {
     "oldest_live": {JobKind.BATCH: IndexEntry("6400.000000", "bf-1")},
     "first_due_s": 9_988.0,
     "uncollected": 4,
+    "unreadable": 5,
     "live_workers": [
         Worker("a@x", ("submit", "poll"), 10_000.0),
         Worker("b@x", ("submit", "another"), 10_000.0),
@@ -110,6 +111,7 @@ def test_values_have_the_right_names_and_labels() -> None:
     assert found.value("due_lag_seconds") == 12
     assert found.value("due_times_restored_total") == 6
     assert found.value("uncollected_jobs") == 4
+    assert found.value("unreadable_records") == 5
     assert found.value("workers", queue="submit") == 2
     assert found.value("credential_backoff_seconds", credential="team/key@org-1") == 17
     line = {"credential": "team/key@org-1", "model": "gpt-5"}

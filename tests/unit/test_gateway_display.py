@@ -37,6 +37,7 @@ def summary(jobs: dict[tuple[JobKind, JobState], int] | None = None, **fields: A
         "since": ago(days=3),
         "uncollected": 0,
         "oldest_uncollected": None,
+        "unreadable": 0,
         "oldest_batch": None,
         "oldest_batch_since": None,
         "polled_at": ago(seconds=4),
@@ -233,6 +234,13 @@ def test_results_wait_for_flyte() -> None:
     assert "restart FlytePropeller" in found.message
     assert found.href == "/jobs/bf-1"
     assert blockers(summary(oldest_uncollected="bf-1")) == [], "it has ended just now"
+
+
+def test_jobs_wait_for_a_version_that_can_read_them() -> None:
+    [found] = blockers(summary(unreadable=2))
+    assert (found.what, found.extent) == ("For a version that can read their records", "2 jobs")
+    assert "Run the version that wrote them" in found.message
+    assert found.href == "/?state=queued&state=running"
 
 
 def test_jobs_wait_for_a_worker_where_none_is() -> None:

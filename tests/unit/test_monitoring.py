@@ -88,6 +88,7 @@ def test_no_limit_of_an_alert_is_below_that_of_the_health_policy() -> None:
     message_s = threshold("BatchflowQueueOld", "batchflow_queue_oldest_message_age_seconds")
     assert message_s >= health.MESSAGE_WAITS_LONG_S
     assert threshold("BatchflowResultsUncollected", "batchflow_uncollected_jobs") == 0
+    assert threshold("BatchflowUnreadableRecords", "batchflow_unreadable_records") == 0
     backoff_s = threshold("BatchflowCredentialBackedOff", "backoff_seconds\\[10m\\]\\)\\s*")
     assert backoff_s >= health.LONG_BACKOFF_S
 

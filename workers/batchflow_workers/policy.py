@@ -51,6 +51,10 @@ class Policy:
     due_check_interval_s: float = 3_600.0
     #: ... for this many jobs at once.
     checked_jobs: int = 1_000
+    #: A job whose record this version can't read is due again after this time ...
+    unreadable_again_s: float = 3_600.0
+    #: ... and fails this long after its creation, if it is not known when its batch expires.
+    unreadable_lifetime_s: float = 3 * 86_400.0
     #: Records deleted by one sweep, at most.
     purged_jobs: int = 500
 

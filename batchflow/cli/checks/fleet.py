@@ -13,6 +13,7 @@ from batchflow.overview.formatting import count, duration
 from batchflow.overview.health import (
     COLLECT_ADVICE,
     MESSAGE_WAITS_LONG_S,
+    UNREADABLE_ADVICE,
     beat_has_stopped,
     job_is_overdue,
     polls_have_stopped,
@@ -23,8 +24,12 @@ from batchflow.queue import Queue, all_queues, make_app, queue_name
 from batchflow.queue.lengths import queue_lengths
 from batchflow.settings import Settings
 from batchflow.states import LIVE, JobKind, JobState
+from batchflow.store import index
+from batchflow.store.records import isolated
 
 _BROKER_TIMEOUT_S: Final = 6.0
+#: The limit on unreadable records that are named.
+_SHOWN_RECORDS: Final = 3
 #: How long Celery's workers have to reply.
 _PING_TIMEOUT_S: Final = 1.5
 
@@ -118,6 +123,17 @@ async def due_times(context: CheckContext) -> Iterable[CheckResult]:
         f"last did so: {last}. Nothing to do unless this is longer than an hour ago."
     )
     return [CheckResult(Level.WARNING, "due times", seen, advice)]
+
+
+async def records(context: CheckContext) -> Iterable[CheckResult]:
+    """Check that the workers can read the records of all live jobs."""
+    number = await context.store.run(index.unreadable())
+    if not number:
+        return [CheckResult(Level.OK, "records", "the workers can read those of all live jobs")]
+    some = await context.store.run(isolated(_SHOWN_RECORDS))
+    shown = ", ".join(sorted(some))
+    seen = f"the workers can't read those of {count(number, 'live job')}, such as {shown}"
+    return [CheckResult(Level.PROBLEM, "records", seen, UNREADABLE_ADVICE)]
 
 
 async def polls(context: CheckContext) -> Iterable[CheckResult]:

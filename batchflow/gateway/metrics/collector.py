@@ -60,6 +60,11 @@ def _of_jobs(fleet: FleetSnapshot) -> Iterator[Metric]:
         "Jobs that ended more than ten minutes ago and whose end Flyte has not received.",
         {(): fleet.uncollected},
     )
+    yield gauge(
+        "unreadable_records",
+        "Live jobs whose record the workers' version can't read.",
+        {(): fleet.unreadable},
+    )
     transitions = counted(fleet.counters, "transitions", 3)
     yield counter(
         "job_transitions",

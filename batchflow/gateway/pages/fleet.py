@@ -18,6 +18,7 @@ from batchflow.overview.formatting import (
 )
 from batchflow.overview.health import (
     COLLECT_ADVICE,
+    UNREADABLE_ADVICE,
     beat_has_stopped,
     polls_have_stopped,
     queues_without_worker,
@@ -78,6 +79,7 @@ def blockers(summary: Summary) -> list[Blocker]:
     return [
         *_missing_workers(summary),
         *_uncollected(summary),
+        *_unreadable(summary),
         *(_blocker(wait, summary.at) for wait in summary.waits),
     ]
 
@@ -203,6 +205,17 @@ def _uncollected(summary: Summary) -> Iterator[Blocker]:
             COLLECT_ADVICE,
             count(summary.uncollected, "job"),
             f"/jobs/{summary.oldest_uncollected}",
+        )
+
+
+def _unreadable(summary: Summary) -> Iterator[Blocker]:
+    """Jobs that no worker of this version can advance."""
+    if summary.unreadable:
+        yield Blocker(
+            "For a version that can read their records",
+            UNREADABLE_ADVICE,
+            count(summary.unreadable, "job"),
+            _url(*LIVE),
         )
 
 

@@ -13,7 +13,7 @@ local GROWING = {total = true, completed = true, failed = true, bytes_done = tru
 
 local known = redis.call('HMGET', KEYS[1], 'state', 'kind', 'stage', 'cancel_requested',
   'openai_status', 'message', 'batch_id', 'organization', 'execution', 'created_at')
-local state, kind, stage, cancel = known[1], known[2], tonumber(known[3] or 0), known[4] or ''
+local state, kind, stage, cancel = known[1], known[2] or '', tonumber(known[3] or 0), known[4] or ''
 local status, message = known[5] or '', known[6] or ''
 if not state then return {'missing', '', ''} end
 if not contains(ARGV[2], state) then
@@ -65,6 +65,6 @@ end
 if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
 if #removed > 0 then redis.call('HDEL', KEYS[1], unpack(removed)) end
 local job = {id = ARGV[1], kind = kind, organization = known[8], execution = known[9],
-  created_at = known[10]}
+  created_at = known[10] or ''}
 record_change(job, state, after, ARGV[4] == '1' and not stale, ARGV[6], at, event)
 return {stale and 'stale' or 'applied', after, cancel}

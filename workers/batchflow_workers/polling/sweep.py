@@ -10,8 +10,10 @@ from batchflow.jobs import Job
 from batchflow.queue import STEP_OF, QueueUnavailable, Step
 from batchflow.states import JobKind
 from batchflow.store import heartbeats, index, metrics, records
+from batchflow.store.records import Unreadable
 from batchflow_workers.lease import lease
 from batchflow_workers.polling.due_check import check_due_times
+from batchflow_workers.polling.unreadable import isolate, read_records, release_readable
 from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def sweep(runtime: Runtime) -> None:
                 _enqueue_poll(runtime, credential, due)
             _purge(runtime)
             check_due_times(runtime, now_s)
+            release_readable(runtime, SOURCE)
             runtime.count(
                 heartbeats.record_event("sweep"),
                 *metrics.observation("sweep", time.monotonic() - began),
@@ -54,19 +57,33 @@ def _enqueue_steps(
     runtime: Runtime, ids: list[str], now_s: float, to_poll: defaultdict[str, list[str]]
 ) -> None:
     """Enqueue the step of each job; those whose batch is to be polled are added to ``to_poll``."""
-    jobs = runtime.store.run_all([records.get(job_id) for job_id in ids])
-    for job_id, job in zip(ids, jobs, strict=True):
-        if job is None or job.terminal:
-            runtime.store.run(records.purge(job_id, retention_s=runtime.settings.retention_s))
-        elif job.delete_at and (result := runtime.store.run(records.cancel_deleted(job_id))):
-            if result is records.CancelResult.REQUESTED:
-                _enqueue(runtime, job, Step.CANCEL, now_s)
-        elif job.cancel_requested and job.openai_status != "cancelling":
+    for job_id, found in zip(ids, read_records(runtime, ids), strict=True):
+        try:
+            if isinstance(found, Unreadable):
+                isolate(runtime, SOURCE, job_id, found)
+            elif found is None or found.terminal:
+                runtime.store.run(records.purge(job_id, retention_s=runtime.settings.retention_s))
+            else:
+                _enqueue_step(runtime, found, now_s, to_poll)
+        except (StoreUnavailable, QueueUnavailable):
+            raise
+        except Exception:
+            # One odd record must not stop the others. The job is due again when its hold ends.
+            logger.exception("%s: the sweep failed for this job", job_id)
+
+
+def _enqueue_step(
+    runtime: Runtime, job: Job, now_s: float, to_poll: defaultdict[str, list[str]]
+) -> None:
+    if job.delete_at and (result := runtime.store.run(records.cancel_deleted(job.id))):
+        if result is records.CancelResult.REQUESTED:
             _enqueue(runtime, job, Step.CANCEL, now_s)
-        elif job.kind is JobKind.BATCH and job.batch_id:
-            to_poll[str(job.spec.credential)].append(job_id)
-        else:
-            _enqueue(runtime, job, STEP_OF[job.kind], now_s)
+    elif job.cancel_requested and job.openai_status != "cancelling":
+        _enqueue(runtime, job, Step.CANCEL, now_s)
+    elif job.kind is JobKind.BATCH and job.batch_id:
+        to_poll[str(job.spec.credential)].append(job.id)
+    else:
+        _enqueue(runtime, job, STEP_OF[job.kind], now_s)
 
 
 def _enqueue(runtime: Runtime, job: Job, step: Step, now_s: float) -> None:
