@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -72,7 +71,7 @@ class Chains:
         node = replace(node, execution=f"{node.execution}-{number}")
         uri = put(node.folder, requests(REQUESTS), f"{number}.jsonl")
         time.sleep(number * STAGGER_S)
-        run = partial(backend.run, retries=40)
+        run = backend.run
         upload = run("upload", template_of(upload_task(org)), file_inputs(uri), node)
         if not upload.succeeded:
             return [upload]
@@ -136,7 +135,7 @@ def test_redis_restarts(chains: Chains, stack: Stack, persistent: bool) -> None:
     finally:
         (stack.folder / "dump.rdb").unlink(missing_ok=True)
     chains.check(histories)
-    assert [h.failed_gets for h in histories] == [[]] * len(histories)
+    assert [h.failed_gets + h.failed_creates for h in histories] == [[]] * len(histories)
 
 
 def test_no_connector_runs_for_a_while(chains: Chains, stack: Stack) -> None:
@@ -160,7 +159,7 @@ def test_flyte_forgets_a_task_until_it_is_restarted(stack: Stack, start: TaskSta
     backend.gives_up_at = time.monotonic() + _MAX_S
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(backend.run, "batch", template, inputs, start.node)
-        until(lambda: running(backend), "the batch to be in progress")
+        until(lambda: shows(backend, "RUNNING"), "the batch to be in progress")
         stack.connector.kill()
         until(lambda: backend.histories[0].is_forgotten, "six failed gets")
         stack.connector.start()
@@ -171,11 +170,12 @@ def test_flyte_forgets_a_task_until_it_is_restarted(stack: Stack, start: TaskSta
         backend.restart()
         history = future.result()
     assert history.succeeded, history
+    assert stack.redis.zscore(stack.key("uncollected"), job_id) is None
 
 
-def running(backend: FlyteBackend) -> bool:
-    """Whether Flyte's console shows that the first task is running."""
-    return bool(backend.histories) and backend.histories[0].console.phase == "RUNNING"
+def shows(backend: FlyteBackend, phase: str) -> bool:
+    """Whether Flyte's console shows this phase of the first task."""
+    return bool(backend.histories) and backend.histories[0].console.phase == phase
 
 
 def test_a_create_that_exceeds_its_deadline_is_adopted(stack: Stack, start: TaskStarter) -> None:
@@ -206,3 +206,42 @@ def test_redis_is_emptied_before_a_create_is_repeated(
     history = FlyteBackend(start.flyte, resync_s=0.5).run("batch", template, inputs, node)
     assert history.succeeded, history
     assert start.batch_ids() == [history.result["id"]]
+
+
+def test_a_timeout_is_survived_by_the_batch(stack: Stack, start: TaskStarter) -> None:
+    start.emulator.configure(in_progress_s=6)
+    connector = stack.make_connector("with-delay", env={"BATCHFLOW_DELETE_DELAY_S": "60"})
+    stack.extra(connector)
+    template = template_of(batch_task(start.org))
+    inputs = inputs_of(input_file_id=start.emulator.upload(start.org, requests()))
+    with FlyteClient(connector.address) as flyte:
+        backend = FlyteBackend(flyte, resync_s=0.5)
+        backend.gives_up_at = time.monotonic() + _MAX_S
+        history = backend.run("batch", template, inputs, start.node, retries=1, timeouts_s=[3])
+    assert history.succeeded, history
+    assert (history.timeouts, history.attempts) == (1, 2)
+    assert start.batch_ids() == [history.result["id"]]
+
+
+def test_the_console_shows_each_phase_with_its_first_message(
+    stack: Stack, start: TaskStarter
+) -> None:
+    gateway = "https://batchflow.example.com"
+    connector = stack.make_connector("with-links", env={"BATCHFLOW_PUBLIC_URL": gateway})
+    stack.extra(connector)
+    template = template_of(batch_task(start.org))
+    inputs = inputs_of(input_file_id=start.emulator.upload(start.org, requests()))
+    start.emulator.configure(validating_s=2, in_progress_s=2, refused_keys=[stack.api_key])
+    with FlyteClient(connector.address) as flyte, ThreadPoolExecutor(1) as pool:
+        backend = FlyteBackend(flyte, resync_s=0.1)
+        backend.gives_up_at = time.monotonic() + _MAX_S
+        future = pool.submit(backend.run, "batch", template, inputs, start.node)
+        until(lambda: shows(backend, "WAITING_FOR_RESOURCES"), "the wait for a key")
+        start.emulator.configure(refused_keys=[])
+        stack.redis.delete(*stack.redis.scan_iter(stack.key("backoff:*")))
+        console = future.result().console
+    assert set(console.names[:2]) == {"INITIALIZING", "WAITING_FOR_RESOURCES"}
+    assert console.names[2:] == ["RUNNING", "SUCCEEDED"]
+    assert "rejected the API key" in console.message_of("WAITING_FOR_RESOURCES")
+    job_page = f"{gateway}/jobs/{backend.histories[0].job_id}"
+    assert [shown.links["Batchflow"] for shown in console.phases[:2]] == [job_page, job_page]

@@ -45,11 +45,16 @@ class History:
     retryable_failures: list[str] = field(default_factory=list)
     #: The number of attempts that timed out.
     timeouts: int = 0
-    #: Answers with an earlier phase than the one before.
+    #: Earlier phases that the console shows after RUNNING.
     regressions: list[str] = field(default_factory=list)
     #: All answers that differ from the one before, in all attempts, and when they came.
     seen: list[tuple[float, str, str]] = field(default_factory=list)
     job_id: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether Flyte has an end of the task, or of its last attempt so far."""
+        return self.phase != "UNFINISHED"
 
     @property
     def succeeded(self) -> bool:
@@ -72,10 +77,10 @@ class History:
 
     def take(self, answer: Answer) -> None:
         """Record an answer of the connector."""
-        phases = self.console.names
+        known = len(self.console.phases)
         self.console.take(answer)
         self.job_id = str(answer.custom_info.get("job_id", self.job_id))
-        if went_back([*phases, answer.phase]):
+        if len(self.console.phases) > known and went_back(self.console.names):
             self.regressions.append(f"{self.seen[-1:]} -> {answer.phase} ({answer.message})")
         if not self.seen or self.seen[-1][1:] != (answer.phase, answer.message):
             self.seen.append((time.time(), answer.phase, answer.message))
@@ -99,6 +104,8 @@ class FlyteBackend:
         self._restarts = 0
         #: The tasks, also those that have not ended.
         self.histories: list[History] = []
+        #: The attempts that connectors have accepted.
+        self.tasks: list[Task] = []
         #: The monotonic time at which it stops waiting.
         self.gives_up_at = float("inf")
 
@@ -141,6 +148,7 @@ class FlyteBackend:
     ) -> bool:
         """Run an attempt; returns False if a retry may follow."""
         history.consoles.append(Console())
+        history.phase, history.message = "UNFINISHED", ""
         times_out_at = time.monotonic() + timeout_s
         try:
             task = self._client.create(template, inputs, node, timeout_s=self._deadline_s)
@@ -148,6 +156,7 @@ class FlyteBackend:
             history.failed_creates.append(_reason(error))
             history.fail(_reason(error))
             return False
+        self.tasks.append(task)
         return self._follow(history, task, times_out_at)
 
     def _follow(self, history: History, task: Task, times_out_at: float) -> bool:

@@ -41,6 +41,7 @@ PATIENCE_S = 10.0
 ENDED = frozenset({"SUCCEEDED", "FAILED", "RETRYABLE_FAILED", "ABORTED"})
 #: The service configuration of the README, with which Flyte waits for a connector that is down.
 PATIENT_SERVICE_CONFIG: Mapping[str, Any] = {
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{}],
@@ -53,7 +54,7 @@ PATIENT_SERVICE_CONFIG: Mapping[str, Any] = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 #: How workflows are registered.
