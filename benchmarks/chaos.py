@@ -15,19 +15,23 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a script
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.chaos_chains import Chain, make_plans, run_chain
-from benchmarks.chaos_count import ErrorCounts, count
+from benchmarks.chaos_chains import Chain, Plan, make_plans, run_chain
+from benchmarks.chaos_count import ErrorCounts, Repaired, count
 from benchmarks.chaos_faults import Breaker, make_schedule
 from benchmarks.chaos_stack import ChaosStack
 from tests.kit.flyte_backend import FlyteBackend
 
 #: How long faults are injected for 100 jobs, in seconds.
 _FAULTS_S = 16.0
+#: Flyte's settings in the README.
+_DEADLINE_S = 60.0
+_MAX_SYSTEM_FAILURES = 100_000
 #: All chains start within this share of that time.
 _STARTS_SHARE = 0.7
 #: The time after the last fault in which all jobs must end, in seconds, for up to 100 jobs.
@@ -43,6 +47,7 @@ class Report:
     faults: dict[str, int]
     lasted_s: float
     bad: ErrorCounts
+    repaired: Repaired
     details: list[str] = field(default_factory=list)
     attempts: int = 0
     failed_gets: int = 0
@@ -60,8 +65,16 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
     try:
         stack.start()
         started_at = time.monotonic()
-        breaker = Breaker(stack, make_schedule(rng, faults_s))
-        backend = FlyteBackend(stack.client, resync_s=1.0)
+        backend = FlyteBackend(
+            stack.client,
+            resync_s=1.0,
+            deadline_s=_DEADLINE_S,
+            max_system_failures=_MAX_SYSTEM_FAILURES,
+        )
+        breaker = Breaker(stack, make_schedule(rng, faults_s), lambda: backend.tasks)
+        for plan in plans:
+            if plan.kills_worker:
+                breaker.hunt(plan.path(stack.blobs), partial(_has_ended, backend, plan))
         with ThreadPoolExecutor(len(plans)) as pool:
             futures = [pool.submit(run_chain, plan, backend, stack.blobs) for plan in plans]
             breaker.start()
@@ -71,9 +84,10 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
         lasted_s = time.monotonic() - started_at
         batches = [b for org in organizations for b in stack.emulator.batches(org)]
         files = [f for org in organizations for f in stack.emulator.files(org)]
+        unanswered = breaker.unanswered
     finally:
         stack.stop()
-    bad, details = count(chains, batches, files)
+    bad, repaired, details = count(chains, batches, files, stack.worker_logs(), unanswered)
     _write_journal(folder, breaker, chains)
     histories = [history for chain in chains for history in chain.histories]
     return Report(
@@ -82,11 +96,17 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
         faults=dict(sorted(breaker.injected.items())),
         lasted_s=round(lasted_s, 1),
         bad=bad,
+        repaired=repaired,
         details=details,
         attempts=sum(history.attempts for history in histories),
         failed_gets=sum(len(history.failed_gets) for history in histories),
         batches=len(batches),
     )
+
+
+def _has_ended(backend: FlyteBackend, plan: Plan) -> bool:
+    """Whether the upload of a chain has ended."""
+    return any(h.ended for h in backend.histories if h.name == f"{plan.name}/upload")
 
 
 def _write_journal(folder: Path, breaker: Breaker, chains: list[Chain]) -> None:
@@ -119,6 +139,9 @@ _COLUMNS = {
     "lines_doubled": "extra lines",
     "phases_back": "phases back",
     "forgotten": "forgotten",
+    "gets_unanswered": "unanswered gets",
+    "batches_cancelled": "batches cancelled",
+    "given_up": "given up",
 }
 
 
@@ -128,7 +151,8 @@ def _row(values: dict[str, object]) -> str:
 
 
 def _show(report: Report, jobs: int) -> None:
-    values = {**asdict(report), **asdict(report.bad), "faults": sum(report.faults.values())}
+    counts = {**asdict(report.bad), **asdict(report.repaired)}
+    values = {**asdict(report), **counts, "faults": sum(report.faults.values())}
     print(_row(values), flush=True)
     for line in report.details:
         print(f"    {line}")
@@ -178,6 +202,8 @@ def _summarize(reports: list[Report], options: argparse.Namespace) -> int:
         "attempts": sum(report.attempts for report in reports),
         "failed_gets": sum(report.failed_gets for report in reports),
         **asdict(bad),
+        "batches_cancelled": sum(report.repaired.batches_cancelled for report in reports),
+        "given_up": sum(report.repaired.given_up for report in reports),
     }
     print(_row(totals))
     print("faults:", ", ".join(f"{kind} {times}" for kind, times in sorted(kinds.items())))

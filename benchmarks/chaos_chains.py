@@ -4,7 +4,7 @@ import json
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,14 @@ from tests.kit.flyte_tasks import batch_task, download_task, jsonl, put, request
 #: Tasks of one chain.
 TASKS = 3
 _ORGANIZATIONS = 3
+#: One of so many seeds has an input that kills workers.
+_KILLING_SEEDS = 4
+FILE_NAME = "requests.jsonl"
+#: This share of the batch tasks times out in Flyte, once or twice.
+_TIMEOUTS_SHARE = 0.15
+_TIMEOUT_S = (1.0, 6.0)
+#: The size of a file whose upload kills its worker: its worker has it open for about a second.
+_LARGE_BYTES = 24_000_000
 #: OpenAI refuses a request with such a temperature, not the batch.
 _REFUSED_TEMPERATURE = 3
 
@@ -31,15 +39,24 @@ class Plan:
     starts_after_s: float
     #: custom_id -> whether OpenAI refuses the request.
     requests: dict[str, bool]
+    #: The time that Flyte allows the first attempts of the batch task, in seconds.
+    timeouts_s: tuple[float, ...] = ()
+    #: Whether each worker that has the file open is killed.
+    kills_worker: bool = False
 
     def content(self) -> bytes:
         """The batch file."""
+        filler = {"user": "x" * (_LARGE_BYTES // len(self.requests))} if self.kills_worker else {}
         return jsonl(
             [
-                request_line(name, temperature=_REFUSED_TEMPERATURE if bad else 1)
+                request_line(name, temperature=_REFUSED_TEMPERATURE if bad else 1, **filler)
                 for name, bad in self.requests.items()
             ]
         )
+
+    def path(self, blobs: Path) -> Path:
+        """Where the batch file is."""
+        return blobs / self.name / FILE_NAME
 
 
 @dataclass
@@ -70,12 +87,21 @@ def make_plans(rng: random.Random, seed: int, jobs: int, starts_within_s: float)
                 name=f"s{seed}-c{number}",
                 organization=f"org-{number % _ORGANIZATIONS}",
                 starts_after_s=rng.uniform(0, starts_within_s),
+                timeouts_s=_timeouts(rng),
                 requests={
                     f"s{seed}-c{number}-r{line}": rng.random() < share for line in range(count)
                 },
             )
         )
+    if seed % _KILLING_SEEDS == 0:
+        plans[0] = replace(plans[0], starts_after_s=0, kills_worker=True)
     return plans
+
+
+def _timeouts(rng: random.Random) -> tuple[float, ...]:
+    if rng.random() >= _TIMEOUTS_SHARE:
+        return ()
+    return tuple(rng.uniform(*_TIMEOUT_S) for _ in range(rng.randint(1, 2)))
 
 
 def run_chain(plan: Plan, backend: FlyteBackend, blobs: Path) -> Chain:
@@ -93,7 +119,7 @@ def _run(chain: Chain, backend: FlyteBackend, blobs: Path) -> None:
     plan = chain.plan
     folder = blobs / plan.name
     folder.mkdir()
-    uri = put(folder, plan.content())
+    uri = put(folder, plan.content(), FILE_NAME)
     metadata = {"chain": plan.name}
     tasks: list[tuple[str, Any]] = [
         ("upload", upload_task(plan.organization)),
@@ -103,7 +129,15 @@ def _run(chain: Chain, backend: FlyteBackend, blobs: Path) -> None:
     inputs = file_inputs(uri)
     for position, (name, task) in enumerate(tasks):
         node = Node(folder, execution=plan.name, node=f"n{position}")
-        history = backend.run(f"{plan.name}/{name}", template_of(task), inputs, node, retries=40)
+        timeouts_s = plan.timeouts_s if name == "batch" else ()
+        history = backend.run(
+            f"{plan.name}/{name}",
+            template_of(task),
+            inputs,
+            node,
+            retries=len(timeouts_s),
+            timeouts_s=timeouts_s,
+        )
         chain.histories.append(history)
         if not history.succeeded:
             return

@@ -10,6 +10,9 @@ from tests.kit.flyte_backend import History
 Json = dict[str, Any]
 
 _TOKEN_LIMIT = "token_limit_exceeded"
+#: The reports of the workers about a second batch, and about a job that kills them.
+_SECOND_BATCH = "Cancelled a second batch of this job at OpenAI"
+_DEADLY = "never returned"
 
 
 @dataclass
@@ -24,6 +27,7 @@ class ErrorCounts:
     lines_doubled: int = 0
     phases_back: int = 0
     forgotten: int = 0
+    gets_unanswered: int = 0
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(
@@ -36,23 +40,40 @@ class ErrorCounts:
         return sum(asdict(self).values())
 
 
+@dataclass
+class Repaired:
+    """What the workers have repaired; no errors."""
+
+    #: Second batches of a job that were cancelled and reported, or belong to a cancelled attempt.
+    batches_cancelled: int = 0
+    #: Jobs whose input kills workers, and that were given up for that reason.
+    given_up: int = 0
+
+
 def count(
-    chains: list[Chain], batches: list[Json], files: list[Json]
-) -> tuple[ErrorCounts, list[str]]:
-    """Return the counts, and a line about each error."""
-    details: list[str] = []
-    bad = ErrorCounts()
+    chains: list[Chain],
+    batches: list[Json],
+    files: list[Json],
+    logs: str,
+    unanswered: list[str],
+) -> tuple[ErrorCounts, Repaired, list[str]]:
+    """Return the counts, and a line about each error. ``logs`` are those of the workers."""
+    details = list(unanswered)
+    bad, repaired = ErrorCounts(gets_unanswered=len(unanswered)), Repaired()
     for chain in chains:
-        _count_chain(bad, details, chain)
-    _count_batches(bad, details, batches)
+        _count_chain(bad, repaired, details, chain)
+    _count_batches(bad, repaired, details, batches, logs)
     _count_files(bad, details, files, chains)
-    return bad, details
+    return bad, repaired, details
 
 
-def _count_chain(bad: ErrorCounts, details: list[str], chain: Chain) -> None:
+def _count_chain(bad: ErrorCounts, repaired: Repaired, details: list[str], chain: Chain) -> None:
     name = chain.plan.name
     for history in chain.histories:
-        _count_history(bad, details, history)
+        if chain.plan.kills_worker and _DEADLY in history.message:
+            repaired.given_up += 1
+        else:
+            _count_history(bad, details, history)
     if chain.error:
         bad.lost += TASKS - len(chain.histories)
         details.append(f"{name}: {chain.error}")
@@ -68,43 +89,55 @@ def _count_history(bad: ErrorCounts, details: list[str], history: History) -> No
     if history.is_forgotten:
         bad.forgotten += 1
         details.append(f"{about}: Flyte stopped asking: {history.failed_gets}")
-    elif history.phase == "UNFINISHED":
+    elif not history.ended:
         bad.lost += 1
         details.append(f"{about}: did not end; last seen: {history.seen[-1:]}")
     elif not history.succeeded:
         bad.failed += 1
         details.append(f"{about}: {history.phase}: {history.message}")
-    for message in history.retryable_failures:
+    if history.succeeded and history.retryable_failures:
         bad.failed += 1
-        details.append(f"{about}: RETRYABLE_FAILED: {message}")
+        details.append(f"{about}: RETRYABLE_FAILED: {history.retryable_failures}")
     for change in history.regressions:
         bad.phases_back += 1
         details.append(f"{about}: {change}")
 
 
-def _count_batches(bad: ErrorCounts, details: list[str], batches: list[Json]) -> None:
-    """Each job and each chain has one batch, besides those that failed for the token limit."""
-    of_job: defaultdict[str, list[Json]] = defaultdict(list)
+def _count_batches(
+    bad: ErrorCounts, repaired: Repaired, details: list[str], batches: list[Json], logs: str
+) -> None:
+    """Each chain has one batch, besides those that failed for the token limit, and second ones that
+    were cancelled and reported."""
     of_chain: defaultdict[str, list[Json]] = defaultdict(list)
     for batch in batches:
-        metadata = batch["metadata"] or {}
-        if _failed_for_tokens(batch):
-            continue
-        of_job[metadata.get("batchflow_job", "(none)")].append(batch)
-        if batch["status"] != "failed":
-            of_chain[metadata.get("chain", "(none)")].append(batch)
-    for by, groups in (("job", of_job), ("chain", of_chain)):
-        for name, group in groups.items():
-            if len(group) == 1:
-                continue
-            if by == "job" or len({b["metadata"]["batchflow_job"] for b in group}) > 1:
-                bad.batches_doubled += len(group) - 1
+        if not _failed_for_tokens(batch):
+            of_chain[(batch["metadata"] or {}).get("chain", "(none)")].append(batch)
+    for name, group in of_chain.items():
+        repairs = [batch for batch in group if _is_repaired(batch, group, logs)]
+        repaired.batches_cancelled += len(repairs)
+        if len(group) - len(repairs) > 1:
+            bad.batches_doubled += len(group) - len(repairs) - 1
             made = ", ".join(
                 f"{b['id']} {b['status']} made at {b['created_at']}, job "
                 f"{b['metadata'].get('batchflow_job')}"
                 for b in group
             )
-            details.append(f"{by} {name}: {len(group)} batches: {made}")
+            details.append(f"chain {name}: {len(group)} batches: {made}")
+
+
+def _is_repaired(batch: Json, group: list[Json], logs: str) -> bool:
+    """Whether a batch was cancelled: as a second one, which is reported, or with its attempt, which
+    Flyte deleted and which a later generation of the job replaced."""
+    if batch["status"] not in ("cancelling", "cancelled"):
+        return False
+    job_ids = {other["metadata"]["batchflow_job"] for other in group}
+    reported = f"{_SECOND_BATCH}: {batch['id']}" in logs
+    return reported or batch["metadata"]["batchflow_job"] != max(job_ids, key=_generation)
+
+
+def _generation(job_id: str) -> int:
+    _, _, number = job_id.removeprefix("bf-").partition("-")
+    return int(number or 1)
 
 
 def _failed_for_tokens(batch: Json) -> bool:

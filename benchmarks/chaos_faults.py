@@ -8,15 +8,21 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx2
+import psutil
 from redis import RedisError
 
 from benchmarks.chaos_stack import ChaosStack
+from tests.kit.flyte_client import Task
 from tests.kit.processes import Process
 
 #: Seconds between two faults.
@@ -31,10 +37,14 @@ WEIGHTS = {
     "flush redis": 2,
     "kill redis": 1,
     "kill redis, data lost": 1,
+    "redis goes back": 2,
     "pause redis": 1,
+    "pause redis, many gets": 1,
     "empty queues": 2,
     "kill connector": 1,
+    "no connector": 1,
     "lost replies": 4,
+    "late effect": 2,
     "openai errors": 3,
     "openai 429": 2,
     "openai slow": 1,
@@ -45,6 +55,11 @@ WEIGHTS = {
 }
 _QUEUES = ("batchflow.submit", "batchflow.poll", "batchflow.files", "unacked", "unacked_index")
 _OPERATIONS = ("batches.create", "files.create")
+#: The number of gets at once while Redis is suspended.
+_GETS = 100
+#: A job whose input kills its workers must end within this time, in seconds.
+_HUNT_S = 150.0
+_HUNT_EVERY_S = 0.05
 
 
 @dataclass(order=True)
@@ -76,10 +91,63 @@ def make_schedule(rng: random.Random, lasts_s: float) -> list[Fault]:
     return faults
 
 
+@dataclass(frozen=True)
+class _Hunt:
+    """A file, and until when each worker that has it open is killed."""
+
+    path: Path
+    ended: Callable[[], bool]
+    until: float
+
+
+def _has_open(worker: Process, path: Path) -> bool:
+    """Whether a process or one of its children has a file open."""
+    try:
+        process = psutil.Process(worker.pid)
+        family = [process, *process.children(recursive=True)]
+        return any(file.path == str(path) for one in family for file in one.open_files())
+    except psutil.Error:
+        return False
+
+
+class Askers:
+    """Asks about many tasks at once, each with Flyte's default deadline."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._pool = ThreadPoolExecutor(len(tasks))
+        self._failures = [self._pool.submit(self._ask, task) for task in tasks]
+
+    def failures(self) -> list[str]:
+        """The gets that were not answered, for other reasons than that no connector ran."""
+        found = [future.result() for future in self._failures]
+        self._pool.shutdown()
+        return [failure for failure in found if failure]
+
+    @staticmethod
+    def _ask(task: Task) -> str:
+        began = time.monotonic()
+        try:
+            task.get()
+        except grpc.RpcError as error:
+            code = getattr(error, "code", lambda: None)()
+            if code is not grpc.StatusCode.UNAVAILABLE:
+                return f"a get failed after {time.monotonic() - began:.1f} s with {code}"
+        return ""
+
+
 class Breaker:
     """Breaks things by schedule, in a thread of its own, and heals them after a while."""
 
-    def __init__(self, stack: ChaosStack, schedule: list[Fault]) -> None:
+    def __init__(
+        self,
+        stack: ChaosStack,
+        schedule: list[Fault],
+        tasks: Callable[[], Sequence[Task]] = tuple,
+    ) -> None:
+        #: The tasks that Flyte may ask about.
+        self._tasks = tasks
+        self._askers: list[Askers] = []
+        self._hunt: _Hunt | None = None
         self.injected: Counter[str] = Counter()
         #: (epoch seconds, what was done)
         self.journal: list[tuple[float, str]] = []
@@ -115,6 +183,11 @@ class Breaker:
             self._stack.emulator.heal()
         self._note("all is healed")
 
+    @property
+    def unanswered(self) -> list[str]:
+        """The failures of the gets that Redis had to wait for."""
+        return [failure for askers in self._askers for failure in askers.failures()]
+
     def _inject(self, fault: Fault) -> None:
         rng = random.Random(fault.seed)
         inject: dict[str, Callable[[random.Random], str | None]] = {
@@ -125,10 +198,14 @@ class Breaker:
             "flush redis": self._flush,
             "kill redis": lambda rng: self._kill_redis(rng, lose_data=False),
             "kill redis, data lost": lambda rng: self._kill_redis(rng, lose_data=True),
+            "redis goes back": self._go_back,
             "pause redis": self._pause_redis,
+            "pause redis, many gets": self._pause_redis_under_gets,
             "empty queues": self._empty_queues,
             "kill connector": self._kill_connector,
+            "no connector": self._kill_connectors,
             "lost replies": self._lose_replies,
+            "late effect": self._act_late,
             "openai errors": self._errors,
             "openai 429": self._too_many,
             "openai slow": self._slow,
@@ -182,17 +259,45 @@ class Breaker:
     def _kill_connector(self, rng: random.Random) -> str | None:
         connector = rng.choice(self._stack.connectors)
         # The other replica goes on, as in a rolling restart.
-        if "connector" in self._busy:
+        return self._stop_connectors([connector], rng.uniform(0, 1))
+
+    def _kill_connectors(self, rng: random.Random) -> str | None:
+        return self._stop_connectors(self._stack.connectors, rng.uniform(2, 8))
+
+    def _stop_connectors(self, connectors: Sequence[Process], away_s: float) -> str | None:
+        if not self._occupy("connector"):
             return None
-        self._busy.add("connector")
-        connector.kill()
+        for connector in connectors:
+            connector.kill()
 
         def start() -> None:
-            connector.start()
-            self._until(lambda: connector.is_ready, lambda: self._busy.discard("connector"))
+            for connector in connectors:
+                connector.start()
+            self._until(
+                lambda: all(connector.is_ready for connector in connectors),
+                lambda: self._busy.discard("connector"),
+            )
 
-        self._later(rng.uniform(0, 1), start, f"{connector.name} starts")
-        return connector.name
+        names = " and ".join(connector.name for connector in connectors)
+        self._later(away_s, start, f"{names} start")
+        return f"{names} for {away_s:.1f} s"
+
+    def hunt(self, path: Path, ended: Callable[[], bool]) -> None:
+        """Kill each worker that has a file open, from the start until its job has ended."""
+        self._hunt = _Hunt(path, ended, time.monotonic() + _HUNT_S)
+        self._later(0, self._kill_holders)
+
+    def _kill_holders(self) -> None:
+        hunt = self._hunt
+        if hunt is None or hunt.ended() or time.monotonic() > hunt.until:
+            return
+        for worker in self._stack.workers:
+            if worker.running and _has_open(worker, hunt.path) and self._occupy(worker.name):
+                worker.kill()
+                self.injected["kill worker of a job"] += 1
+                self._note(f"{worker.name} is killed by {hunt.path.parent.name}")
+                self._later(0.1, partial(self._restart, worker), f"{worker.name} starts")
+        self._later(_HUNT_EVERY_S, self._kill_holders)
 
     # -- Redis
 
@@ -212,6 +317,36 @@ class Breaker:
         self._later(away_s, lambda: self._restart(server), "redis starts")
         return f"for {away_s:.1f} s"
 
+    def _go_back(self, rng: random.Random) -> str | None:
+        """Restart Redis with an older copy of its append-only file."""
+        server, data = self._stack.redis_server, self._stack.redis_data
+        if not self._occupy(server.name):
+            return None
+        copy = data.with_name("redis-copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(data, copy)
+        back_s = rng.uniform(0.3, 2)
+
+        def restore() -> None:
+            server.kill()
+            shutil.rmtree(data)
+            copy.rename(data)
+            self._restart(server)
+
+        self._later(back_s, restore, f"redis goes back by {back_s:.1f} s")
+        return f"by {back_s:.1f} s"
+
+    def _pause_redis_under_gets(self, rng: random.Random) -> str | None:
+        tasks = self._tasks()
+        if not tasks:
+            return None
+        paused = self._pause(self._stack.redis_server, rng.uniform(2, 7))
+        if paused is None:
+            return None
+        chosen = rng.choices(tasks, k=_GETS)
+        self._askers.append(Askers(chosen))
+        return f"{paused}, {_GETS} gets"
+
     def _pause_redis(self, rng: random.Random) -> str | None:
         return self._pause(self._stack.redis_server, rng.uniform(1, 7))
 
@@ -229,6 +364,16 @@ class Breaker:
             after_acting=True,
             operations=[*_OPERATIONS],
             count=rng.randint(1, 4),
+            duration_s=4,
+        )
+
+    def _act_late(self, rng: random.Random) -> str | None:
+        # After the workers' timeout, within or beyond the time in which they search.
+        return self._outage(
+            answer="normal",
+            acts_after_s=rng.choice([3.5, 6.0]),
+            operations=[rng.choice(_OPERATIONS)],
+            count=rng.randint(1, 3),
             duration_s=4,
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from redis import Redis
 
 from tests.kit.emulator import Emulator
-from tests.kit.flyte_client import FlyteClient
+from tests.kit.flyte_client import PATIENT_SERVICE_CONFIG, FlyteClient
 from tests.kit.processes import Process, RedisServer
 from tests.kit.stack import KEY_VARIABLES, StackBase
 
@@ -17,10 +17,12 @@ SETTINGS = {
     "BATCHFLOW_SETTLE_S": "1",
     "BATCHFLOW_LEASE_S": "2",
     "BATCHFLOW_OPENAI_TIMEOUT_S": "3",
+    "BATCHFLOW_DELETE_DELAY_S": "5",
 }
 EMULATOR_OPTIONS = {
     "validating-s": 0.3,
-    "in-progress-s": 0.8,
+    # Ten polls, so that a second batch can be seen before it ends.
+    "in-progress-s": 5,
     "per-request-s": 0.02,
     "finalizing-s": 0.2,
     "cancelling-s": 0.2,
@@ -74,7 +76,13 @@ class ChaosStack(StackBase):
             closing(Emulator(self.emulator_process.base_url, _API_KEY))
         )
         addresses = ",".join(connector.address for connector in self.connectors)
-        self.client = self._clients.enter_context(FlyteClient(f"ipv4:{addresses}"))
+        self.client = self._clients.enter_context(
+            FlyteClient(f"ipv4:{addresses}", PATIENT_SERVICE_CONFIG)
+        )
+
+    def worker_logs(self) -> str:
+        """What all workers have logged."""
+        return "".join(worker.log_path.read_text("utf-8", "replace") for worker in self.workers)
 
     def stop(self) -> None:
         """Kill everything."""
