@@ -26,12 +26,10 @@ from benchmarks.chaos_count import ErrorCounts, Repaired, count
 from benchmarks.chaos_faults import Breaker, make_schedule
 from benchmarks.chaos_stack import ChaosStack
 from tests.kit.flyte_backend import FlyteBackend
+from tests.kit.flyte_settings import DEADLINE_S, MAX_SYSTEM_FAILURES
 
 #: How long faults are injected for 100 jobs, in seconds.
 _FAULTS_S = 16.0
-#: Flyte's settings in the README.
-_DEADLINE_S = 60.0
-_MAX_SYSTEM_FAILURES = 100_000
 #: All chains start within this share of that time.
 _STARTS_SHARE = 0.7
 #: The time after the last fault in which all jobs must end, in seconds, for up to 100 jobs.
@@ -68,8 +66,8 @@ def run_seed(seed: int, jobs: int, folder: Path) -> Report:
         backend = FlyteBackend(
             stack.client,
             resync_s=1.0,
-            deadline_s=_DEADLINE_S,
-            max_system_failures=_MAX_SYSTEM_FAILURES,
+            deadline_s=DEADLINE_S,
+            max_system_failures=MAX_SYSTEM_FAILURES,
         )
         breaker = Breaker(stack, make_schedule(rng, faults_s), lambda: backend.tasks)
         for plan in plans:

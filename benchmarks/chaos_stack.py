@@ -6,7 +6,8 @@ from pathlib import Path
 from redis import Redis
 
 from tests.kit.emulator import Emulator
-from tests.kit.flyte_client import PATIENT_SERVICE_CONFIG, FlyteClient
+from tests.kit.flyte_client import FlyteClient
+from tests.kit.flyte_settings import SERVICE_CONFIG
 from tests.kit.processes import Process, RedisServer
 from tests.kit.stack import KEY_VARIABLES, StackBase
 
@@ -76,9 +77,7 @@ class ChaosStack(StackBase):
             closing(Emulator(self.emulator_process.base_url, _API_KEY))
         )
         addresses = ",".join(connector.address for connector in self.connectors)
-        self.client = self._clients.enter_context(
-            FlyteClient(f"ipv4:{addresses}", PATIENT_SERVICE_CONFIG)
-        )
+        self.client = self._clients.enter_context(FlyteClient(f"ipv4:{addresses}", SERVICE_CONFIG))
 
     def worker_logs(self) -> str:
         """What all workers have logged."""

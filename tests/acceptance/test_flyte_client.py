@@ -12,13 +12,8 @@ import pytest
 
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_backend import FlyteBackend, History
-from tests.kit.flyte_client import (
-    PATIENT_SERVICE_CONFIG,
-    FlyteClient,
-    file_inputs,
-    inputs_of,
-    template_of,
-)
+from tests.kit.flyte_client import FlyteClient, file_inputs, inputs_of, template_of
+from tests.kit.flyte_settings import DEADLINE_S, MAX_SYSTEM_FAILURES, SERVICE_CONFIG
 from tests.kit.flyte_tasks import (
     TaskStarter,
     batch_task,
@@ -144,9 +139,12 @@ def test_no_connector_runs_for_a_while(chains: Chains, stack: Stack) -> None:
         time.sleep(8)
         stack.connector.start()
 
-    with FlyteClient(stack.connector.address, PATIENT_SERVICE_CONFIG) as client:
+    with FlyteClient(stack.connector.address, SERVICE_CONFIG) as client:
         patient = FlyteBackend(
-            client, resync_s=RESYNC_S, deadline_s=60, max_system_failures=100_000
+            client,
+            resync_s=RESYNC_S,
+            deadline_s=DEADLINE_S,
+            max_system_failures=MAX_SYSTEM_FAILURES,
         )
         chains.check(chains.run(restart, after_s=3, backend=patient))
 

@@ -39,24 +39,6 @@ from google.protobuf.json_format import MessageToDict
 #: Flyte's default deadline for a call, in seconds.
 PATIENCE_S = 10.0
 ENDED = frozenset({"SUCCEEDED", "FAILED", "RETRYABLE_FAILED", "ABORTED"})
-#: The service configuration of the README, with which Flyte waits for a connector that is down.
-PATIENT_SERVICE_CONFIG: Mapping[str, Any] = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{}],
-            "waitForReady": True,
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.5s",
-                "maxBackoff": "5s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-
 #: How workflows are registered.
 SETTINGS = SerializationSettings(
     project="shop",
