@@ -21,6 +21,7 @@ from tests.kit.flyte_tasks import (
     requests,
     upload_task,
 )
+from tests.kit.processes import until
 from tests.kit.stack import Stack
 
 MAX_MESSAGE_CHARS = 20_000
@@ -142,6 +143,21 @@ def test_a_batch_waits_for_quota(emulator: Emulator, start: TaskStarter) -> None
     assert any("Waiting for quota" in message for message in run.messages)
     assert [batch["status"] for batch in start.batches()] == ["failed", "completed"]
     assert run.answer.result["id"] == start.batches()[1]["id"]
+
+
+# -- collection -----------------------------------------------------------------------------------
+
+
+def test_a_result_is_uncollected_until_flyte_receives_it(stack: Stack, start: TaskStarter) -> None:
+    task = start.batch()
+    job_id = task.get().custom_info["job_id"]
+    until(lambda: stack.record(job_id)["state"] == "succeeded", "the end of the job")
+    assert stack.redis.zscore(stack.key("uncollected"), job_id)
+    assert task.get().phase == "SUCCEEDED"
+    assert stack.redis.zscore(stack.key("uncollected"), job_id) is None
+    collected_at = stack.record(job_id)["collected_at"]
+    task.get()
+    assert stack.record(job_id)["collected_at"] == collected_at
 
 
 # -- delete ---------------------------------------------------------------------------------------

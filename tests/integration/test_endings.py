@@ -286,6 +286,7 @@ def test_links_lead_to_the_page_of_the_job(workers: Workers) -> None:
     linked = shown(workers, job, public_url="https://batchflow.example.com")
     page = f"https://batchflow.example.com/jobs/{job.id}"
     assert linked.custom_info["page"] == page
+    assert all(link.ShowWhilePending for link in linked.log_links)
     assert [(link.name, link.uri) for link in linked.log_links] == [
         ("Batchflow", page),
         ("OpenAI batch", f"https://platform.openai.com/batches/{job.batch_id}"),

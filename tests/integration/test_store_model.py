@@ -17,7 +17,7 @@ from redis import Redis
 from batchflow.jobs import Job, random_job_id
 from batchflow.states import LIVE, TRANSITIONS, JobKind, JobState, Stage
 from batchflow.store import JobStore, index, keys, records
-from batchflow.store.records import Begun, CancelResult, UpdateOutcome
+from batchflow.store.records import Begun, CancelResult, DeleteResult, UpdateOutcome
 from tests.kit.job_requests import a_job_request
 
 KINDS = (JobKind.BATCH, JobKind.BATCH, JobKind.UPLOAD, JobKind.DOWNLOAD)
@@ -28,7 +28,9 @@ NOW_S, LATER_S = -1_000, 1_000
 job_numbers = st.integers(0, len(KINDS) - 1)
 states = st.none() | st.sampled_from(JobState)
 stages = st.none() | st.sampled_from(Stage)
-dues = st.sampled_from([None, NOW_S, LATER_S])
+delays = st.sampled_from([NOW_S, LATER_S])
+dues = st.none() | delays
+attempts = st.integers(0, 1)
 counts = st.fixed_dictionaries({}, optional={name: st.integers(0, 9) for name in COUNTS})
 texts = st.fixed_dictionaries(
     {},
@@ -53,6 +55,10 @@ class ModelJob:
     texts: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     due_now: bool = False
+    attempt: int = 0
+    #: The delay after which it is cancelled, if Flyte deleted its task.
+    deleted: int | None = None
+    replaced: bool = False
 
     @property
     def live(self) -> bool:
@@ -63,8 +69,11 @@ class ModelJob:
         return self.state, self.texts.get("message", ""), self.texts.get("openai_status", "")
 
     @classmethod
-    def of(cls, job: Job, due_now: bool) -> "ModelJob":
+    def of(cls, job: Job, due_now: bool, now_s: float) -> "ModelJob":
         """The expected fields of a record."""
+        deleted = None
+        if job.delete_at:
+            deleted = NOW_S if job.delete_at.timestamp() <= now_s else LATER_S
         texts = {name: getattr(job, name) for name in ("message", "openai_status", "batch_id")}
         return cls(
             kind=job.kind,
@@ -75,6 +84,9 @@ class ModelJob:
             texts={name: text for name, text in texts.items() if text},
             counts={name: n for name in COUNTS if (n := getattr(job, name))},
             due_now=due_now,
+            attempt=job.attempt,
+            deleted=deleted,
+            replaced=job.replaced,
         )
 
 
@@ -98,14 +110,22 @@ class StoreMachine(RuleBasedStateMachine):
             self.changes = [other for other in self.changes if other != job_id] + [job_id]
             self.events += 1
 
-    @rule(number=job_numbers, due_in_s=st.sampled_from([NOW_S, LATER_S]), rebuilt=st.booleans())
-    def create(self, number: int, due_in_s: int, rebuilt: bool) -> None:
-        job_request = self.job_requests[number]
+    @rule(number=job_numbers, due_in_s=delays, rebuilt=st.booleans(), attempt=attempts)
+    def create(self, number: int, due_in_s: int, rebuilt: bool, attempt: int) -> None:
+        job_request = self.job_requests[number].model_copy(update={"attempt": attempt})
         command = records.create(job_request, due_in_s=due_in_s, rebuilt=rebuilt)
         assert self.store.run(command).new is (job_request.job_id not in self.model)
-        if job_request.job_id in self.model:
+        if before := self.model.get(job_request.job_id):
+            if before.live and attempt > before.attempt and before.cancel_requested:
+                after = replace(before, replaced=True)
+                self.changed(job_request.job_id, after, is_event=False)
+            elif before.live and attempt > before.attempt:
+                after = replace(before, attempt=attempt, deleted=None)
+                self.changed(job_request.job_id, after, is_event=True)
             return
-        fresh = ModelJob(KINDS[number], due_now=due_in_s == NOW_S)
+        fresh = ModelJob(
+            KINDS[number], due_now=due_in_s == NOW_S, attempt=attempt, tries=min(attempt, 1)
+        )
         if rebuilt:
             message = self.record(job_request.job_id).message
             fresh = replace(
@@ -159,7 +179,9 @@ class StoreMachine(RuleBasedStateMachine):
         batch_id = before.texts.get("batch_id")
         late = stage is not None and Stage.NONE < stage < before.stage
         other = of_batch and batch_id != (None if of_batch == records.NO_BATCH else of_batch)
-        after = before if due_in_s is None else replace(before, due_now=due_in_s == NOW_S)
+        after = before
+        if due_in_s is not None:
+            after = replace(before, due_now=NOW_S in (due_in_s, before.deleted))
         if late or other:
             assert (answer.outcome, answer.state) == (UpdateOutcome.STALE, before.state)
             self.changed(job_id, after, is_event=False)
@@ -211,16 +233,54 @@ class StoreMachine(RuleBasedStateMachine):
         if not before.live:
             assert what is CancelResult.ENDED
             return
+        self.cancelled(job_id, before, what, "Cancelled.")
+
+    def cancelled(
+        self, job_id: str, before: ModelJob, what: CancelResult | None, message: str
+    ) -> None:
         at_openai = before.kind is JobKind.BATCH and before.tries > 0
         assert what is (CancelResult.REQUESTED if at_openai else CancelResult.CANCELLED)
         after = replace(
             before,
             state=before.state if at_openai else JobState.CANCELLED,
             cancel_requested=True,
-            texts=before.texts | {"message": "Cancelled."},
+            texts=before.texts | {"message": message},
             due_now=at_openai,
+            deleted=None,
         )
         self.changed(job_id, after, is_event=True)
+
+    @rule(number=job_numbers, attempt=attempts, delay_s=delays)
+    def delete_task(self, number: int, attempt: int, delay_s: int) -> None:
+        job_id = self.job_requests[number].job_id
+        what = self.store.run(records.delete_task(job_id, attempt=attempt, delay_s=delay_s))
+        before = self.model.get(job_id)
+        if before is None:
+            assert what is None
+        elif before.attempt > attempt:
+            assert what is DeleteResult.SUPERSEDED
+        elif not before.live:
+            assert what is DeleteResult.ENDED
+        else:
+            assert what is DeleteResult.SCHEDULED
+            if not before.cancel_requested and before.deleted is None:
+                due_now = before.due_now or delay_s == NOW_S
+                after = replace(before, deleted=delay_s, due_now=due_now)
+                self.changed(job_id, after, is_event=True)
+
+    @rule(number=job_numbers)
+    def cancel_deleted(self, number: int) -> None:
+        job_id = self.job_requests[number].job_id
+        what = self.store.run(records.cancel_deleted(job_id))
+        before = self.model.get(job_id)
+        if before is None:
+            assert what is None
+        elif not before.live:
+            assert what is CancelResult.ENDED
+        elif before.deleted == NOW_S:
+            self.cancelled(job_id, before, what, "Cancelled by Flyte.")
+        else:
+            assert what is None
 
     @rule(limit=st.integers(1, 4))
     def claim(self, limit: int) -> None:
@@ -255,7 +315,7 @@ class StoreMachine(RuleBasedStateMachine):
         for job_request in self.job_requests:
             job = self.store.run(records.get(job_request.job_id))
             due_now = due.get(job_request.job_id, now_s + LATER_S) <= now_s
-            found = None if job is None else ModelJob.of(job, due_now)
+            found = None if job is None else ModelJob.of(job, due_now, now_s)
             assert found == self.model.get(job_request.job_id)
 
     @invariant()
