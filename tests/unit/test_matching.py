@@ -15,10 +15,11 @@ from batchflow_workers.matching import (
 )
 from openai.types import Batch, FileObject
 
-from batchflow.jobs import BatchSpec, Credential, Job, UploadSpec, generation_id, random_job_id
+from batchflow.jobs import BatchSpec, Credential, Job, UploadSpec, derived_job_id, generation_id
 from batchflow.states import JobKind, JobState, Stage
 
-FIRST = random_job_id()
+#: The same in all workers of pytest-xdist, because it is part of the names of tests.
+FIRST = derived_job_id(b"first")
 CREDENTIAL = Credential(organization="org-1")
 CREATED_S = 1_800_000_000
 
@@ -67,7 +68,7 @@ def test_a_file_with_another_name_names_no_job(name: str) -> None:
     [
         ({}, True),
         ({"job_id": generation_id(FIRST, 12)}, True),
-        ({"job_id": random_job_id()}, False),
+        ({"job_id": derived_job_id(b"other")}, False),
         ({"input_file_id": "file-2"}, False),
         ({"endpoint": "/v1/embeddings"}, False),
         pytest.param({"endpoint": "/chat/completions"}, True, id="a server without /v1"),
