@@ -14,6 +14,7 @@ from batchflow.errors import OpenAIError, OpenAIRefused
 from batchflow.jobs import Credential, Job
 from batchflow.states import Stage, stage_of
 from batchflow.store import metrics, records
+from batchflow_workers.at_most_once import until_recorded
 from batchflow_workers.matching import is_second, named_job
 from batchflow_workers.runtime import Runtime
 
@@ -86,5 +87,6 @@ def _second(
 
 def _report(runtime: Runtime, job: Job, note: str, source: str, counter: str) -> None:
     logger.warning("%s: %s", job.id, note)
-    if runtime.store.run(records.note(job.id, note, source=source)):
+    write = records.note(job.id, note, source=source)
+    if until_recorded(job, lambda: runtime.store.run(write)):
         runtime.count(metrics.count(counter, source))

@@ -22,6 +22,7 @@ from batchflow.store import index, records, searches
 from batchflow_workers.at_most_once import search_not_before, settled_at_s
 from batchflow_workers.backoff import clear_backoff
 from batchflow_workers.lease import lease
+from batchflow_workers.matching import is_searching
 from batchflow_workers.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,11 @@ def search(runtime: Runtime, api: OpenAIApi, job: Job, listing: Listing[T]) -> A
             policy, waiting = runtime.policy, known.waiting if known else 0
             delay_s = max(policy.busy_search_s, waiting * policy.busy_search_per_job_s)
             _wait(runtime, job, listing, name, delay_s)
+            return Answer(False)
+        current = runtime.store.run(records.get(job.id))
+        if current is None or not is_searching(current):
+            # The worker that had the lease has found it.
+            runtime.store.run(searches.leave(name, job.id))
             return Answer(False)
         walk = _Walk(runtime, api, job, listing, name)
         walk.go(question)
