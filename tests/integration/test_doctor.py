@@ -198,8 +198,9 @@ def test_server_information(info: dict[str, object], what: str, level: Level) ->
 
 def test_a_server_without_information() -> None:
     client = fakeredis.FakeAsyncRedis(decode_responses=True)
-    found = run_check_on(AsyncJobStore(client, "test"), redis.server)
-    assert [finding.level for finding in found.values()] == [NOTE]
+    [finding] = run_check_on(AsyncJobStore(client, "test"), redis.server).values()
+    assert finding.level is NOTE
+    assert "call INFO" in finding.advice
 
 
 # Clocks

@@ -421,6 +421,40 @@ def replicated(store: JobStore) -> bool:
     return bool(info["slave0"]["offset"] == info["master_repl_offset"])
 
 
+# Restored to an earlier time
+
+
+def test_redis_goes_back_while_workers_run(place: Place, emulator: Emulator) -> None:
+    port = free_port()
+    persistence = ("--appendonly", "yes", "--appendfsync", "always")
+    server = place.redis("redis", "--port", str(port), *persistence)
+    url = f"redis://127.0.0.1:{port}/0"
+    emulator.configure(in_progress_s=600)
+    with place.store(url) as store:
+        store.run(records.check_server())
+        jobs = [place.job_request() for _ in range(20)]
+        for job_request in jobs:
+            store.run(records.create(job_request, due_in_s=0))
+        files, saved = place.folder / "redis" / "appendonlydir", place.folder / "saved"
+        shutil.copytree(files, saved)
+        place.workers(url)
+        until(lambda: all(place.batches_of(job_request) for job_request in jobs), "a batch of each")
+        server.kill()
+        shutil.rmtree(files)
+        saved.rename(files)
+        server.start()
+        until(lambda: server.logged("eady to accept connections"), "Redis to be ready")
+
+        def all_are_known() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                return all(read(store, job_request).batch_id for job_request in jobs)
+            return False
+
+        until(all_are_known, "a batch in each record", every_s=0.2)
+        expected = [[read(store, job_request).batch_id] for job_request in jobs]
+    assert [place.batches_of(job_request) for job_request in jobs] == expected
+
+
 # How long records are kept
 
 

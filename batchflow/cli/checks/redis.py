@@ -48,7 +48,11 @@ async def server(context: CheckContext) -> Iterable[CheckResult]:
         info = await context.store.run(redis_server.info())
     except ResponseError:
         seen = "this Redis does not report its version, persistence and memory"
-        return [CheckResult(Level.NOTE, "server", seen)]
+        advice = (
+            "Allow Batchflow's user to call INFO. Without it, workers do not notice that Redis was "
+            "restored to an earlier time, and may create batches twice."
+        )
+        return [CheckResult(Level.NOTE, "server", seen, advice)]
     return [_version(info), _persistence(info), _eviction(info), _memory(info)]
 
 
