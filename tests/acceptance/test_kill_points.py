@@ -75,8 +75,18 @@ _GIVE_BACK = ("DEL backoff", "HDEL job", "release lease")
 #: After each request to OpenAI; tokens and times when a batch has ended.
 _COUNT = "all HINCRBYFLOAT metrics"
 #: Searches for what an earlier try may have made.
-_SEARCH_BATCHES = ("TIME", "GET /v1/batches", _COUNT)
-_SEARCH_FILES = ("TIME", "GET /v1/files", _COUNT)
+_SEARCH = (
+    *("TIME", "open_search search", "SET lease", "HGETALL job", "open_search search"),
+    "ZSCAN due",
+)
+_SEARCH_BATCHES = (*_SEARCH, "GET /v1/batches", _COUNT, "DEL backoff")
+_SEARCH_FILES = (*_SEARCH, "GET /v1/files", _COUNT, "DEL backoff")
+#: Before and after what a search has found is recorded, and the end of one that has found nothing.
+_FOUND, _END_SEARCH = "all HGETALL job", ("advance_search search", "release lease")
+_NOTHING_FOUND = (
+    *("advance_search search", "advance_search search", "HKEYS search", "release lease"),
+    "open_search search",
+)
 #: Writes an observation of a batch; what the end of a batch adds.
 _OBSERVE = ("EXISTS pushed", "all update job")
 _END = ("TIME", _COUNT, "all advance waiting")
@@ -99,25 +109,34 @@ SITUATIONS: dict[str, Situation] = {
         "submit",
         a_lost_request,
         has_one_batch,
-        (*_TAKE, *_SEARCH_BATCHES, *_CREATE_BATCH, *_OBSERVE, *_GIVE_BACK),
+        (
+            *(*_TAKE, *_SEARCH_BATCHES, *_NOTHING_FOUND, *_CREATE_BATCH, *_OBSERVE),
+            *_GIVE_BACK,
+        ),
     ),
     "submit after a lost reply": Situation(
         "submit",
         a_lost_reply,
         has_one_batch,
-        (*_TAKE, *_SEARCH_BATCHES, *_OBSERVE, *_END, *_GIVE_BACK),
+        (
+            *(*_TAKE, *_SEARCH_BATCHES, _FOUND, *_OBSERVE, *_END, *_END_SEARCH),
+            *_GIVE_BACK,
+        ),
     ),
     "upload": Situation(
         "upload", an_upload_job, has_one_file, (*_TAKE, *_CREATE_FILE, *_GIVE_BACK)
     ),
     "upload after a lost request": Situation(
-        "upload", a_lost_upload, has_one_file, (*_TAKE, *_SEARCH_FILES, *_CREATE_FILE, *_GIVE_BACK)
+        "upload",
+        a_lost_upload,
+        has_one_file,
+        (*_TAKE, *_SEARCH_FILES, *_NOTHING_FOUND, *_CREATE_FILE, *_GIVE_BACK),
     ),
     "upload after a lost reply": Situation(
         "upload",
         a_lost_upload_reply,
         has_one_file,
-        (*_TAKE, *_SEARCH_FILES, "update job", *_GIVE_BACK),
+        (*_TAKE, *_SEARCH_FILES, _FOUND, "update job", *_END_SEARCH, *_GIVE_BACK),
     ),
     "download": Situation(
         "download",
@@ -138,13 +157,19 @@ SITUATIONS: dict[str, Situation] = {
         "cancel",
         to_be_cancelled(a_lost_reply),
         is_cancelled,
-        (*_TAKE, *_SEARCH_BATCHES, *_SEE_CANCELLED, "update job", *_GIVE_BACK),
+        (
+            *(*_TAKE, *_SEARCH_BATCHES, _FOUND, *_SEE_CANCELLED, "update job"),
+            *(*_END_SEARCH, *_GIVE_BACK),
+        ),
     ),
     "cancel after a lost request": Situation(
         "cancel",
         to_be_cancelled(a_lost_request),
         has_no_batch,
-        (*_TAKE, *_SEARCH_BATCHES, "GET openai", "begin job", "update job", *_GIVE_BACK),
+        (
+            *(*_TAKE, *_SEARCH_BATCHES, *_NOTHING_FOUND),
+            *("GET openai", "begin job", "update job", *_GIVE_BACK),
+        ),
     ),
     "poll one": Situation(
         "poll",
