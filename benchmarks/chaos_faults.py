@@ -58,7 +58,7 @@ _OPERATIONS = ("batches.create", "files.create")
 #: The number of gets at once while Redis is suspended.
 _GETS = 100
 #: A job whose input kills its workers must end within this time, in seconds.
-_HUNT_S = 150.0
+_HUNT_S = 300.0
 _HUNT_EVERY_S = 0.05
 
 

@@ -234,7 +234,6 @@ class FlyteClient:
         *,
         identified: bool = True,
         timeout_s: float = PATIENCE_S,
-        wait_for_ready: bool = False,
     ) -> Task:
         """Create a task."""
         request = CreateTaskRequest(
@@ -243,17 +242,21 @@ class FlyteClient:
             output_prefix=node.output_prefix,
             task_execution_metadata=node.metadata if identified else None,
         )
-        answer = self._tasks.CreateTask(request, timeout=timeout_s, wait_for_ready=wait_for_ready)
+        answer = self._tasks.CreateTask(request, timeout=timeout_s)
         return Task(self, template.type, answer.resource_meta)
 
     def get(
-        self, meta: bytes, task_type: str, *, timeout_s: float = PATIENCE_S, wait: bool = False
+        self,
+        meta: bytes,
+        task_type: str,
+        *,
+        timeout_s: float = PATIENCE_S,
     ) -> Answer:
         """Get a task."""
         request = GetTaskRequest(
             task_type=task_type, resource_meta=meta, task_category=TaskCategory(name=task_type)
         )
-        resource = self._tasks.GetTask(request, timeout=timeout_s, wait_for_ready=wait).resource
+        resource = self._tasks.GetTask(request, timeout=timeout_s).resource
         return Answer(
             phase=TaskExecution.Phase.Name(resource.phase),
             message=resource.message,
