@@ -29,7 +29,7 @@ from tests.kit.flyte_backend import FlyteBackend
 from tests.kit.flyte_settings import DEADLINE_S, MAX_SYSTEM_FAILURES
 
 #: How long faults are injected for 100 jobs, in seconds.
-_FAULTS_S = 16.0
+_FAULTS_S = 32.0
 #: All chains start within this share of that time.
 _STARTS_SHARE = 0.7
 #: The time after the last fault in which all jobs must end, in seconds, for up to 100 jobs.

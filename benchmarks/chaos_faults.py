@@ -368,11 +368,15 @@ class Breaker:
         )
 
     def _act_late(self, rng: random.Random) -> str | None:
-        # After the workers' timeout, within or beyond the time in which they search.
+        # After the workers' timeout, but in time for their search; or too late for it. A file that
+        # is too late is harmless: it costs nothing, and no later poll would show it.
+        operation, acts_after_s = rng.choice(
+            [("files.create", 3.5), ("batches.create", 3.5), ("batches.create", 6.0)]
+        )
         return self._outage(
             answer="normal",
-            acts_after_s=rng.choice([3.5, 6.0]),
-            operations=[rng.choice(_OPERATIONS)],
+            acts_after_s=acts_after_s,
+            operations=[operation],
             count=rng.randint(1, 3),
             duration_s=4,
         )

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from redis import Redis
 
+from batchflow.settings import Settings
+from batchflow.store import keys
 from tests.kit.emulator import Emulator
 from tests.kit.flyte_client import FlyteClient
 from tests.kit.flyte_settings import SERVICE_CONFIG
@@ -73,6 +75,8 @@ class ChaosStack(StackBase):
             process.start()
         for process in processes:
             process.await_ready()
+        # In a new store, each job would search first. Redis must lose its data for that.
+        self.redis.set(keys.full(Settings().key_prefix, keys.BORN), 0)
         self.emulator = self._clients.enter_context(
             closing(Emulator(self.emulator_process.base_url, _API_KEY))
         )
