@@ -19,7 +19,7 @@ from batchflow.states import JobState
 from batchflow.store import leases, records
 from tests.kit.job_requests import a_job_request
 from tests.kit.processes import until
-from tests.kit.workers import Workers, lines
+from tests.kit.workers import MakeWorkers, Workers, lines
 
 CREATE = ["batches.create"]
 
@@ -145,9 +145,10 @@ def test_many_workers_at_once_share_one_pass(
 
 
 def test_a_search_finds_the_batch_of_a_job_that_is_to_be_cancelled(
-    workers: Workers, file_id: str
+    make_workers: MakeWorkers,
 ) -> None:
-    jobs = [workers.batch(file_id) for _ in range(3)]
+    workers = make_workers(poll_interval_s=600)
+    jobs = [workers.batch() for _ in range(3)]
     workers.emulator.outage(answer="drop", after_acting=True, operations=CREATE, count=3)
     for job_id in jobs:
         workers.step(job_id)
