@@ -105,8 +105,9 @@ def test_files_that_are_not_valid(tasks: TaskRunner, tmp_path: Path) -> None:
 
 def test_a_file_that_is_too_large(tasks: TaskRunner, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
+    blank_line = b" " * ((1 << 20) - 1) + b"\n"
     with path.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.writelines(blank_line for _ in range(MAX_BYTES // len(blank_line) + 1))
     message = tasks.failure(upload(path), by_worker=True)
     reason = "the file is larger than OpenAI's limit of 200 MB (209,715,200 bytes)"
     assert message == f"{PROBLEM}{reason}"
