@@ -148,20 +148,14 @@ class BatchflowConnector(AsyncConnectorBase):  # type: ignore[misc]  # flytekit 
         job = await current.store.job_status(job_id)
         if job is None:
             return await _rebuild(job_request or meta.job_request())
-        phase = job.phase
         if job.state.terminal:
             _REPORTED.pop(job_id, None)
             if not job.collected_at:
                 with suppress(StoreUnavailable):
                     await current.store.run(records.collect(job_id))
         else:
-            if phase is Phase.INITIALIZING and _REPORTED.get(job_id) is Phase.RUNNING:
-                # It was reported while Redis was unavailable.
-                phase = Phase.RUNNING
-            _REPORTED.remember(job_id, phase)
-        return resources.resource_of(
-            job_id, job, self.outputs, phase=phase, public_url=current.public_url
-        )
+            _REPORTED.remember(job_id, job.phase)
+        return resources.resource_of(job_id, job, self.outputs, public_url=current.public_url)
 
 
 class BatchEndpointConnector(BatchflowConnector):
@@ -279,16 +273,17 @@ async def _delete(job_request: JobRequest, delay_s: float) -> None:
 
 
 def _unknown(meta: JobMeta) -> Resource:
-    """A job in the phase that Flyte knows, while Redis is unavailable."""
-    job_id, phase = meta.job_id, Phase.INITIALIZING
-    if not meta.unrecorded:
-        phase = _REPORTED.get(job_id, Phase.RUNNING)
-        _REPORTED.remember(job_id, phase)
-    elif job_request := _RECORDED.get(meta.data):
-        job_id = job_request.job_id
-        phase = _REPORTED.get(job_id, phase)
+    """A job while Redis is unavailable: in the phase that this connector reported last.
+
+    Otherwise in INITIALIZING, which every task has been in; Flyte shows a phase once.
+    """
+    job_request = _RECORDED.get(meta.data) if meta.unrecorded else None
+    job_id = job_request.job_id if job_request else meta.job_id
     return resources.unknown_resource(
-        job_id, resources.UNREACHABLE, phase=phase, public_url=connections().public_url
+        job_id,
+        resources.UNREACHABLE,
+        phase=_REPORTED.get(job_id, Phase.INITIALIZING),
+        public_url=connections().public_url,
     )
 
 

@@ -61,17 +61,14 @@ def resource_of(
     job: JobStatus,
     outputs: Callable[[dict[str, Any]], LiteralMap],
     *,
-    phase: Phase | None = None,
     public_url: str | None = None,
 ) -> Resource:
     """A job's phase, message, details and links, and its outputs if it succeeded.
 
-    ``outputs`` makes the outputs from the record's ``result``. ``phase`` replaces the job's own.
-    ``public_url`` is the gateway's URL, for the link to the job's page.
+    ``outputs`` makes the outputs from the record's ``result``. ``public_url``
+    is the gateway's URL, for the link to the job's page.
     """
-    return EncodedResource(
-        ResourceMessage.FromString(_encoded(job_id, job, outputs, phase or job.phase, public_url))
-    )
+    return EncodedResource(ResourceMessage.FromString(_encoded(job_id, job, outputs, public_url)))
 
 
 @lru_cache(_CACHE_SIZE)
@@ -79,11 +76,10 @@ def _encoded(
     job_id: str,
     job: JobStatus,
     outputs: Callable[[dict[str, Any]], LiteralMap],
-    phase: Phase,
     public_url: str | None,
 ) -> bytes:
     message = _message(
-        phase,
+        job.phase,
         job.message or _default_message(job),
         _details(job_id, job, public_url),
         log_links=_links(job_id, job, public_url),
