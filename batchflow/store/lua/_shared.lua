@@ -13,16 +13,16 @@ end
 
 -- When the store was last noticed to be on another server than before, in epoch seconds; 0 if never.
 -- A server that was restarted, restored or promoted may have lost the latest changes. A server that
--- does not say its run id is taken for the same one.
-local function server_changed_at(key)
-  local known = redis.call('HMGET', key, 'run_id', 'changed_at')
+-- does not say its run id is taken for the same one. `number` is the position of the server key.
+local function server_changed_at(number)
+  local known = redis.call('HMGET', KEYS[number], 'run_id', 'changed_at')
   local answered, info = pcall(redis.call, 'INFO', 'server')
   local run_id = answered and type(info) == 'string' and string.match(info, 'run_id:(%x+)')
   if run_id and run_id ~= known[1] then
-    redis.call('HSET', key, 'run_id', run_id)
+    redis.call('HSET', KEYS[number], 'run_id', run_id)
     if known[1] then
       known[2] = now()
-      redis.call('HSET', key, 'changed_at', known[2])
+      redis.call('HSET', KEYS[number], 'changed_at', known[2])
     end
   end
   return tonumber(known[2] or 0)
@@ -31,6 +31,12 @@ end
 -- The time this many seconds after `at`, as records have it.
 local function later(at, seconds)
   return string.format('%.6f', tonumber(at) + tonumber(seconds))
+end
+
+-- Fields of a record that may be anything: none of them if it does not exist, or is not a HASH.
+local function fields_of_record(...)
+  if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return {} end
+  return redis.call('HMGET', KEYS[1], ...)
 end
 
 -- Whether a comma-separated list contains a name.

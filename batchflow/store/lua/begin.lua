@@ -15,7 +15,7 @@ if not contains(ARGV[1], known[1]) then return {'refused', 0} end
 if ARGV[2] ~= '' and tonumber(ARGV[2]) ~= tries then return {'refused', 0} end
 if known[4] then return {'refused', 0} end
 
-local changed_at = server_changed_at(KEYS[2])
+local changed_at = server_changed_at(2)
 local at = now()
 local settled_at = later(at, ARGV[3])
 if tonumber(known[7]) <= changed_at

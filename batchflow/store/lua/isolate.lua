@@ -4,7 +4,7 @@
 --          [4] its lifetime in seconds from its creation, if the record has no expires_at
 -- returns  [1] new | known | overdue (past its lifetime) | gone (ended, or not a record: no longer
 --          due)  [2] the state now
-local known = redis.pcall('HMGET', KEYS[1], 'state', 'created_at', 'expires_at')
+local known = fields_of_record('state', 'created_at', 'expires_at')
 local state = known[1] or ''
 if state == '' or contains(ARGV[2], state) then
   redis.call('ZREM', KEYS[2], ARGV[1])

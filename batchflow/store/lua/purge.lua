@@ -2,8 +2,7 @@
 -- KEYS     record, due, recent, counts, events, index, metrics, uncollected
 -- ARGV     [1] job id  [2] live states, comma-separated  [3] retention time in seconds
 -- returns  1 if the job is gone, 0 if it stays
-local known = redis.pcall('HMGET', KEYS[1], 'state', 'kind', 'updated_at', 'organization',
-  'execution')
+local known = fields_of_record('state', 'kind', 'updated_at', 'organization', 'execution')
 if known[1] then
   if contains(ARGV[2], known[1]) then return 0 end
   if (tonumber(known[3] or '') or 0) > tonumber(now()) - tonumber(ARGV[3]) then return 0 end

@@ -41,6 +41,7 @@ def test_a_job_links_to_openai_and_flyte(
         job_id = make_job(gateway.store)
         observe(gateway.store, job_id, output_file_id="file-out", error_file_id="file-err")
         page.goto(f"/jobs/{job_id}")
+        expect(page.get_by_role("link", name="All jobs of this execution")).to_be_visible()
         links = {
             link.inner_text(): link.get_attribute("href") for link in page.locator("dd a").all()
         }
@@ -79,7 +80,7 @@ def queued_steps(gateway: Gateway, queue: Queue) -> list[str]:
 def test_a_running_batch_is_cancelled_at_openai(
     browser: Browser, stack: Stack, flyte: FlyteClient, emulator: Emulator, node: Node, org: str
 ) -> None:
-    emulator.configure(in_progress_s=600)
+    emulator.configure(in_progress_s=600, cancelling_s=10)
     file_id = emulator.upload(org, requests())
     task = flyte.create(template_of(batch_task(org)), inputs_of(input_file_id=file_id), node)
     task.until(lambda answer: answer.phase == "RUNNING", "the batch to be in progress")
