@@ -118,7 +118,9 @@ def _default_message(job: JobStatus) -> str | None:
         case JobState.QUEUED:
             return "Waiting for a worker"
         case JobState.RUNNING if job.kind is JobKind.BATCH:
-            return f"{job.openai_status or 'running'}: {job.completed + job.failed} of {job.total}"
+            status = job.openai_status or "running"
+            # OpenAI counts the requests when it has validated them.
+            return f"{status}: {job.completed + job.failed} of {job.total}" if job.total else status
         case JobState.SUCCEEDED:
             return None
         case _:

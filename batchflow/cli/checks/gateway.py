@@ -77,7 +77,7 @@ async def readiness(context: CheckContext) -> Iterable[CheckResult]:
         advice = "Start it with `batchflow gateway`, or check the URL and the network."
         return [CheckResult(Level.WARNING, "gateway", seen, advice)]
     if status != "ok":
-        seen = f"running, but not ready; it reports that Redis is {parts.get('redis')}"
+        seen = f"running, but not ready; it reports about Redis: {parts.get('redis')}"
         advice = "Check BATCHFLOW_REDIS_URL of the gateway."
         return [CheckResult(Level.PROBLEM, "gateway", seen, advice)]
     if no_secret:
