@@ -275,7 +275,7 @@ async def _delete(job_request: JobRequest, delay_s: float) -> None:
 def _unknown(meta: JobMeta) -> Resource:
     """A job while Redis is unavailable: in the phase that this connector reported last.
 
-    Otherwise in INITIALIZING, which every task has been in; Flyte shows a phase once.
+    Otherwise in INITIALIZING, which most tasks have been in; Flyte shows a phase once.
     """
     job_request = _RECORDED.get(meta.data) if meta.unrecorded else None
     job_id = job_request.job_id if job_request else meta.job_id
