@@ -108,7 +108,7 @@ async def overdue_jobs(context: CheckContext) -> Iterable[CheckResult]:
 
 async def due_times(context: CheckContext) -> Iterable[CheckResult]:
     """Check that sweeps know of every live job, by the due times."""
-    # A job that changes between two replies of Redis is no difference: the second look decides.
+    # A job can change between two of Redis' replies, so a difference must be seen twice.
     for _ in range(2):
         fleet = await read_snapshot(context.store)
         live = fleet.count(*LIVE)
